@@ -1,0 +1,81 @@
+# Two commands: `make reproduce` and `make test`. Each works from a bare clone and sets up .venv by itself, once.
+#
+# Variables, each given as `make TARGET NAME=VALUE`:
+#   PYTHON       the interpreter .venv is made from, 3.11 or newer
+#   SEEDS, OUT   how many finetuning seeds `reproduce` runs, and where results go
+#   POPQA        PopQA's table: `reproduce` then runs its real facts too
+#   ARGS         more arguments for pytest or the benchmark
+#   TORCH, JAX   another build than the pinned one, as arguments for pip. The pins it replaces are dropped:
+#                  make setup TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+#                  make setup JAX="jax[cuda13]==0.10.2"
+#                After changing one of them, or PYTHON: `make clean` first.
+#   CONSTRAINTS  another file of pins altogether
+PYTHON ?= python3
+SEEDS ?= 10
+OUT ?= runs
+POPQA ?=
+ARGS ?=
+TORCH ?=
+JAX ?=
+CONSTRAINTS ?= constraints.txt
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PINS := $(VENV)/constraints.txt
+THEORY := $(VENV)/.theory-is-installed
+DEV := $(VENV)/.dev-is-installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup test lint reproduce figures benchmark clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@echo "Variables: the comment at the top of the Makefile."
+
+setup: $(DEV)  ## everything installed into .venv
+
+test: $(DEV)  ## ruff and the tests, in parallel
+	$(VENV)/bin/ruff check .
+	$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+lint: $(DEV)  ## ruff, its formatting, and pyright
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(RUN) -m pyright --pythonpath $(RUN)
+
+reproduce: $(THEORY)  ## the experiment, every theorem and the figures, into OUT; what is finished is not run again
+	$(RUN) -m theory run paper --seeds $(SEEDS) --out $(OUT)
+	$(RUN) -m theory verify --out $(OUT)
+	$(if $(POPQA),$(RUN) -m theory run popqa --facts.table $(POPQA) --seeds $(SEEDS) --out $(OUT))
+	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
+	@echo "Pictures: $(OUT)/figures"
+
+figures: $(THEORY)  ## the figures from the results in the repository, no experiment run
+	$(RUN) -m paper_figs
+
+benchmark: $(DEV)  ## the simulator's speed beside PyTorch's and this machine's limits
+	$(RUN) -m benchmarks theory $(ARGS)
+
+clean:  ## removes .venv and caches, never results
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Running needs the theory extra alone; torch, the test tools and the type checker wait until a target asks for them.
+$(THEORY): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is %d.%d; name another with PYTHON=" % sys.version_info[:2])'
+	@echo "Setting up $(VENV), once: one to three minutes, most of it downloads."
+	$(PYTHON) -m venv $(VENV)
+	@sed -E -e '' $(if $(TORCH)$(JAX),-e '/^(nvidia|cuda|triton)/d') $(if $(TORCH),-e '/^torch==/d') $(if $(JAX),-e '/^jax(lib)?==/d') $(CONSTRAINTS) > $(PINS)
+	$(if $(JAX),$(RUN) -m pip install --quiet -c $(PINS) $(JAX))
+	$(RUN) -m pip install --quiet -c $(PINS) -e ".[theory]"
+	@touch $@
+
+$(DEV): $(THEORY)
+	@echo "Adding the tools for tests and benchmark to $(VENV), once."
+	$(if $(TORCH),$(RUN) -m pip install --quiet -c $(PINS) $(TORCH))
+	$(RUN) -m pip install --quiet -c $(PINS) -e ".[theory,dev]"
+	@touch $@

@@ -1,0 +1,236 @@
+"""Pretraining speed of the theory's simulator, beside PyTorch on the same world and beside the machine's limits.
+
+The contestants take turns, so that whatever slows the machine for a while slows all of them.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks import report, roofline, torch_loop
+from theory import facts, pipeline, pretrain
+from theory.config import Config
+from theory.errors import InputError
+from theory.model import ModelConfig
+
+DENSE_UP_TO = 1000
+"""Subjects up to which the dense form takes part: its matrices have as many rows as there are tokens."""
+DENSE_STEPS = 30
+"""Steps per measurement of the dense form."""
+WORLD_BYTES = 2**30
+"""Of values in all worlds together; fewer worlds are trained at once where more would not fit."""
+BATCH_SIZE = pretrain.PretrainConfig.batch_size
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Compare the simulator's pretraining steps per second with PyTorch's, and with what this machine could do."""
+
+    sizes: tuple[int, ...] = (1_000, 100_000, 1_000_000)
+    """Numbers of subjects, each with four relations."""
+    worlds: int = 8
+    """Seeds trained together in the row of several worlds; fewer where their values would pass 1 GiB."""
+    repeats: int = 5
+    """Measurements of each contestant, in turn."""
+    steps: int = 4000
+    """Steps per measurement and world, at most."""
+    seconds: float = 0.5
+    """A measurement of a PyTorch loop has as many steps as take about this long, but at least three."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where all of it runs; cuda needs builds of both torch and jax for it."""
+    memory: bool = True
+    """Run a whole experiment at the largest size, too, and report its peak memory."""
+    out: Path | None = None
+    """Write every figure to this JSON file."""
+
+
+class Contestant(NamedTuple):
+    """A program that pretrains."""
+
+    name: str
+    title: str
+    n_worlds: int
+    n_steps: int
+    """Steps per measurement, in each world."""
+    seconds: Callable[[int], float]
+    """Takes so many steps and returns how long they took."""
+
+
+def run(settings: Settings) -> None:
+    """Measure, print the tables, and write the JSON file if one is named.
+
+    Raises:
+        InputError: settings that mean nothing, a device that is not there, a file that cannot be written.
+    """
+    n_cores = _prepare(settings)
+    machine, sizes, experiment = report.describe_machine(settings.device, n_cores), [], None
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        n_subjects = sorted(set(settings.sizes))
+        task = progress.add_task("starting", total=len(n_subjects) * (settings.repeats + 2) + settings.memory)
+
+        def tell(doing: str) -> None:
+            progress.update(task, advance=1, description=doing)
+
+        for n in n_subjects:
+            sizes.append(_measure(settings, n, n_cores, tell))
+        if settings.memory:
+            tell(f"{n_subjects[-1]:,} subjects: a whole experiment")
+            experiment = _run_experiment(n_subjects[-1])
+    machine["load_after"] = os.getloadavg()
+    report.show(sizes, machine, experiment)
+    if settings.out:
+        used = asdict(settings) | {"out": str(settings.out), "batch_size": BATCH_SIZE}
+        report.write(settings.out, sizes, {"settings": used, "machine": machine, "experiment": experiment})
+
+
+def simulator(store: facts.FactStore, n_worlds: int, form: Literal["table", "dense"]) -> Callable[[int], float]:
+    """Return a function from a number of steps to the seconds that they take the simulator, in all worlds together.
+
+    Compilation, and what a run does once (arrays moved and filled, the trace's measurements), are left out: the time is
+    that of a long run less that of a short one. Drawing the facts is part of it.
+    """
+    config = Config(model=ModelConfig(form=form))
+    seeds = np.arange(n_worlds, dtype=np.uint32)
+    world = pipeline.world(config, store, 0)
+    worlds = jax.tree.map(lambda leaf: np.stack([leaf] * n_worlds), world)._replace(seed=seeds)
+    sizes = pretrain.Sizes(store.n_subjects, store.n_relations, store.n_answers)
+
+    def whole_run(n_steps: int) -> float:
+        start = time.perf_counter()
+        stage = replace(config.pretrain, steps=n_steps)
+        jax.block_until_ready(pretrain.run(stage, config.model, worlds, sizes, n_records=1, dtype="float32"))
+        return time.perf_counter() - start
+
+    def seconds(n_steps: int) -> float:
+        n_short = max(1, n_steps // 10)
+        while (difference := whole_run(n_short + n_steps) - whole_run(n_short)) <= 0:
+            pass  # the machine was held up in the short run
+        return difference
+
+    return seconds
+
+
+def torch_seconds(loop: torch_loop.Loop, store: facts.FactStore, device: str) -> Callable[[int], float]:
+    """Return a function from a number of steps to the seconds that they take a PyTorch loop, its draws not counted.
+
+    A tenth as many steps beforehand find out whether one thread or PyTorch's own choice is faster just then: on a busy
+    machine, threads that wait for one another can be many times slower.
+    """
+    n_outputs = store.n_answers + ModelConfig.n_filler
+    tables = torch_loop.ValueTables(
+        store.n_subjects, store.n_relations, n_outputs, is_sparse=loop.is_sparse, device=device
+    )
+    own_choice = torch.get_num_threads()
+
+    def timed(batches: torch_loop.Batches, n_threads: int) -> float:
+        torch.set_num_threads(n_threads)
+        start = time.perf_counter()
+        loop.train(tables, batches)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        elapsed = time.perf_counter() - start
+        torch.set_num_threads(own_choice)
+        return elapsed
+
+    def seconds(n_steps: int) -> float:
+        n_trial = max(1, n_steps // 10)
+        trial, batches = (
+            torch_loop.draw(store, n, batch_size=BATCH_SIZE, seed=n, device=device) for n in (n_trial, n_steps)
+        )
+        n_threads = min({1, own_choice}, key=lambda n: timed(trial, n))
+        return timed(batches, n_threads)
+
+    return seconds
+
+
+def _prepare(settings: Settings) -> int:
+    """Check the settings, choose the devices, and return the number of cores."""
+    for name in ("worlds", "repeats", "steps"):
+        if getattr(settings, name) < 1:
+            raise InputError(f"--{name} is {getattr(settings, name)}: it must be at least 1.")
+    if not settings.sizes or min(settings.sizes) < 1:
+        raise InputError("--sizes: name at least one number of subjects, each at least 1.")
+    if settings.out and not settings.out.parent.is_dir():
+        raise InputError(f"--out {settings.out}: there is no folder {settings.out.parent}.")
+    n_cores = os.cpu_count() or 1
+    if settings.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", n_cores)
+    else:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs memory, too
+        if not torch.cuda.is_available() or jax.default_backend() != "gpu":
+            raise InputError(
+                "--device cuda: torch or jax finds no such device.\nUse --device cpu, or install its builds."
+            )
+    return n_cores
+
+
+def _contestants(settings: Settings, store: facts.FactStore) -> list[Contestant]:
+    """Return the contestants, compiled and warmed up."""
+    n_bytes = 4 * store.n_subjects * (store.n_answers + ModelConfig.n_filler)
+    n_worlds = max(1, min(settings.worlds, WORLD_BYTES // n_bytes))
+    chosen = [
+        Contestant("table", "simulator", 1, settings.steps, simulator(store, 1, "table")),
+        Contestant("table_worlds", "simulator", n_worlds, settings.steps, simulator(store, n_worlds, "table")),
+    ]
+    if store.n_subjects <= DENSE_UP_TO:
+        n_steps = min(DENSE_STEPS, settings.steps)
+        chosen.append(Contestant("jax_dense", "JAX autograd, dense form", 1, n_steps, simulator(store, 1, "dense")))
+    for contestant in chosen:
+        contestant.seconds(contestant.n_steps)
+    for name, loop in torch_loop.LOOPS.items():
+        seconds = torch_seconds(loop, store, settings.device)
+        seconds(3)
+        n_steps = int(np.clip(settings.seconds * 3 / min(seconds(3) for _ in range(3)), 3, max(3, settings.steps)))
+        chosen.append(Contestant(f"torch_{name}", loop.title, 1, n_steps, seconds))
+    return chosen
+
+
+def _measure(settings: Settings, n_subjects: int, n_cores: int, tell: Callable[[str], None]) -> report.Size:
+    """Return all measurements at one number of subjects."""
+    tell(f"{n_subjects:,} subjects: the machine's limits")
+    n_workers = n_cores if settings.device == "cpu" else 1
+    store = facts.build(facts.FactsConfig(n_subjects=n_subjects), seed=0)
+    n_outputs = store.n_answers + ModelConfig.n_filler
+    machine = roofline.measure(store, n_outputs, batch_size=BATCH_SIZE, device=settings.device, n_workers=n_workers)
+    tell(f"{n_subjects:,} subjects: compilation")
+    contestants = _contestants(settings, store)
+    rows = {c.name: report.Row(c.title, c.n_worlds, c.n_steps, []) for c in contestants}
+    for repeat in range(settings.repeats):
+        tell(f"{n_subjects:,} subjects: repeat {repeat + 1} of {settings.repeats}")
+        for name, _, n_worlds, n_steps, seconds in contestants:
+            rows[name].rates.append(n_worlds * n_steps / seconds(n_steps))
+    return report.Size(n_subjects, rows, machine, roofline.limit(roofline.work(BATCH_SIZE, n_outputs), machine))
+
+
+_PEAK = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+def _run_experiment(n_subjects: int) -> dict[str, Any]:
+    """Return peak memory and seconds of a whole experiment, facts to results, in a process of its own."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["-m", "theory", "run", "paper", "--facts.n-subjects", str(n_subjects), "--out", folder]
+        # A small process between: a child's peak counts from what its parent held.
+        between = [sys.executable, "-c", _PEAK, sys.executable, *command]
+        done = subprocess.run(between, capture_output=True, text=True, check=False)
+    if done.returncode or not done.stdout.startswith("0 "):
+        raise InputError(f"the experiment failed: {done.stderr.strip()[-300:]}\nUse --no-memory to leave it out.")
+    shown = " ".join(["python", *command[:-2]])
+    return {"command": shown, "peak_bytes": int(done.stdout.split()[1]), "seconds": time.perf_counter() - start}

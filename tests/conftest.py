@@ -1,0 +1,39 @@
+"""What holds for every test: no window, no accelerator hogged, slow and gpu tests that skip themselves."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# Before any test imports the libraries that read these, and inherited by the subprocesses that tests start.
+os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers already fill the machine
+
+# The same examples every time, and no deadline: the first example pays for compilation.
+settings.register_profile("repository", derandomize=True, deadline=None)
+settings.load_profile("repository")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reasons = {}
+    if not config.getoption("--slow"):
+        reasons["slow"] = "slow: give --slow"
+    if any(item.get_closest_marker("gpu") for item in items) and not _has_accelerator():
+        reasons["gpu"] = "gpu: no accelerator here"
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _has_accelerator() -> bool:
+    import jax
+    import torch
+
+    return jax.default_backend() != "cpu" or torch.cuda.is_available()

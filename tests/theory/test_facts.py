@@ -1,0 +1,163 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from theory import facts
+from theory.errors import InputError
+from theory.facts import Background, FactsConfig
+
+TABLE = "subject,relation,answer,popularity\nA,r,x,100\nA,s,z,100\nB,r,y,1\nC,s,x,10\nD,s,é,10\n"
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "facts.csv"
+    path.write_text(TABLE, encoding="utf-8")
+    return FactsConfig(table=path, min_facts=1)
+
+
+def as_dict(store):
+    return {field.name: getattr(store, field.name) for field in dataclasses.fields(store)}
+
+
+@settings(max_examples=25)
+@given(
+    n_subjects=st.integers(1, 30),
+    n_relations=st.integers(1, 4),
+    n_answers=st.integers(2, 5),
+    exponent=st.floats(0, 3),
+    size=st.sampled_from([0.0, 1.0, 2.5]),
+    seed=st.integers(0, 5),
+    data=st.data(),
+)
+def test_every_world_is_a_distribution_over_distinct_facts(
+    n_subjects, n_relations, n_answers, exponent, size, seed, data
+):
+    n_each = data.draw(st.none() | st.integers(1, n_relations))
+    config = FactsConfig(
+        n_subjects=n_subjects,
+        n_relations=n_relations,
+        n_answers=n_answers,
+        popularity_exponent=exponent,
+        relations_per_subject=n_each,
+        background=Background(size=size),
+    )
+    store = facts.build(config, seed=seed)
+    own = ~store.is_background
+    assert store.exposure.sum() == pytest.approx(1)
+    assert (store.exposure > 0).all() and (store.popularity > 0).all()
+    assert len(np.unique(store.subject.astype(int) * n_relations + store.relation)) == len(store.subject)
+    np.testing.assert_array_equal(np.bincount(store.subject[own]), np.full(n_subjects, n_each or n_relations))
+    np.testing.assert_array_equal(store.answer // n_answers, store.relation)
+    assert store.subject.max() == store.n_subjects - 1
+
+
+def test_sampled_popularity_is_zipf_and_answers_are_skewed_as_stated():
+    config = FactsConfig(n_subjects=20_000, n_relations=2, n_answers=4, answer_skew=1.0, popularity_exponent=1.5)
+    store = facts.sample(config, seed=0)
+    np.testing.assert_allclose(store.popularity, (store.subject + 1.0) ** -1.5)
+    np.testing.assert_allclose(store.exposure, store.popularity / store.popularity.sum())
+    share = np.bincount(store.answer).reshape(2, 4) / 20_000
+    np.testing.assert_allclose(share, [np.array([12, 6, 4, 3]) / 25] * 2, atol=0.015)
+
+
+def test_exposure_exponent_tempers_the_popularity():
+    store = facts.sample(FactsConfig(exposure_exponent=0.5), seed=0)
+    np.testing.assert_allclose(store.exposure[0] / store.exposure[-1], np.sqrt(1000))
+
+
+def test_the_seed_alone_decides_the_world():
+    config = FactsConfig(n_subjects=50, relations_per_subject=2, background=Background(size=1.0))
+    first, again, other = (facts.build(config, seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.answer, again.answer)
+    assert (first.answer != other.answer).any() and (first.relation != other.relation).any()
+    one, two = (facts.add_background(first, Background(size=1.0), seed=seed) for seed in (0, 1))
+    assert (one.answer != two.answer).any()
+
+
+def test_a_table_becomes_ids_names_and_exposure_in_the_order_of_the_file(table):
+    store = facts.build(dataclasses.replace(table, exposure_exponent=0.5), seed=0)
+    assert store.subject_names and store.relation_names and store.answer_names
+    assert [store.subject_names[i] for i in store.subject] == ["A", "A", "B", "C", "D"]
+    assert [store.relation_names[i] for i in store.relation] == ["r", "s", "r", "s", "s"]
+    assert [store.answer_names[i] for i in store.answer] == ["x", "z", "y", "x", "é"]
+    assert (store.n_subjects, store.n_relations, store.n_answers) == (4, 2, 4)
+    np.testing.assert_allclose(store.exposure, np.sqrt([100, 100, 1, 10, 10]) / np.sqrt([100, 100, 1, 10, 10]).sum())
+
+
+def test_popularity_by_rank_is_zipf_and_keeps_equal_facts_equal(table):
+    store = facts.read_table(dataclasses.replace(table, popularity="rank", popularity_exponent=2.0))
+    np.testing.assert_allclose(store.popularity, np.array([1.5, 1.5, 5, 3.5, 3.5]) ** -2.0)
+
+
+def test_background_facts_have_new_subjects_their_share_and_the_relations_own_answers():
+    store = facts.sample(FactsConfig(n_subjects=500, relations_per_subject=1), seed=0)
+    both = facts.add_background(store, Background(size=1.5, share=0.3), seed=0)
+    n_own, new = len(store.subject), both.is_background
+    expected = np.rint(1.5 * np.bincount(store.relation))
+    np.testing.assert_array_equal(np.bincount(both.relation[new]), expected)
+    np.testing.assert_array_equal(np.flatnonzero(~new), np.arange(n_own))
+    np.testing.assert_array_equal(both.subject[new], np.arange(500, 500 + new.sum()))
+    np.testing.assert_allclose(both.exposure[~new], 0.7 * store.exposure)
+    np.testing.assert_allclose(both.exposure[new], 0.3 / new.sum())
+    assert both.n_subjects == 500 + new.sum()
+
+
+def test_background_answers_follow_the_frequency_ranks_of_the_store(tmp_path):
+    answers = ["c"] * 2 + ["a"] * 5 + ["b"] * 2
+    lines = [f"S{i},r,{answer},1" for i, answer in enumerate(answers)]
+    (tmp_path / "a.csv").write_text("\n".join(["subject,relation,answer,popularity", *lines]))
+    background = Background(size=2000.0, skew=1.0)
+    store = facts.build(FactsConfig(table=tmp_path / "a.csv", min_facts=1, background=background), seed=0)
+    share = np.bincount(store.answer[store.is_background]) / store.is_background.sum()
+    # Ranks: a, then c before b, whose counts tie and whose ids are 0 and 2.
+    np.testing.assert_allclose(share, np.array([3, 6, 2]) / 11, atol=0.015)
+    assert store.subject_names and len(set(store.subject_names)) == store.n_subjects
+
+
+@pytest.mark.parametrize("source", ["table", "sample"])
+def test_a_saved_store_is_loaded_exactly(tmp_path, table, source):
+    config = dataclasses.replace(table, where="subject=[ABD]") if source == "table" else FactsConfig(n_subjects=20)
+    store = facts.build(dataclasses.replace(config, background=Background(size=1.0)), seed=0)
+    facts.save(store, tmp_path / "store.parquet")
+    loaded = facts.load(tmp_path / "store.parquet")
+    for name, value in as_dict(store).items():
+        other = getattr(loaded, name)
+        assert type(other) is type(value)
+        np.testing.assert_array_equal(other, value)
+        assert getattr(other, "dtype", None) == getattr(value, "dtype", None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["facts.csv", "store.parquet"]
+
+
+def test_a_store_that_was_not_saved_by_us_is_an_input_error(tmp_path):
+    (tmp_path / "store.parquet").write_text("something else")
+    for name in ("store.parquet", "gone.parquet"):
+        with pytest.raises(InputError, match=f"{name}: not a fact store"):
+            facts.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"n_subjects": 0}, "--facts.n-subjects is 0: it must be at least 1."),
+        ({"n_relations": -1}, "--facts.n-relations is -1: it must be at least 1."),
+        ({"n_answers": 1}, "--facts.n-answers is 1: it must be at least 2."),
+        ({"answer_skew": -0.5}, "--facts.answer-skew is -0.5: it must be at least 0."),
+        ({"popularity_exponent": float("nan")}, "--facts.popularity-exponent is nan: it must be at least 0."),
+        ({"exposure_exponent": float("inf")}, "--facts.exposure-exponent is inf: it must be at least 0."),
+        ({"relations_per_subject": 5}, "--facts.relations-per-subject is 5: it must be between 1 and 4."),
+        ({"relations_per_subject": 0}, "--facts.relations-per-subject is 0: it must be between 1 and 4."),
+        ({"min_facts": 0}, "--facts.min-facts is 0: it must be at least 1."),
+        ({"background": Background(size=-1.0)}, "--facts.background.size is -1.0: it must be at least 0."),
+        ({"background": Background(size=1.0, skew=-1.0)}, "--facts.background.skew is -1.0: it must be at least 0."),
+        ({"background": Background(size=1.0, share=1.0)}, "--facts.background.share is 1.0: it must lie between"),
+        ({"background": Background(size=1e-9)}, "--facts.background.size is 1e-09: too small for one fact"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_with_its_flag(setting, message):
+    with pytest.raises(InputError) as caught:
+        facts.build(FactsConfig(**setting), seed=0)
+    assert str(caught.value).startswith(message)

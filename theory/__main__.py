@@ -1,0 +1,177 @@
+"""python -m theory {run,verify,compare,list}: parse and call."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+import jax
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from theory import config as configs
+from theory import results, runner, tables, verify
+from theory.config import Config
+from theory.errors import InputError
+from theory.experiments import EXPERIMENTS, NEEDS_TABLE
+from theory.runner import Seeds
+
+OUTPUT = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+ERRORS = Console(stderr=True, highlight=False, soft_wrap=True)
+Flat = tyro.conf.arg(name="")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment; every setting is a flag. What is finished already is not run again."""
+
+    name: tyro.conf.Suppress[str]
+    config: Annotated[Config, Flat]
+    seeds: Annotated[Seeds, Flat] = field(default_factory=Seeds)
+    out: Path = Path("runs")
+    """Folder of results: OUT/theory/EXPERIMENT/pretrain_P/split_Q/seed_N."""
+    overwrite: bool = False
+    """Replace finished runs, of this config or another."""
+    save_weights: bool = False
+    """Write weights.npz too: values and attention logits of every arm."""
+    dry_run: bool = False
+    """Print the resolved config as JSON and stop."""
+    from_run: Path | None = None
+    """Take the config of this run directory in place of the experiment's own and its flags."""
+
+    def __call__(self) -> int:
+        config = configs.from_json(results.read_run(self.from_run).report["config"]) if self.from_run else self.config
+        if self.dry_run:
+            print(json.dumps(configs.to_json(config), indent=2))
+            return 0
+        if self.name in NEEDS_TABLE and config.facts.table is None:
+            raise InputError(f"{self.name} needs a table of facts.\nName PopQA's with --facts.table FILE.")
+        configs.check(config)
+        wanted = runner.cells(self.seeds)
+        left = runner.unfinished(config, self.name, wanted, self.out, overwrite=self.overwrite)
+        with _progress(self.name, len(left)) as progress:
+            options = {"overwrite": self.overwrite, "save_weights": self.save_weights, "progress": progress}
+            runner.run(config, self.name, left, self.out, **options)
+        rows = runner.write_predictions(self.name, self.out)
+        found = results.find_runs(self.out, runner.FLOW, self.name)
+        for note in found[0].report["notes"]:
+            OUTPUT.print(f"[dim]{note}[/dim]")
+        tables.print_arms(self.name, found, OUTPUT)
+        tables.print_predictions(rows, OUTPUT)
+        done = f"{len(left)} runs made, {len(wanted) - len(left)} found done"
+        OUTPUT.print(f"{done}. Results: {self.out / runner.FLOW / self.name}", soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Test every result, R1 to R8, on fresh worlds; exit 1 if any fails."""
+
+    config: Annotated[Config, Flat] = field(default_factory=Config)
+    seeds: int = 3
+    """Fresh worlds, with seeds that no run uses by default."""
+    out: Path = Path("runs")
+    """Folder of results; the rows go to OUT/theory/verify/predictions.parquet."""
+
+    def __call__(self) -> int:
+        runner.cells(Seeds(self.seeds))
+        results.check_writable(self.out)
+        with _progress("verify", len(verify.CHECKS)) as progress:
+            rows = verify.run(self.config, self.seeds, progress)
+        path = self.out / runner.FLOW / "verify" / "predictions.parquet"
+        results.write_predictions(path, rows)
+        tables.print_predictions(rows, OUTPUT)
+        n_failed = sum(row["verdict"] == "fails" for row in rows)
+        OUTPUT.print(f"{n_failed or 'No'} row{'s' * (n_failed != 1)} failed. Rows: {path}", soft_wrap=True)
+        return int(n_failed > 0)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare finished runs with the theory again, from their files alone."""
+
+    experiments: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Their names; none for all that have finished runs."""
+    out: Path = Path("runs")
+    """Folder of results."""
+
+    def __call__(self) -> int:
+        found = {run.report["experiment"] for run in results.find_runs(self.out, runner.FLOW)}
+        names = self.experiments or sorted(found)
+        if not names:
+            raise InputError(f"no finished runs under {self.out}.\nRun: python -m theory run paper --out {self.out}")
+        for name in names:
+            rows = runner.write_predictions(name, self.out)
+            tables.print_arms(name, results.find_runs(self.out, runner.FLOW, name), OUTPUT)
+            tables.print_predictions(rows, OUTPUT)
+        return 0
+
+
+@dataclass(frozen=True)
+class List:
+    """The named experiments, a sentence each."""
+
+    def __call__(self) -> int:
+        table = Table("experiment", "what it shows", box=None)
+        for name, (sentence, _) in EXPERIMENTS.items():
+            table.add_row(name, sentence)
+        OUTPUT.print(table)
+        return 0
+
+
+_EXPERIMENTS = tuple(
+    Annotated[Run, tyro.conf.subcommand(name, default=Run(name, config), description=sentence)]
+    for name, (sentence, config) in EXPERIMENTS.items()
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Run a named experiment; what is finished already is not run again."""
+
+    run: Annotated[Union[_EXPERIMENTS], Flat]  # pyright: ignore[reportInvalidTypeArguments]  # noqa: UP007
+
+    def __call__(self) -> int:
+        return self.run()
+
+
+Command = (
+    Annotated[Experiment, tyro.conf.subcommand("run")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[List, tyro.conf.subcommand("list")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code: 0, 1 where a result fails, 2 for a mistake in the input, 130 for Ctrl-C."""
+    command: Any = tyro.cli(Command, prog="python -m theory", args=arguments, description=__doc__)  # type: ignore
+    # A device for each core: worlds are shared out over them.
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    try:
+        return command()
+    except InputError as error:
+        ERRORS.print(f"error: {error}", markup=False, style="red")
+        return 2
+    except KeyboardInterrupt:
+        ERRORS.print("interrupted: finished runs are kept, the same command goes on from there.")
+        return 130
+
+
+@contextmanager
+def _progress(name: str, total: int) -> Iterator[Any]:
+    """Show a bar on stderr; gives the function that is told what is being done and how many more are done."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=ERRORS, disable=not total) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda doing, n: bar.update(task, advance=n, description=f"{name}: {doing}" if doing else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

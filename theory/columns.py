@@ -1,0 +1,129 @@
+"""The columns of every result file, the same for both flows and the figures; what does not apply is null."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+NAME = pa.dictionary(pa.int32(), pa.string())
+BOOL, INT, SINGLE, DOUBLE = pa.bool_(), pa.int32(), pa.float32(), pa.float64()
+
+# Double precision wherever a reader recomputes something exactly: ranks, exposure, and recall by critical attention.
+FACTS = pa.schema(
+    [
+        ("arm", NAME),  # base, top, bottom, whole or random
+        ("fact", INT),  # index into the fact store
+        ("subject", NAME),
+        ("relation", NAME),
+        ("answer", NAME),
+        ("popularity", DOUBLE),
+        ("exposure", DOUBLE),  # expected number of pretraining draws
+        ("knownness", DOUBLE),
+        ("salience", SINGLE),
+        ("predicted_salience", SINGLE),  # from exposure alone (R6)
+        ("role", NAME),  # train, development, held_out or background
+        ("in_arm", BOOL),  # was this arm finetuned on it?
+        ("correct", BOOL),
+        ("base_correct", BOOL),
+        ("answer_probability", SINGLE),
+        ("answer_logprob", SINGLE),
+        ("predicted", NAME),
+        ("is_generic", BOOL),  # predicted is the relation's modal answer in the whole training set
+        ("is_generic_arm", BOOL),  # the same in this arm's; null for the base
+        ("majority_correct", BOOL),  # would that modal answer have been right?
+        ("subject_attention", DOUBLE),
+        ("relation_attention", DOUBLE),
+        ("template_attention", DOUBLE),
+        ("critical_low", DOUBLE),  # recalled iff critical_low < subject's share < critical_high (R4)
+        ("critical_high", DOUBLE),
+        ("share_force", SINGLE),  # what the fact's own step does to the subject's share (R2)
+        ("salience_threshold", SINGLE),  # the salience at which that force changes sign (R2)
+        ("subject_attention_nonsink", DOUBLE),  # from here on: language models
+        ("sink_attention", DOUBLE),
+        ("exact_match", BOOL),
+        ("substring_match", BOOL),
+        ("token_f1", SINGLE),
+        ("swapped_predicted", NAME),
+        ("knockout_drop", SINGLE),
+    ]
+)
+"""One row per (arm, fact)."""
+
+TRACE = pa.schema(
+    [
+        ("arm", NAME),
+        ("step", INT),
+        ("loss", DOUBLE),
+        ("accuracy", DOUBLE),
+        ("subject_attention", DOUBLE),
+        ("subject_share", DOUBLE),  # of the attention on subject and relation
+        ("predicted_subject_share", DOUBLE),  # R5, from the base model alone
+        ("predicted_subject_attention", DOUBLE),
+    ]
+)
+"""One row per (arm, recorded step)."""
+
+ATTENTION = pa.schema(
+    [("arm", NAME), ("layer", INT), ("head", INT), ("position", NAME), ("span", NAME)]
+    + [("mean", DOUBLE), ("low", DOUBLE), ("high", DOUBLE), ("n", INT)]
+)
+"""One row per (arm, layer, head, position, span) of a language model."""
+
+PREDICTIONS = pa.schema(
+    [
+        ("experiment", NAME),
+        ("seeds", INT),  # how many runs the row rests on
+        ("result", NAME),  # R1 to R8, a to f
+        ("statement", NAME),
+        ("arm", NAME),
+        ("predicted", DOUBLE),
+        ("measured", DOUBLE),
+        ("low", DOUBLE),
+        ("high", DOUBLE),
+        ("p_value", DOUBLE),
+        ("error", DOUBLE),
+        ("tolerance", DOUBLE),
+        ("verdict", NAME),  # holds, fails, undecided or reported
+        ("note", NAME),
+    ]
+)
+"""One row per statement of the theory beside what was measured."""
+
+TABLES = {"facts": FACTS, "trace": TRACE, "attention": ATTENTION}
+"""The tables of a run directory, by the name of their file."""
+
+
+Columns = Mapping[str, Any]
+"""Columns by name: arrays, lists, or scalars that fill their column."""
+
+
+def table(columns: Columns, schema: pa.Schema) -> pa.Table:
+    """Return the columns in the schema's order and types: absent ones are null, NaN is null, a scalar fills its column.
+
+    `pa.DictionaryArray.from_arrays(codes, names)` spares a million strings. Raises KeyError for a column that the
+    schema does not have, ValueError for columns of different lengths.
+    """
+    if unknown := sorted(set(columns) - set(schema.names)):
+        raise KeyError(f"no such column: {', '.join(unknown)}")
+    given = {name: _array(value) for name, value in columns.items()}
+    lengths = [len(value) for value in given.values() if isinstance(value, pa.Array)]
+    n_rows = lengths[0] if lengths else min(1, len(columns))
+    return pa.Table.from_arrays([_column(given.get(field.name), field.type, n_rows) for field in schema], schema=schema)
+
+
+def _array(value: Any) -> Any:
+    """Return an Arrow array, or the value itself if it is a scalar."""
+    if isinstance(value, pa.ChunkedArray):
+        return value.combine_chunks()
+    if isinstance(value, pa.Array) or value is None or np.ndim(value) == 0:
+        return value
+    return pa.array(value if isinstance(value, list) else np.asarray(value), from_pandas=True)
+
+
+def _column(value: Any, kind: pa.DataType, n_rows: int) -> pa.Array:
+    """Return the column in its type."""
+    if isinstance(value, pa.Array):
+        return value.cast(kind)
+    scalar = value.item() if hasattr(value, "item") else value
+    return pa.array([scalar], from_pandas=True).take(pa.repeat(0, n_rows)).cast(kind)

@@ -1,0 +1,218 @@
+"""Prediction beside measurement, from finished runs alone: rows of predictions.parquet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from theory import flow, predict, statistics, theorem
+from theory.results import Run
+
+Row = dict[str, Any]
+Columns = dict[str, np.ndarray]
+
+MIN_R_SQUARED = 0.95
+"""R6 holds on the default world from here on (subjects' means)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run left, by arm."""
+
+    world: int
+    """Pretraining seed: the unit that intervals count."""
+    config: dict[str, Any]
+    facts: dict[str, Columns]
+    trace: dict[str, Columns]
+
+
+def read(run: Run) -> Outcome:
+    """Return the outcome of a run directory."""
+    numbers = ["fact", "correct", "salience", "exposure", "salience_threshold", "critical_low", "critical_high"]
+    columns = ["arm", "subject", "role", *numbers, "subject_attention", "relation_attention"]
+    by_arm = (_by_arm(run.table("facts", columns)), _by_arm(run.table("trace")))
+    return Outcome(run.report["seeds"]["pretrain"], run.report["config"], *by_arm)
+
+
+def rows(experiment: str, outcomes: Sequence[Outcome]) -> list[Row]:
+    """Return every row that finished runs of one experiment decide."""
+    made = [threshold(outcomes), recall(outcomes), *order(outcomes), *growth(experiment, outcomes), gap(outcomes)]
+    return [{"experiment": experiment, "seeds": len(outcomes), "statement": _statement(row)} | row for row in made]
+
+
+def threshold(outcomes: Sequence[Outcome]) -> Row:
+    """Return how many facts lie above R2's salience threshold before finetuning: where attention to subjects gains."""
+    above = [np.mean(o.facts["base"]["salience"] > o.facts["base"]["salience_threshold"]) for o in outcomes]
+    return {"result": "R2", "arm": "base", "verdict": "reported", "note": "share of facts above their threshold"} | (
+        _measured(over_worlds(outcomes, above))
+    )
+
+
+def recall(outcomes: Sequence[Outcome]) -> Row:
+    """Return whether R4's interval agrees with the answer on every fact of every arm."""
+    predicted, measured, n_wrong, n = [], [], 0, 0
+    for outcome in outcomes:
+        for facts in outcome.facts.values():
+            is_recalled = theorem.recalled(_share(facts), facts["critical_low"], facts["critical_high"])
+            is_held_out = facts["role"] == "held_out"
+            predicted.append(is_recalled[is_held_out].mean())
+            measured.append(facts["correct"][is_held_out].mean())
+            n_wrong, n = n_wrong + int(np.sum(is_recalled != facts["correct"])), n + len(is_recalled)
+    return {
+        "result": "R4",
+        "arm": "all",
+        "predicted": float(np.mean(predicted)),
+        "measured": float(np.mean(measured)),
+        "error": n_wrong,
+        "tolerance": 0.0,
+        "verdict": "holds" if n_wrong == 0 else "fails",
+        "note": f"accuracy; error = facts of {n:,} on which prediction and argmax differ",
+    }
+
+
+def order(outcomes: Sequence[Outcome]) -> list[Row]:
+    """Return R5's predicted final shares beside the measured ones, and the verdict on the order of top and bottom."""
+    predicted, measured = (
+        {arm: [_last(o.trace[arm], name) for o in outcomes] for arm in outcomes[0].trace if arm != "base"}
+        for name in ("predicted_subject_share", "subject_share")
+    )
+    if not np.isfinite(predicted["top"]).all():
+        return []
+    made = []
+    for arm in measured:
+        forecast, interval = over_worlds(outcomes, predicted[arm]), over_worlds(outcomes, measured[arm])
+        made.append(
+            {"result": "R5", "arm": arm, "predicted": forecast.mean, "error": abs(forecast.mean - interval.mean)}
+            | {"verdict": "reported", "note": "final share, computed from the base model before any finetuning"}
+            | _measured(interval)
+        )
+    forecast, difference = (
+        over_worlds(outcomes, np.subtract(shares["top"], shares["bottom"])) for shares in (predicted, measured)
+    )
+    assumed = _meets_assumptions(outcomes[0].config)
+    return [
+        {
+            "result": "R5",
+            "arm": "top − bottom",
+            "predicted": forecast.mean,
+            "error": abs(forecast.mean - difference.mean),
+            "p_value": _p_value(outcomes, measured["top"], measured["bottom"]),
+            "verdict": sign_verdict(forecast.mean, difference) if assumed else "reported",
+            "note": "order of the arms' shares, predicted before any finetuning"
+            + ("" if assumed else "; outside R5's assumptions"),
+        }
+        | _measured(difference),
+        *made,
+    ]
+
+
+def growth(experiment: str, outcomes: Sequence[Outcome]) -> list[Row]:
+    """Return how well exposure alone predicts salience (R6), over subjects' means, their logarithms, and single facts."""
+    fits = [_growth(outcome) for outcome in outcomes]
+    made = []
+    for kind in fits[0]:
+        interval = over_worlds(outcomes, [fit[kind] for fit in fits])
+        is_judged = experiment in ("paper", "verify") and kind == "subjects"
+        verdict = ("holds" if interval.mean >= MIN_R_SQUARED else "fails") if is_judged else "reported"
+        made.append(
+            {"result": "R6", "arm": "base", "predicted": 1.0, "error": 1 - interval.mean, "verdict": verdict}
+            | {"tolerance": 1 - MIN_R_SQUARED if is_judged else None, "note": f"R², {kind}"}
+            | _measured(interval)
+        )
+    return made
+
+
+def gap(outcomes: Sequence[Outcome]) -> Row:
+    """Return whether the accuracy gap of top and bottom is R7's sum over facts."""
+    errors, gaps = [], []
+    for outcome in outcomes:
+        top, bottom = ({k: v[f["role"] == "held_out"] for k, v in f.items()} for f in _pair(outcome))
+        by_fact = theorem.gap_by_fact(_share(top), _interval(top), _share(bottom), _interval(bottom))
+        lead = top["correct"].astype(int) - bottom["correct"].astype(int)
+        errors.append(int(np.sum(by_fact != lead)))
+        gaps.append((by_fact.mean(), lead.mean()))
+    interval = over_worlds(outcomes, [measured for _, measured in gaps])
+    return {
+        "result": "R7",
+        "arm": "top − bottom",
+        "predicted": float(np.mean([predicted for predicted, _ in gaps])),
+        "error": sum(errors),
+        "tolerance": 0.0,
+        "verdict": "holds" if not any(errors) else "fails",
+        "note": "accuracy gap; error = held-out facts that contribute otherwise",
+    } | _measured(interval)
+
+
+def over_worlds(outcomes: Sequence[Outcome], values: Sequence[float] | np.ndarray) -> statistics.Interval:
+    """Return the mean and its interval with worlds (pretraining seeds) as the unit; runs of one world are averaged."""
+    return statistics.mean_interval(_by_world(outcomes, values))
+
+
+def sign_verdict(predicted: float, measured: statistics.Interval) -> str:
+    """Return whether a predicted sign holds: undecided where the interval holds zero, or is missing."""
+    if not measured.low * measured.high > 0:
+        return "undecided"
+    return "holds" if predicted * measured.mean > 0 else "fails"
+
+
+def _growth(outcome: Outcome) -> dict[str, float]:
+    """Return R² of R6 for one world."""
+    facts = outcome.facts["base"]
+    salience = facts["salience"].astype(float)
+    predicted = predict.salience(facts["exposure"], salience, outcome.config)
+    _, subject = np.unique(facts["subject"], return_inverse=True)
+    means = [np.bincount(subject, of) / np.bincount(subject) for of in (predicted, salience)]
+    positive = (means[0] > 0) & (means[1] > 0)
+    return {
+        "subjects": flow.r_squared(*means),
+        "subjects' logarithms": flow.r_squared(*(np.log(mean[positive]) for mean in means)),
+        "single facts": flow.r_squared(predicted, salience),
+    }
+
+
+def _meets_assumptions(config: dict[str, Any]) -> bool:
+    """Return whether R5's frozen values and structured embeddings are this config's."""
+    model, finetune = config["model"], config["finetune"]
+    return model["embeddings"] == "structured" and model["value_share"] == 0 and finetune["train"] == "attention"
+
+
+def _statement(row: Row) -> str:
+    return theorem.STATEMENTS[row["result"]]
+
+
+def _by_world(outcomes: Sequence[Outcome], values: Sequence[float] | np.ndarray) -> Float[np.ndarray, " world"]:
+    _, world = np.unique([outcome.world for outcome in outcomes], return_inverse=True)
+    return np.bincount(world, np.asarray(values, float)) / np.bincount(world)
+
+
+def _p_value(outcomes: Sequence[Outcome], a: Sequence[float], b: Sequence[float]) -> float:
+    return statistics.paired_interval(_by_world(outcomes, a), _by_world(outcomes, b)).p_value
+
+
+def _measured(interval: statistics.Interval) -> Row:
+    return {"measured": interval.mean, "low": interval.low, "high": interval.high}
+
+
+def _share(facts: Columns) -> np.ndarray:
+    return facts["subject_attention"] / (facts["subject_attention"] + facts["relation_attention"])
+
+
+def _interval(facts: Columns) -> tuple[np.ndarray, np.ndarray]:
+    return facts["critical_low"], facts["critical_high"]
+
+
+def _pair(outcome: Outcome) -> tuple[Columns, Columns]:
+    return outcome.facts["top"], outcome.facts["bottom"]
+
+
+def _last(trace: Columns, name: str) -> float:
+    return float(trace[name][-1]) if name in trace else float("nan")
+
+
+def _by_arm(table: Any) -> dict[str, Columns]:
+    """Return an Arrow table's columns as arrays, by arm."""
+    arms = np.asarray(table["arm"].to_pylist())
+    columns = {name: table[name].to_numpy() for name in table.column_names if name != "arm"}
+    return {arm: {name: column[arms == arm] for name, column in columns.items()} for arm in dict.fromkeys(arms)}

@@ -1,0 +1,87 @@
+"""The whole experiment's configuration: the stages' own, nested."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import cattrs
+from cattrs.preconf.json import make_converter
+
+from theory.errors import InputError
+from theory.facts import FactsConfig
+from theory.finetune import FinetuneConfig
+from theory.knownness import KnownnessConfig
+from theory.model import ModelConfig
+from theory.pretrain import PretrainConfig
+from theory.split import SplitConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment: a world, a model, and what is done to it."""
+
+    facts: FactsConfig = field(default_factory=FactsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    knownness: KnownnessConfig = field(default_factory=KnownnessConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    precision: Literal["float32", "float64"] = "float32"
+    """Of training. Measurements are always made in float64."""
+    n_records: int = 20
+    """Points recorded along each training, besides its start."""
+
+
+def check(config: Config) -> None:
+    """Raise InputError for a combination of settings that means nothing, naming the flags and the remedy."""
+    positive = {
+        "--pretrain.steps": config.pretrain.steps,
+        "--pretrain.batch-size": config.pretrain.batch_size,
+        "--finetune.steps": config.finetune.steps,
+        "--finetune.batch-size": config.finetune.batch_size,
+        "--n-records": config.n_records,
+        "--model.n-filler": config.model.n_filler,
+    }
+    for flag, value in positive.items():
+        if value < 1:
+            raise InputError(f"{flag} is {value}: it must be at least 1.")
+    for flag, value in {"shared-share": config.model.shared_share, "value-share": config.model.value_share}.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"--model.{flag} is {value}: it must lie between 0 and 1.")
+    if config.model.form == "table":
+        needs_dense = {
+            "--model.embeddings random": config.model.embeddings != "structured",
+            "--model.dimension": config.model.dimension is not None,
+            "--pretrain.train everything": config.pretrain.train == "everything",
+            f"--pretrain.optimizer {config.pretrain.optimizer}": config.pretrain.optimizer != "sgd",
+            f"--finetune.optimizer {config.finetune.optimizer}": config.finetune.optimizer != "sgd",
+        }
+        wanted = [flag for flag, is_set in needs_dense.items() if is_set]
+        if wanted:
+            raise InputError(f"{', '.join(wanted)}: not for the table form.\nAdd --model.form dense.")
+    elif config.finetune.prompt == "fresh_relation" and "everything" in (config.pretrain.train, config.finetune.train):
+        raise InputError(
+            "--finetune.prompt fresh_relation in the dense form trains attention only.\nUse --model.form table."
+        )
+
+
+_CONVERTER = make_converter(forbid_extra_keys=True)
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """Return the resolved config as JSON-ready values."""
+    return _CONVERTER.unstructure(config)
+
+
+def from_json(data: dict[str, Any]) -> Config:
+    """Return the config that `to_json` wrote.
+
+    Raises:
+        InputError: it does not fit this version's fields.
+    """
+    try:
+        return _CONVERTER.structure(data, Config)
+    except cattrs.BaseValidationError as error:
+        raise InputError(
+            f"the stored config does not fit this version: {'; '.join(cattrs.transform_error(error))}.\n"
+            "Name the experiment instead of --from-run."
+        ) from error

@@ -1,0 +1,188 @@
+r"""R5, R6 and R8: how attention and salience move over time, predicted without training.
+
+The statements are ours, derived from the one-layer model and the salience $S = \phi(a)^\top W_V\,\phi(s)$ of Ghosal et
+al. (2024). Symbols as in `theorem.py`; $\kappa = (\kappa_S, \kappa_R, \kappa_q)$ are the attention logits of the three
+kinds of token, and $\tau$ is time in units of SGD rate times steps.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, Real
+from scipy import integrate, optimize, special
+
+_NUMBERS_AT_ONCE = 2**16  # logits held at once by the force: they and their gaps stay in cache, which halves its time
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The path of the shared attention logits under `reduced_flow`."""
+
+    times: Float[np.ndarray, " time"]
+    logits: Float[np.ndarray, "time token"]
+
+    @property
+    def attention(self) -> Float[np.ndarray, "time token"]:
+        """Attention on subject, relation and template."""
+        return special.softmax(self.logits, axis=1)
+
+    @property
+    def share(self) -> Float[np.ndarray, " time"]:
+        """The subject's share of the attention on subject and relation."""
+        return special.expit(self.logits[:, 0] - self.logits[:, 1])
+
+
+def reduced_flow(
+    values: Float[np.ndarray, "fact token output"],
+    answer: Int[np.ndarray, " fact"],
+    times: Float[np.ndarray, " time"],
+    *,
+    rates: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    start: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    rtol: float = 1e-8,
+) -> Flow:
+    r"""Return the path that finetuning an arm's attention takes, from the base model's values alone (R5).
+
+    All facts share the attention $\alpha = \mathrm{softmax}(\kappa)$, their values are frozen, and gradient descent in
+    small full-batch steps follows
+    $$d\kappa_i/d\tau = \mathrm{rate}_i\,E[G_i],$$ with $G$ of R1 and the mean over the arm. At rates 1 this is the
+    negative gradient of the arm's mean loss. $\sum_i G_i = 0$ conserves $\sum_i \kappa_i/\mathrm{rate}_i$, so the flow
+    is two-dimensional. Error: $O(\mathrm{SGD\ rate})$ of the steps it stands for.
+
+    Args:
+        values: of the arm's facts, as the base model holds them.
+        times: non-negative and increasing, $\tau$ = SGD rate on $W_{KQ}$ times steps.
+        rates: (ρ, ρ + (1 − ρ)/n_relations, 1) follows held-out prompts at the world's own ρ, averaged over relations of
+            equal size (R3), where an arm's subjects are so many that one's own logit hardly moves.
+        start: κ at τ = 0; zero is uniform attention.
+        rtol: relative error of the integration, a hundred times the absolute one.
+
+    Raises:
+        ValueError: if `times` is empty, negative or not increasing.
+        RuntimeError: if the integration fails.
+    """
+    if times.size == 0 or times[0] < 0 or np.any(np.diff(times) <= 0):
+        raise ValueError("times must be non-negative and increasing, and there must be at least one")
+    gaps, speed, first = _gaps(values, answer), np.array(rates), np.array(start, dtype=float)
+    if times[-1] == 0:
+        return Flow(times, first[None, :])
+
+    def velocity(_: float, logits: np.ndarray) -> np.ndarray:
+        return speed * _mean_force(gaps, special.softmax(logits))
+
+    # LSODA: the flow is stiff along the template's logit; explicit methods take up to six times the steps.
+    path = integrate.solve_ivp(
+        velocity, (0.0, times[-1]), first, method="LSODA", t_eval=times, rtol=rtol, atol=rtol / 100
+    )
+    if not path.success:
+        raise RuntimeError(f"the reduced flow could not be integrated: {path.message}")
+    return Flow(times, path.y.T)
+
+
+def mean_force(
+    values: Float[np.ndarray, "fact token output"],
+    answer: Int[np.ndarray, " fact"],
+    share: Float[np.ndarray, " point"],
+) -> Float[np.ndarray, " point"]:
+    r"""Return an arm's mean force on the subject, $E[G_s]$, at each share $t$, the template suppressed (R5).
+
+    With $\alpha = (t, 1-t, 0)$, $G_r = -G_s$ and $d\,\mathrm{logit}(t)/d\tau = E[H] = 2E[G_s]$, a scalar flow: of two
+    arms that start together, the one whose mean force is at least the other's at every $t$ on the path stays ahead.
+    """
+    gaps = _gaps(values, answer)
+    return np.array([_mean_force(gaps, np.array([t, 1 - t, 0.0]))[0] for t in share])
+
+
+def salience_growth(
+    exposure: Float[np.ndarray, " fact"], attention: float, competitors: float
+) -> Float[np.ndarray, " fact"]:
+    r"""Return each fact's salience $S$ after pretraining, from its exposure $k\tau$ alone (R6).
+
+    With the attention $\alpha$ on the subject and the competitors' mass $Z$ held fixed, $dS/d\tau = k(1-p)$ with
+    $p = e^{\alpha S}/(e^{\alpha S}+Z)$. Separating variables from $S = 0$,
+    $$S + (e^{\alpha S} - 1)/(\alpha Z) = k\tau,$$ hence with $c = \alpha k\tau + 1/Z$ and the Wright omega function
+    $\alpha S = c - \omega(c - \ln Z)$. Linear in exposure while $e^{\alpha S} \ll Z$, logarithmic beyond. Exact under
+    these assumptions, to about $10^{-16}/Z$ in floating point; that $Z$ is one constant is the approximation.
+
+    Args:
+        exposure: $k\tau$ = value rate (table form) × attention × steps × the fact's sampling probability.
+        attention: $\alpha$ on the subject, above 0 (one half in pretraining).
+        competitors: $Z$, above 0.
+    """
+    c = attention * exposure + 1 / competitors
+    return (c - special.wrightomega(c - np.log(competitors))) / attention
+
+
+def fit_competitors(
+    exposure: Float[np.ndarray, " fact"], salience: Float[np.ndarray, " fact"], attention: float
+) -> float:
+    r"""Return the competitors' mass $Z$ that explains all saliences best, in least squares over $\ln Z$ (R6).
+
+    Searched from $e^{-20}$ to $e^{60}$; the upper end means that no saturation is to be seen.
+    """
+
+    def loss(log_z: float) -> float:
+        return float(np.sum((salience_growth(exposure, attention, np.exp(log_z)) - salience) ** 2))
+
+    coarse = np.arange(-20.0, 61.0, 2.0)  # the loss has plateaus on both sides, which mislead a local search
+    best = coarse[np.argmin([loss(log_z) for log_z in coarse])]
+    bounds = (max(best - 2, coarse[0]), min(best + 2, coarse[-1]))
+    return float(np.exp(optimize.fminbound(loss, *bounds, xtol=1e-9)))
+
+
+def r_squared(predicted: Float[np.ndarray, " fact"], measured: Float[np.ndarray, " fact"]) -> float:
+    """Return the share of the measured variance that the prediction explains; 1 at best, below 0 if worse than a mean.
+
+    Undefined (nan) where the measurements do not vary.
+    """
+    total = np.sum((measured - measured.mean()) ** 2)
+    return float(1 - np.sum((measured - predicted) ** 2) / total) if total > 0 else float("nan")
+
+
+def window_boundary(steps: Real[np.ndarray, " level"], difference: Float[np.ndarray, " level"]) -> float:
+    r"""Return the pretraining steps beyond which the arms' order of subject share is reversed (R8).
+
+    The last place where $t_{top} - t_{bottom}$ passes from above zero to zero or below, between two levels by linear
+    interpolation in $\log_2$ steps; nan if there is none. For R5's difference and the measured one alike.
+
+    Raises:
+        ValueError: if `steps` is not positive and increasing.
+    """
+    if np.any(steps <= 0) or np.any(np.diff(steps) <= 0):
+        raise ValueError("steps must be positive and increasing")
+    crossings = np.flatnonzero((difference[:-1] > 0) & (difference[1:] <= 0))
+    if crossings.size == 0:
+        return float("nan")
+    i = crossings[-1]
+    position = difference[i] / (difference[i] - difference[i + 1])
+    low, high = np.log2(steps[i : i + 2])
+    return float(2 ** (low + position * (high - low)))
+
+
+def boundary_distance(predicted: Float[np.ndarray, " column"], measured: Float[np.ndarray, " column"]) -> float:
+    r"""Return the median $|\Delta \log_2 \mathrm{steps}|$ between predicted and measured boundaries (R8).
+
+    In doublings of pretraining. Columns in which either boundary is nan are left out; nan if none remains.
+    """
+    distance = np.abs(np.log2(predicted) - np.log2(measured))
+    return float(np.median(distance[np.isfinite(distance)])) if np.isfinite(distance).any() else float("nan")
+
+
+def _gaps(values: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """Return v_i[b] − v_i[a] [fact token output]: the logits less the answer's are their sum weighted by attention."""
+    return np.subtract(values, np.take_along_axis(values, answer[:, None, None], axis=2), dtype=np.float64)
+
+
+def _mean_force(gaps: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """Return E[G_i] [token] where all facts share one attention: R1 with E[u_i] = −E[Σ_b p_b (v_i[b] − v_i[a])]."""
+    advantage = np.zeros(len(attention))
+    n_facts, _, n_outputs = gaps.shape
+    block = max(1, _NUMBERS_AT_ONCE // n_outputs)
+    for first in range(0, n_facts, block):
+        part = gaps[first : first + block]
+        odds = attention @ part
+        odds -= odds.max(axis=1, keepdims=True)
+        np.exp(odds, out=odds)
+        odds /= odds.sum(axis=1, keepdims=True)
+        advantage -= (part @ odds[..., None]).sum(axis=0)[:, 0] / n_facts
+    return attention * (advantage - attention @ advantage)

@@ -1,0 +1,166 @@
+"""What a run directory holds: every fact's row, every arm's metrics and trace."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from theory import attention, evaluate, knownness, predict, split, statistics, theorem
+from theory import config as configs
+from theory.config import Config
+from theory.facts import FactStore
+from theory.model import Weights
+from theory.pipeline import Simulation
+
+MAX_ROWS = 10**6
+"""Facts in a run's table at most; of more, every n-th by popularity within each role. Metrics are complete."""
+
+
+def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, float]], list[dict], list[dict]]:
+    """Return metrics by arm, the columns of facts.parquet by arm, and those of trace.parquet by arm."""
+    store, halves = simulation.store, simulation.split
+    foreground = np.flatnonzero(~store.is_background)
+    base_correct = knownness.margin(simulation.weights["base"], store)[foreground] > 0
+    rows = foreground if len(foreground) <= MAX_ROWS else _sample(foreground, store, halves)
+    modal = {arm: evaluate.modal_answers(store, halves.arms[arm]) for arm in split.ARMS}
+    metrics, facts = {}, []
+    for arm, weights in simulation.weights.items():
+        answers = evaluate.answer(weights, store, foreground)
+        columns = _fact_columns(config, simulation, arm, answers, foreground, base_correct, modal)
+        metrics[arm] = _metrics(columns, store.subject[foreground], seed=simulation.cell.split)
+        kept = np.searchsorted(foreground, rows)
+        columns = {name: value[kept] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
+        if arm == "base":
+            columns["predicted_salience"] = predict.salience(
+                columns["exposure"], columns["salience"], configs.to_json(config)
+            )
+        facts.append(_named(columns | _theory_columns(weights, store, rows), store))
+    return metrics, facts, trace_columns(config, simulation)
+
+
+def _fact_columns(config, simulation, arm, answers, rows, base_correct, modal) -> dict[str, Any]:
+    """Return what one arm does on each fact, ids not yet named."""
+    store, halves = simulation.store, simulation.split
+    in_arm = np.zeros(len(store.subject), bool)
+    if arm != "base":
+        in_arm[halves.arms[arm]] = True
+    relation, answer = store.relation[rows], store.answer[rows]
+    generic, own = modal["whole"][relation], modal.get(arm, modal["whole"])[relation]
+    draws = config.pretrain.steps * config.pretrain.batch_size
+    return {
+        "arm": arm,
+        "fact": rows,
+        "subject": store.subject[rows],
+        "relation": relation,
+        "answer": answer,
+        "popularity": store.popularity[rows],
+        "exposure": store.exposure[rows] * draws,
+        "knownness": simulation.knownness[rows],
+        "salience": answers.salience,
+        "role": np.array(split.ROLES)[halves.role[rows]],
+        "in_arm": in_arm[rows] if arm != "base" else None,
+        "correct": answers.correct,
+        "base_correct": base_correct,
+        "answer_probability": np.exp(answers.answer_logprob),
+        "answer_logprob": answers.answer_logprob,
+        "predicted": answers.predicted,
+        "is_generic": answers.predicted == generic,
+        "is_generic_arm": answers.predicted == own if arm != "base" else None,
+        "majority_correct": own == answer,
+        "subject_attention": answers.attention[:, 0],
+        "relation_attention": answers.attention[:, 1],
+        "template_attention": answers.attention[:, 2],
+    }
+
+
+def _theory_columns(weights: Weights, store: FactStore, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return R2's and R4's prediction for each fact."""
+    parts = []
+    for part in evaluate.chunks(rows, 3 * len(weights.template_value)):
+        values = evaluate.token_values(weights, store, part)
+        attended = attention.measure(weights, store.subject[part], store.relation[part])
+        answer = store.answer[part]
+        low, high = theorem.critical_attention(values, attended[:, 2], answer)
+        force = theorem.share_force(attended, values, answer)
+        parts.append((low, high, force, theorem.salience_threshold(attended, values, answer)))
+    names = ("critical_low", "critical_high", "share_force", "salience_threshold")
+    return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+
+
+def _metrics(columns: dict[str, Any], subject: np.ndarray, *, seed: int) -> dict[str, float]:
+    """Return one arm's metrics over the held-out facts; accuracy's interval is bootstrapped over subjects."""
+    held_out = columns["role"] == "held_out"
+
+    def mean(name: str, where: np.ndarray = held_out) -> float:
+        value = columns[name]
+        return float("nan") if value is None or not where.any() else float(value[where].mean())
+
+    accuracy = statistics.clustered_interval(columns["correct"][held_out], subject[held_out], seed=seed)
+    both = columns["subject_attention"] + columns["relation_attention"]
+    known = held_out & columns["base_correct"]
+    return {
+        "accuracy": accuracy.mean,
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
+        "train_accuracy": mean("correct", columns["in_arm"]) if columns["in_arm"] is not None else float("nan"),
+        "retention": mean("correct", known),
+        "base_recall": mean("base_correct"),
+        "majority_accuracy": mean("majority_correct"),
+        "generic_rate": mean("is_generic"),
+        "generic_rate_arm": mean("is_generic_arm"),
+        "subject_attention": mean("subject_attention"),
+        "relation_attention": mean("relation_attention"),
+        "template_attention": mean("template_attention"),
+        "subject_share": float((columns["subject_attention"] / both)[held_out].mean()),
+        "loss": -mean("answer_logprob"),
+        "n": int(held_out.sum()),
+    }
+
+
+def trace_columns(config: Config, simulation: Simulation) -> list[dict[str, Any]]:
+    """Return the traces, with R5's path beside each arm's where its assumptions about the prompt hold."""
+    base = simulation.traces["base"]
+    columns = [{"arm": "base", "step": base.step, "loss": base.loss, "accuracy": base.measured}]
+    predicts = config.finetune.prompt == "template" and config.finetune.optimizer == "sgd"
+    for arm in split.ARMS:
+        trace = simulation.traces[arm]
+        one = {"arm": arm, "step": trace.step, "loss": trace.loss} | trace.measured._asdict()
+        if predicts:
+            path = predict.arm_flow(
+                simulation.weights["base"],
+                simulation.store,
+                simulation.split.arms[arm],
+                config.finetune.learning_rate * trace.step,
+                shared_share=config.model.shared_share,
+            )
+            one |= {"predicted_subject_share": path.share, "predicted_subject_attention": path.attention[:, 0]}
+        columns.append(one)
+    return columns
+
+
+def _sample(foreground: np.ndarray, store: FactStore, halves: split.Split) -> np.ndarray:
+    """Return at most `MAX_ROWS` facts, every n-th by popularity within each role, so that shares are kept."""
+    order = np.lexsort((store.popularity[foreground], halves.role[foreground]))
+    return np.sort(foreground[order[:: -(-len(foreground) // MAX_ROWS)]])
+
+
+def _named(columns: dict[str, Any], store: FactStore) -> dict[str, Any]:
+    """Return the columns with subjects, relations and answers by name; output tokens beyond the answers are filler."""
+    n_filler = max(0, int(columns["predicted"].max()) + 1 - store.n_answers)
+    answers = _names(store.answer_names, "a", store.n_answers) + [f"filler{i}" for i in range(n_filler)]
+    return columns | {
+        "subject": _dictionary(columns["subject"], _names(store.subject_names, "s", store.n_subjects)),
+        "relation": _dictionary(columns["relation"], _names(store.relation_names, "r", store.n_relations)),
+        "answer": _dictionary(columns["answer"], answers),
+        "predicted": _dictionary(columns["predicted"], answers),
+    }
+
+
+def _names(given: tuple[str, ...] | None, prefix: str, n: int) -> list[str]:
+    return list(given) if given is not None else [f"{prefix}{i}" for i in range(n)]
+
+
+def _dictionary(ids: np.ndarray, names: list[str]) -> pa.DictionaryArray:
+    """Return the ids as a dictionary column that holds only the names in use."""
+    used, index = np.unique(ids, return_inverse=True)
+    return pa.DictionaryArray.from_arrays(pa.array(index.astype(np.int32)), pa.array([names[i] for i in used]))

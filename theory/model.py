@@ -1,0 +1,52 @@
+r"""The model's settings, and what every measurement reads: the tokens' values and attention logits.
+
+One layer, one head, fixed embeddings, no residual at the output:
+
+    z_i = φ(x_i)ᵀ W_KQ φ(x_T)    α = softmax(z)    logits = W_U W_V Σ_i α_i φ(x_i) = Σ_i α_i v_{x_i}
+
+Two forms of it are trained: `table` holds the values and attention logits themselves, `dense` holds W_V and W_KQ.
+Both are measured through `Weights`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+Prompt = Literal["template", "bare", "fresh_relation"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The toy transformer."""
+
+    form: Literal["table", "dense"] = "table"
+    """What is trained: the tokens' values and attention logits themselves (table: fast, structured embeddings and SGD
+    only), or the matrices W_V and W_KQ (dense: any embeddings, any optimizer)."""
+    embeddings: Literal["structured", "random"] = "structured"
+    """Orthonormal directions, or random ones in fewer dimensions than there are tokens (superposition; dense only)."""
+    dimension: int | None = None
+    """Width of the random embeddings. None: a quarter of the number of tokens."""
+    shared_share: float = 0.5
+    """ρ, in 0 to 1: the share of a subject's (relation's) embedding that all subjects (relations) have in common. It is
+    how an update on one subject reaches every other."""
+    value_share: float = 0.0
+    """0 to 1: how much of the common part W_V reads. 0: values are a token's own, as the theorem assumes."""
+    n_filler: int = 50
+    """Output tokens that answer no question: what tends to follow the template in pretraining."""
+    template_strength: float = 20.0
+    """The template's value on every filler token, in nats at full attention: the format gap that finetuning closes."""
+
+
+class Weights(NamedTuple):
+    """A model as its measurements see it: token values, and attention logits as they enter the softmax at the query."""
+
+    subject_values: Float[np.ndarray, "subject output"]
+    relation_values: Float[np.ndarray, "relation output"]
+    template_value: Float[np.ndarray, " output"]
+    subject_logit: Float[np.ndarray, " subject"] | Float[np.ndarray, "subject relation"]
+    """A matrix where the query is the relation, so that the logit depends on both."""
+    relation_logit: Float[np.ndarray, " relation"]
+    template_logit: Float[np.ndarray, ""]
+    """-inf where the prompt has no template."""

@@ -1,0 +1,44 @@
+"""What a result may depend on besides its config: versions, device, commit."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("numpy", "scipy", "pyarrow", "jax", "jaxlib", "flax", "optax", "torch", "transformers", "peft")
+
+
+def environment() -> dict[str, Any]:
+    """Return the report's `versions` (of what is loaded), `device` and `git_commit`; loads nothing itself."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES if name in sys.modules}
+    return {
+        "versions": {"python": platform.python_version()} | versions,
+        "device": device(),
+        "git_commit": git_commit(),
+    }
+
+
+def device() -> str:
+    """Return the accelerators that the loaded framework sees, or the processor."""
+    if jax := sys.modules.get("jax"):
+        devices = jax.devices()
+        if devices[0].platform != "cpu":
+            return f"{len(devices)} × {devices[0].device_kind}"
+    elif (torch := sys.modules.get("torch")) and torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
+    return f"{os.cpu_count()} × {platform.machine()} processor"
+
+
+def git_commit() -> str | None:
+    """Return the checkout's commit, with "-dirty" where tracked files differ; None outside a checkout of ours."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,141 @@
+"""Runs of one experiment: simulated together, measured, written one directory each, and compared with the theory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from theory import compare, measure, pipeline, provenance, results
+from theory import config as configs
+from theory.columns import Columns
+from theory.config import Config
+from theory.errors import InputError
+from theory.pipeline import Cell, Simulation
+
+FLOW = "theory"
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The random states to run, each kind counted from 0."""
+
+    seeds: int = 1
+    """Replications. Without the next two flags each has its own world, split and batches (intervals count worlds); with
+    one of them, this many finetuning seeds for every world and split."""
+    pretrain_seeds: int | None = None
+    """Worlds and base models."""
+    split_seeds: int | None = None
+    """Held-out sets and random halves for each world."""
+    seed: int | None = None
+    """This replication alone, instead of a count."""
+
+
+def cells(seeds: Seeds) -> list[Cell]:
+    """Return the random states asked for.
+
+    Raises:
+        InputError: a count below 1, or a negative seed.
+    """
+    for flag, value in {
+        "seeds": seeds.seeds,
+        "pretrain-seeds": seeds.pretrain_seeds,
+        "split-seeds": seeds.split_seeds,
+    }.items():
+        if value is not None and value < 1:
+            raise InputError(f"--{flag} is {value}: it counts random states, so it must be at least 1.")
+    if seeds.seed is not None and not 0 <= seeds.seed < 2**31:
+        raise InputError(f"--seed is {seeds.seed}: it must lie between 0 and {2**31 - 1:,}.")
+    chosen = range(seeds.seeds) if seeds.seed is None else [seeds.seed]
+    if seeds.pretrain_seeds is None and seeds.split_seeds is None:
+        return [Cell(k, k, k) for k in chosen]
+    return [
+        Cell(p, q, k) for p in range(seeds.pretrain_seeds or 1) for q in range(seeds.split_seeds or 1) for k in chosen
+    ]
+
+
+def directory(out: Path, experiment: str, cell: Cell) -> Path:
+    """Return where a run belongs."""
+    return results.run_directory(out, FLOW, experiment, **cell._asdict())
+
+
+def unfinished(config: Config, experiment: str, wanted: Sequence[Cell], out: Path, *, overwrite: bool) -> list[Cell]:
+    """Return the cells still to be run.
+
+    Raises:
+        InputError: a directory holds a run of another config, or cannot be written to.
+    """
+    results.check_writable(out)
+    if overwrite:
+        return list(wanted)
+    stored = configs.to_json(config)
+    return [cell for cell in wanted if not results.is_done(directory(out, experiment, cell), stored)]
+
+
+def run(
+    config: Config,
+    experiment: str,
+    wanted: Sequence[Cell],
+    out: Path,
+    *,
+    overwrite: bool = False,
+    save_weights: bool = False,
+    progress: Callable[[str, int], None] = lambda stage, n_done: None,
+) -> None:
+    """Run the cells and write each one's directory as soon as its group is simulated.
+
+    Args:
+        progress: told what is being done, and how many more runs were finished.
+    """
+    configs.check(config)
+    for group in pipeline.groups(config, wanted) if wanted else ():
+        progress(f"training {len(group)} world{'s' * (len(group) > 1)} together", 0)
+        for simulation in pipeline.simulate(config, group):
+            progress(f"measuring {simulation.cell.pretrain}/{simulation.cell.split}/{simulation.cell.seed}", 0)
+            _write(config, experiment, simulation, out, overwrite=overwrite, save_weights=save_weights)
+            progress("", 1)
+
+
+def write_predictions(experiment: str, out: Path) -> list[compare.Row]:
+    """Compare an experiment's finished runs with the theory, and write and return predictions.parquet's rows.
+
+    Raises:
+        InputError: there are no finished runs.
+    """
+    found = results.find_runs(out, FLOW, experiment)
+    if not found:
+        raise InputError(
+            f"no finished runs of {experiment} under {out}.\nRun: python -m theory run {experiment} --out {out}"
+        )
+    rows = compare.rows(experiment, [compare.read(one) for one in found])
+    results.write_predictions(out / FLOW / experiment / "predictions.parquet", rows)
+    return rows
+
+
+def _write(
+    config: Config, experiment: str, simulation: Simulation, out: Path, *, overwrite: bool, save_weights: bool
+) -> None:
+    metrics, facts, trace = measure.run(config, simulation)
+    report = {
+        "flow": FLOW,
+        "experiment": experiment,
+        "seeds": simulation.cell._asdict(),
+        "config": configs.to_json(config),
+        "metrics": metrics,
+        "notes": simulation.store.notes,
+        "seconds": simulation.seconds,
+    } | provenance.environment()
+    arrays = {"weights": _arrays(simulation)} if save_weights else None
+    path = directory(out, experiment, simulation.cell)
+    tables: dict[str, Sequence[Columns]] = {"facts": facts, "trace": trace}
+    results.write_run(path, report, tables, arrays, overwrite=overwrite)
+
+
+def _arrays(simulation: Simulation) -> dict[str, np.ndarray]:
+    """Return everything from which facts.parquet can be recomputed."""
+    store = simulation.store
+    facts = {name: getattr(store, name) for name in ("subject", "relation", "answer", "popularity")}
+    weights = {
+        f"{arm}/{name}": array for arm, one in simulation.weights.items() for name, array in one._asdict().items()
+    }
+    return facts | {"role": simulation.split.role} | weights

@@ -1,0 +1,48 @@
+"""Sampling facts by popularity, exactly, at any number of facts."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt
+
+
+class AliasTable(NamedTuple):
+    """Walker's alias method: pick a cell uniformly, keep it if 32 random bits lie under its threshold, else its alias."""
+
+    threshold: UInt[np.ndarray, " fact"] | UInt[Array, " fact"]
+    alias: Int[np.ndarray, " fact"] | Int[Array, " fact"]
+
+
+def alias_table(probability: Float[np.ndarray, " fact"]) -> AliasTable:
+    """Return the alias table of a distribution (any positive scale), built in float64 without a loop.
+
+    The cells' deficits below the mean are laid end to end beside the other cells' excesses: a deficit is filled from the
+    excess it starts in, and a cell whose excess ends inside a deficit passes the overdraft on to the next one. Each
+    probability is exact to 2⁻³² of the mean one (float32 cumulative sums reach 89 % of 10⁶ facts only).
+    """
+    scaled = probability * (len(probability) / probability.sum())
+    is_small = scaled < 1
+    small, large = np.flatnonzero(is_small), np.flatnonzero(~is_small)
+    keep, alias = np.ones_like(scaled), np.arange(len(scaled))
+    if len(small) and len(large):
+        deficit, excess = np.cumsum(1 - scaled[small]), np.cumsum(scaled[large] - 1)
+        start = deficit - (1 - scaled[small])
+        keep[small] = scaled[small]
+        alias[small] = large[np.searchsorted(excess, start, side="right").clip(max=len(large) - 1)]
+        ends_in = np.searchsorted(deficit, excess, side="right")
+        passes_on = np.flatnonzero((ends_in < len(small)) & (np.arange(len(large)) < len(large) - 1))
+        keep[large[passes_on]] = 1 - (deficit[ends_in[passes_on]] - excess[passes_on])
+        alias[large[passes_on]] = large[passes_on + 1]
+    threshold = np.minimum(np.round(keep.clip(0, 1) * 2.0**32), 2.0**32 - 1).astype(np.uint32)
+    return AliasTable(threshold, alias.astype(np.int32))
+
+
+def draw(key: Array, table: AliasTable, shape: tuple[int, ...]) -> Int[Array, "..."]:
+    """Return fact ids drawn from the table's distribution."""
+    cell_key, keep_key = jax.random.split(key)
+    cell = jax.random.randint(cell_key, shape, 0, len(table.alias))
+    bits = jax.random.bits(keep_key, shape, jnp.uint32)
+    is_kept = bits <= jnp.asarray(table.threshold)[cell]
+    return jnp.where(is_kept, cell, jnp.asarray(table.alias)[cell])

@@ -1,0 +1,121 @@
+"""The cells of a table: CSV, TSV, JSONL or Parquet, every mistake named by its line and column.
+
+No cell is converted: in CSV and TSV each is text, so that "None" and "0" stay what they are. Text files are UTF-8; CSV
+and TSV quote with `"`, doubled inside a quoted cell. A row is named by the line of the file on which it starts, in
+Parquet by its number, from 1.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from theory.errors import InputError
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's cells by column, unconverted, and where each row stands in the file."""
+
+    path: Path
+    columns: dict[str, list[Any]]
+    unit: str
+    numbers: Sequence[int]
+
+    def mistake(self, row: int, column: str, problem: str) -> InputError:
+        """Return the error that names file, row and column before the problem."""
+        return InputError(f"{self.path}, {self.unit} {self.numbers[row]}, column {column!r}: {problem}")
+
+    def require(self, column: str, flag: str) -> list[Any]:
+        """Return a column's cells; InputError naming the flag that asked for it if it is missing."""
+        if column not in self.columns:
+            raise InputError(f"{self.path}: no column {column!r} ({flag}); the columns are {', '.join(self.columns)}")
+        return self.columns[column]
+
+
+def read(path: Path) -> Table:
+    """Return the file's cells, by its extension; InputError if there is no such table or not one row in it."""
+    readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check --facts.table") from error
+    if path.suffix.lower() not in readers:
+        raise InputError(f"{path}: unknown extension {path.suffix!r}; name it {', '.join(readers)} by what it holds")
+    table = readers[path.suffix.lower()](path, content)
+    if not table.numbers:
+        raise InputError(f"{path}: the table has no rows")
+    return table
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    """Return the text of a UTF-8 file, with or without a byte order mark."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}, line {line}: not UTF-8 text; convert the file to UTF-8") from error
+
+
+def _read_csv(path: Path, content: bytes) -> Table:
+    """Return the table of a CSV or TSV file, whose first row is the header."""
+    tab = path.suffix.lower() == ".tsv"
+    reader = csv.reader(io.StringIO(_decoded(path, content), newline=""), delimiter="\t" if tab else ",", strict=True)
+    rows, numbers, line = [], [], 1
+    try:
+        for row in reader:
+            if row:
+                rows.append(row)
+                numbers.append(line)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}, line {line}: malformed quoting ({error}); double each quote in a cell") from error
+    header = _distinct(path, rows[0] if rows else [])
+    for row, number in zip(rows, numbers, strict=True):
+        if len(row) != len(header):
+            raise InputError(f"{path}, line {number}: {len(row)} cells, but the header has {len(header)} columns")
+    cells = [list(column) for column in zip(*rows[1:], strict=True)] or [[] for _ in header]
+    return Table(path, dict(zip(header, cells, strict=True)), "line", numbers[1:])
+
+
+def _read_jsonl(path: Path, content: bytes) -> Table:
+    """Return the table of a file with one JSON object a line; a key that a row lacks is an empty cell."""
+    rows, numbers = [], []
+    for number, line in enumerate(_decoded(path, content).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"{path}, line {number}: malformed JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {number}: not a JSON object; write one {{column: value}} a line")
+        rows.append(row)
+        numbers.append(number)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return Table(path, {name: [row.get(name) for row in rows] for name in names}, "line", numbers)
+
+
+def _read_parquet(path: Path, content: bytes) -> Table:
+    """Return the table of a Parquet file."""
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content)).read()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+    names = _distinct(path, table.column_names)
+    columns = {name: column.to_pylist() for name, column in zip(names, table.columns, strict=True)}
+    return Table(path, columns, "row", range(1, table.num_rows + 1))
+
+
+def _distinct(path: Path, names: list[str]) -> list[str]:
+    """Return the column names as they are, if none is repeated."""
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise InputError(f"{path}: two columns are called {name!r}; rename one")
+    return names
