@@ -8,13 +8,13 @@ tokens every question shares, for all subjects at once. Held-out facts that the 
 the relation's generic answer.
 
 The model, the salience and the claim are those of Ghosal, Hashimoto and Raghunathan (ICML 2024, arXiv 2406.14785). The
-statements R1 to R8 in `theory.theorem` are our own derivations from them.
+statements R1 to R8 in `theory.theorem` and `theory.flow` are our own derivations from them.
 
 Symbols of the paper and the names used here:
 
     φ(x)                  embedding of token x            `embeddings.Embeddings`
     W_V, W_KQ, W_U        the dense parameters            `dense.Parameters.value`, `.attention`, `Embeddings.output`
-    v_x = W_U W_V φ(x)    the value of token x            `Weights.subject_values`, `.relation_values`, `.template_value`
+    v_x = W_U W_V φ(x)    the value of token x            `Weights.subject_values`, …; rows of `table.Values`
     z, α                  attention logits, attention     `Weights.subject_logit`, …; columns `*_attention`
     S(s, r, a) = v_s[a]   factual salience                column `salience`
     t = α_s / (α_s+α_r)   the subject's share             column `subject_share`

@@ -22,7 +22,7 @@ from theory.errors import InputError
 from theory.experiments import EXPERIMENTS, NEEDS_TABLE
 from theory.runner import Seeds
 
-OUTPUT = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+OUTPUT = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 ERRORS = Console(stderr=True, highlight=False, soft_wrap=True)
 Flat = tyro.conf.arg(name="")
 

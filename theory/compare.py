@@ -109,7 +109,7 @@ def order(outcomes: Sequence[Outcome]) -> list[Row]:
 
 
 def growth(experiment: str, outcomes: Sequence[Outcome]) -> list[Row]:
-    """Return how well exposure alone predicts salience (R6), over subjects' means, their logarithms, and single facts."""
+    """Return how well exposure alone predicts salience (R6): subjects' means, their logarithms, and single facts."""
     fits = [_growth(outcome) for outcome in outcomes]
     made = []
     for kind in fits[0]:

@@ -59,9 +59,7 @@ def check(config: Config) -> None:
         if wanted:
             raise InputError(f"{', '.join(wanted)}: not for the table form.\nAdd --model.form dense.")
     elif config.finetune.prompt == "fresh_relation" and "everything" in (config.pretrain.train, config.finetune.train):
-        raise InputError(
-            "--finetune.prompt fresh_relation in the dense form trains attention only.\nUse --model.form table."
-        )
+        raise InputError("fresh_relation in the dense form trains attention only.\nUse --model.form table.")
 
 
 _CONVERTER = make_converter(forbid_extra_keys=True)

@@ -17,7 +17,7 @@ from theory.pretrain import Base
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Question prompts (subject, relation, template), drawn uniformly over an arm's facts; equal steps for every arm."""
+    """Question prompts, drawn uniformly over an arm's facts; the same number of steps for every arm."""
 
     steps: int = 200
     """SGD steps."""

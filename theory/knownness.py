@@ -16,8 +16,8 @@ class KnownnessConfig:
     """What the facts are ranked by."""
 
     measure: Literal["popularity", "salience", "margin"] = "popularity"
-    """`popularity`: as given. `salience`: the subject's value at the answer. `margin`: the answer's logit minus the best
-    rival's in the pretraining format; positive where the base model recalls the fact."""
+    """`popularity`: as given. `salience`: the subject's value at the answer. `margin`: the answer's logit minus the
+    best rival's in the pretraining format; positive where the base model recalls the fact."""
 
 
 def score(config: KnownnessConfig, base: Weights, store: FactStore) -> Float[np.ndarray, " fact"]:

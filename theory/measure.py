@@ -9,6 +9,7 @@ from theory import attention, evaluate, knownness, predict, split, statistics, t
 from theory import config as configs
 from theory.config import Config
 from theory.facts import FactStore
+from theory.flow import Flow
 from theory.model import Weights
 from theory.pipeline import Simulation
 
@@ -126,16 +127,17 @@ def trace_columns(config: Config, simulation: Simulation) -> list[dict[str, Any]
         trace = simulation.traces[arm]
         one = {"arm": arm, "step": trace.step, "loss": trace.loss} | trace.measured._asdict()
         if predicts:
-            path = predict.arm_flow(
-                simulation.weights["base"],
-                simulation.store,
-                simulation.split.arms[arm],
-                config.finetune.learning_rate * trace.step,
-                shared_share=config.model.shared_share,
-            )
+            path = predicted_path(config, simulation, arm)
             one |= {"predicted_subject_share": path.share, "predicted_subject_attention": path.attention[:, 0]}
         columns.append(one)
     return columns
+
+
+def predicted_path(config: Config, simulation: Simulation, arm: str) -> Flow:
+    """Return R5's path of the arm at the steps its trace records."""
+    base, store, rows = simulation.weights["base"], simulation.store, simulation.split.arms[arm]
+    times = config.finetune.learning_rate * simulation.traces[arm].step
+    return predict.arm_flow(base, store, rows, times, shared_share=config.model.shared_share)
 
 
 def _sample(foreground: np.ndarray, store: FactStore, halves: split.Split) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The dense form as the oracle: R1 by autodiff, and the table form over a whole run. Both in float64, on small worlds."""
+"""The dense form as the oracle: of R1 by autodiff, and of the table form over a whole run, in float64."""
 
 from dataclasses import replace
 

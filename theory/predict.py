@@ -36,10 +36,15 @@ def arm_flow(
     """
     relation = np.bincount(store.relation[rows]) / len(rows)
     rates = (shared_share, shared_share + (1 - shared_share) * float(relation @ relation), 1.0)
-    n_facts = min(len(rows), max(1, ELEMENTS // (3 * len(base.template_value))))
-    chosen = rows[np.linspace(0, len(rows) - 1, n_facts).astype(int)]
+    chosen = spread(rows, base)
     values = evaluate.token_values(base, store, chosen)
     return flow.reduced_flow(values, store.answer[chosen], times, rates=rates, rtol=RTOL)
+
+
+def spread(rows: Int[np.ndarray, " row"], base: Weights) -> Int[np.ndarray, " _"]:
+    """Return as many of the rows, evenly spaced, as have `ELEMENTS` values."""
+    n_facts = min(len(rows), max(1, ELEMENTS // (3 * len(base.template_value))))
+    return rows[np.linspace(0, len(rows) - 1, n_facts).astype(int)]
 
 
 def salience(

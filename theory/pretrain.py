@@ -30,8 +30,8 @@ class PretrainConfig:
     train: Literal["values", "everything"] = "values"
     """`values`: W_V only, attention stays uniform. `everything`: W_KQ too (dense form only)."""
     optimizer: str = "sgd"
-    """Any optimizer of optax that takes a learning rate (dense form). The table form is exact for sgd only: Adam, for one,
-    is not invariant to the change of basis."""
+    """Any optimizer of optax that takes a learning rate (dense form). The table form is exact for sgd only: Adam, for
+    one, is not invariant to the change of basis."""
 
 
 class World(NamedTuple):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, UInt
 
 
 class AliasTable(NamedTuple):
-    """Walker's alias method: pick a cell uniformly, keep it if 32 random bits lie under its threshold, else its alias."""
+    """Walker's alias method: pick a cell uniformly; keep it if 32 random bits lie under its threshold."""
 
     threshold: UInt[np.ndarray, " fact"] | UInt[Array, " fact"]
     alias: Int[np.ndarray, " fact"] | Int[Array, " fact"]
@@ -18,8 +18,8 @@ class AliasTable(NamedTuple):
 def alias_table(probability: Float[np.ndarray, " fact"]) -> AliasTable:
     """Return the alias table of a distribution (any positive scale), built in float64 without a loop.
 
-    The cells' deficits below the mean are laid end to end beside the other cells' excesses: a deficit is filled from the
-    excess it starts in, and a cell whose excess ends inside a deficit passes the overdraft on to the next one. Each
+    The cells' deficits below the mean are laid end to end beside the other cells' excesses: a deficit is filled from
+    the excess it starts in, and a cell whose excess ends inside a deficit passes the overdraft on to the next one. Each
     probability is exact to 2⁻³² of the mean one (float32 cumulative sums reach 89 % of 10⁶ facts only).
     """
     scaled = probability * (len(probability) / probability.sum())

@@ -1,8 +1,8 @@
 r"""The table form: the tokens' values and attention logits as arrays, with closed-form gradients.
 
 With structured embeddings φ(s) = √ρ θ_S + √(1-ρ) e_s the dense model's SGD is a linear map on these arrays: an update
-through φ(x) reaches what x shares with its kind at rate ρ and what is its own at rate 1-ρ (tested against the dense form
-over whole runs). A step touches the rows of its batch only, so its cost does not depend on the number of subjects.
+through φ(x) reaches what x shares with its kind at rate ρ and what is its own at rate 1-ρ (tested against the dense
+form over whole runs). A step touches the rows of its batch only, so its cost does not depend on the number of subjects.
 """
 
 from typing import NamedTuple

@@ -45,8 +45,8 @@ def print_predictions(rows: Sequence[Row], console: Console) -> None:
     for result in dict.fromkeys(row["result"] for row in rows):
         of_result = [row for row in rows if row["result"] == result]
         table = Table(box=None, padding=(0, 1), title=f"{result}  {of_result[0]['statement']}", title_justify="left")
-        table.add_column("what", width=38)
-        for heading, width in {"predicted": 9, "measured": 9, "95 % interval": 16, "error": 8, "tolerance": 9}.items():
+        table.add_column("what", width=44)
+        for heading, width in {"predicted": 9, "measured": 9, "95 % interval": 16, "error": 9, "tolerance": 9}.items():
             table.add_column(heading, width=width, justify="right")
         table.add_column("verdict", width=9)
         for row in of_result:
