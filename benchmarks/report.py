@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -35,8 +36,14 @@ class Size(NamedTuple):
 
     n_subjects: int
     rows: dict[str, Row]
+    needed: roofline.Work
+    """By one step."""
     machine: roofline.Machine
-    limit: roofline.Limit
+
+    @property
+    def limit(self) -> roofline.Limit:
+        """The bound on steps per second."""
+        return roofline.limit(self.needed, self.machine)
 
     def times_faster(self, ours: str, other: str) -> float:
         """Return the ratio of the median rates."""
@@ -60,15 +67,16 @@ def describe_machine(device: str, n_cores: int) -> dict[str, Any]:
     }
 
 
-def show(sizes: list[Size], machine: dict[str, Any], experiment: dict[str, Any] | None) -> None:
+def show(sizes: list[Size], machine: dict[str, Any], memory: dict[str, Any] | None) -> None:
     """Print the tables."""
     console = Console()
     # Piped into a file there is no terminal whose width the tables must fit.
     console = console if console.is_terminal else Console(width=100)
     console.print(_speed_table(sizes), _SPEED_NOTE, "", _limit_table(sizes), _LIMIT_NOTE, "")
-    if experiment:
-        gigabytes = experiment["peak_bytes"] / 1e9
-        console.print(f"{experiment['command']}: {gigabytes:.2f} GB at most, {experiment['seconds']:.0f} s")
+    if memory:
+        what = {"stages": "pretraining and finetuning", "experiment": "python -m theory run paper"}[memory["what"]]
+        peak = f"{memory['peak_bytes'] / 1e9:.2f} GB at most, {memory['seconds']:.0f} s"
+        console.print(f"Memory with {memory['n_subjects']:,} subjects, {what}: {peak}")
     loads = " → ".join(f"{machine[key][0]:.1f}" for key in ("load_before", "load_after"))
     where = machine["processor"] if machine["device"] == "cpu" else machine["device"]
     console.print(f"{where}, {machine['cores']} cores. Load {loads}: above the cores' number, figures are noisy.")
@@ -146,6 +154,7 @@ def _to_json(size: Size, smallest: Size) -> dict[str, Any]:
         "rows": {name: row._asdict() | {"median": median(row.rates)} for name, row in size.rows.items()},
         "times_faster": {ours: {name: size.times_faster(ours, name) for name in others} for ours in (ONE, MANY)},
         "step_time_over_smallest": _step_time(size, smallest),
+        "needed_by_a_step": asdict(size.needed),
         "exponentials_per_second": size.machine.exponentials,
         "bytes_per_second": size.machine.bandwidth,
         "roofline": size.limit._asdict() | {"share": size.roofline_share()},

@@ -89,6 +89,15 @@ def measure(store: FactStore, n_outputs: int, *, batch_size: int, device: str, n
     )
 
 
+def fastest(*machines: Machine) -> Machine:
+    """Return the highest of each rate over several measurements of one machine."""
+
+    def highest(rates: list[dict[str, float]]) -> dict[str, float]:
+        return {name: max(one[name] for one in rates) for name in rates[0]}
+
+    return Machine(highest([m.exponentials for m in machines]), highest([m.bandwidth for m in machines]))
+
+
 def _measure_exponentials(device: str, n_workers: int) -> dict[str, float]:
     """Return float32 exponentials per second by library; on an accelerator numpy is left out."""
 

@@ -31,6 +31,8 @@ DENSE_STEPS = 30
 """Steps per measurement of the dense form."""
 WORLD_BYTES = 2**30
 """Of values in all worlds together; fewer worlds are trained at once where more would not fit."""
+LARGE = 400e6
+"""Bytes of one world's values above which the simulator is timed over more steps."""
 BATCH_SIZE = pretrain.PretrainConfig.batch_size
 
 
@@ -45,13 +47,14 @@ class Settings:
     repeats: int = 5
     """Measurements of each contestant, in turn."""
     steps: int = 4000
-    """Steps per measurement and world, at most."""
+    """Steps of the simulator per measurement and world, four times as many for worlds above 400 MB; the others' at most."""
     seconds: float = 0.5
     """A measurement of a PyTorch loop has as many steps as take about this long, but at least three."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where all of it runs; cuda needs builds of both torch and jax for it."""
-    memory: bool = True
-    """Run a whole experiment at the largest size, too, and report its peak memory."""
+    memory: Literal["stages", "experiment", "none"] = "stages"
+    """Measure peak memory at the largest size: of pretraining and finetuning alone, or of the whole `theory run paper`,
+    with measurements, predictions and result files, which takes minutes at 1,000,000 subjects."""
     out: Path | None = None
     """Write every figure to this JSON file."""
 
@@ -75,24 +78,27 @@ def run(settings: Settings) -> None:
         InputError: settings that mean nothing, a device that is not there, a file that cannot be written.
     """
     n_cores = _prepare(settings)
-    machine, sizes, experiment = report.describe_machine(settings.device, n_cores), [], None
+    machine, sizes, memory = report.describe_machine(settings.device, n_cores), [], None
     with Progress(console=Console(stderr=True), transient=True) as progress:
         n_subjects = sorted(set(settings.sizes))
-        task = progress.add_task("starting", total=len(n_subjects) * (settings.repeats + 2) + settings.memory)
+        task = progress.add_task("starting", total=len(n_subjects) * (settings.repeats + 2) + 1)
 
         def tell(doing: str) -> None:
             progress.update(task, advance=1, description=doing)
 
         for n in n_subjects:
             sizes.append(_measure(settings, n, n_cores, tell))
-        if settings.memory:
-            tell(f"{n_subjects[-1]:,} subjects: a whole experiment")
-            experiment = _run_experiment(n_subjects[-1])
+        # Exponentials do not depend on the size: a busy moment at one must not lower its limit.
+        exponentials = roofline.fastest(*(size.machine for size in sizes)).exponentials
+        sizes = [size._replace(machine=replace(size.machine, exponentials=exponentials)) for size in sizes]
+        if settings.memory != "none":
+            tell(f"{n_subjects[-1]:,} subjects: peak memory")
+            memory = _measure_memory(settings.memory, n_subjects[-1])
     machine["load_after"] = os.getloadavg()
-    report.show(sizes, machine, experiment)
+    report.show(sizes, machine, memory)
     if settings.out:
         used = asdict(settings) | {"out": str(settings.out), "batch_size": BATCH_SIZE}
-        report.write(settings.out, sizes, {"settings": used, "machine": machine, "experiment": experiment})
+        report.write(settings.out, sizes, {"settings": used, "machine": machine, "memory": memory})
 
 
 def simulator(store: facts.FactStore, n_worlds: int, form: Literal["table", "dense"]) -> Callable[[int], float]:
@@ -164,7 +170,7 @@ def _prepare(settings: Settings) -> int:
         raise InputError("--sizes: name at least one number of subjects, each at least 1.")
     if settings.out and not settings.out.parent.is_dir():
         raise InputError(f"--out {settings.out}: there is no folder {settings.out.parent}.")
-    n_cores = os.cpu_count() or 1
+    n_cores = len(os.sched_getaffinity(0))
     if settings.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", n_cores)
@@ -181,9 +187,10 @@ def _contestants(settings: Settings, store: facts.FactStore) -> list[Contestant]
     """Return the contestants, compiled and warmed up."""
     n_bytes = 4 * store.n_subjects * (store.n_answers + ModelConfig.n_filler)
     n_worlds = max(1, min(settings.worlds, WORLD_BYTES // n_bytes))
+    n_steps = settings.steps * (4 if n_bytes > LARGE else 1)
     chosen = [
-        Contestant("table", "simulator", 1, settings.steps, simulator(store, 1, "table")),
-        Contestant("table_worlds", "simulator", n_worlds, settings.steps, simulator(store, n_worlds, "table")),
+        Contestant(report.ONE, "simulator", 1, n_steps, simulator(store, 1, "table")),
+        Contestant(report.MANY, "simulator", n_worlds, n_steps, simulator(store, n_worlds, "table")),
     ]
     if store.n_subjects <= DENSE_UP_TO:
         n_steps = min(DENSE_STEPS, settings.steps)
@@ -204,7 +211,11 @@ def _measure(settings: Settings, n_subjects: int, n_cores: int, tell: Callable[[
     n_workers = n_cores if settings.device == "cpu" else 1
     store = facts.build(facts.FactsConfig(n_subjects=n_subjects), seed=0)
     n_outputs = store.n_answers + ModelConfig.n_filler
-    machine = roofline.measure(store, n_outputs, batch_size=BATCH_SIZE, device=settings.device, n_workers=n_workers)
+
+    def measure_machine() -> roofline.Machine:
+        return roofline.measure(store, n_outputs, batch_size=BATCH_SIZE, device=settings.device, n_workers=n_workers)
+
+    before = measure_machine()
     tell(f"{n_subjects:,} subjects: compilation")
     contestants = _contestants(settings, store)
     rows = {c.name: report.Row(c.title, c.n_worlds, c.n_steps, []) for c in contestants}
@@ -212,9 +223,18 @@ def _measure(settings: Settings, n_subjects: int, n_cores: int, tell: Callable[[
         tell(f"{n_subjects:,} subjects: repeat {repeat + 1} of {settings.repeats}")
         for name, _, n_worlds, n_steps, seconds in contestants:
             rows[name].rates.append(n_worlds * n_steps / seconds(n_steps))
-    return report.Size(n_subjects, rows, machine, roofline.limit(roofline.work(BATCH_SIZE, n_outputs), machine))
+    machine = roofline.fastest(before, measure_machine())
+    return report.Size(n_subjects, rows, roofline.work(BATCH_SIZE, n_outputs), machine)
 
 
+_STAGES = """
+import os, sys, jax
+from theory import config, facts, pipeline
+jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+world = facts.FactsConfig(n_subjects=int(sys.argv[1]))
+pipeline.simulate(config.Config(facts=world), [pipeline.Cell(pretrain=0, split=0, seed=0)])
+"""
+# A small process between this one and the measured: the peak of a child starts at what its parent held.
 _PEAK = """
 import resource, subprocess, sys
 code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
@@ -222,15 +242,19 @@ print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.p
 """
 
 
-def _run_experiment(n_subjects: int) -> dict[str, Any]:
-    """Return peak memory and seconds of a whole experiment, facts to results, in a process of its own."""
+def _measure_memory(what: Literal["stages", "experiment"], n_subjects: int) -> dict[str, Any]:
+    """Return the peak memory and seconds of a process of its own."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        command = ["-m", "theory", "run", "paper", "--facts.n-subjects", str(n_subjects), "--out", folder]
-        # A small process between: a child's peak counts from what its parent held.
+        flags = ["--facts.n-subjects", str(n_subjects), "--out", folder]
+        command = ["-c", _STAGES, str(n_subjects)] if what == "stages" else ["-m", "theory", "run", "paper", *flags]
         between = [sys.executable, "-c", _PEAK, sys.executable, *command]
         done = subprocess.run(between, capture_output=True, text=True, check=False)
-    if done.returncode or not done.stdout.startswith("0 "):
-        raise InputError(f"the experiment failed: {done.stderr.strip()[-300:]}\nUse --no-memory to leave it out.")
-    shown = " ".join(["python", *command[:-2]])
-    return {"command": shown, "peak_bytes": int(done.stdout.split()[1]), "seconds": time.perf_counter() - start}
+    code, _, peak = done.stdout.strip().partition(" ")
+    if code != "0":
+        reason = (done.stderr.strip().splitlines() or ["it was killed, perhaps for memory"])[-1]
+        raise InputError(
+            f"--memory {what}: the measured program failed ({reason}).\nUse --memory none to leave it out."
+        )
+    seconds = time.perf_counter() - start
+    return {"what": what, "n_subjects": n_subjects, "peak_bytes": int(peak), "seconds": seconds}

@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +27,7 @@ from theory.runner import Seeds
 
 OUTPUT = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 ERRORS = Console(stderr=True, highlight=False, soft_wrap=True)
+INTERRUPTED = "interrupted: finished runs are kept, and the same command goes on from there."
 Flat = tyro.conf.arg(name="")
 
 
@@ -78,17 +82,22 @@ class Verify:
     """Fresh worlds, with seeds that no run uses by default."""
     out: Path = Path("runs")
     """Folder of results; the rows go to OUT/theory/verify/predictions.parquet."""
+    overwrite: bool = False
+    """Test again even if this code has tested this config."""
 
     def __call__(self) -> int:
         runner.cells(Seeds(self.seeds))
-        results.check_writable(self.out)
-        with _progress("verify", len(verify.CHECKS)) as progress:
-            rows = verify.run(self.config, self.seeds, progress)
-        path = self.out / runner.FLOW / "verify" / "predictions.parquet"
-        results.write_predictions(path, rows)
+        path = self.out / runner.FLOW / "verify"
+        rows = None if self.overwrite else runner.read_verdicts(path, self.config, self.seeds)
+        done = "found done" if rows else "tested now"
+        if not rows:
+            results.check_writable(self.out)
+            with _progress("verify", len(verify.CHECKS)) as progress:
+                rows = verify.run(self.config, self.seeds, progress)
+            runner.write_verdicts(path, self.config, self.seeds, rows)
         tables.print_predictions(rows, OUTPUT)
         n_failed = sum(row["verdict"] == "fails" for row in rows)
-        OUTPUT.print(f"{n_failed or 'No'} row{'s' * (n_failed != 1)} failed. Rows: {path}", soft_wrap=True)
+        OUTPUT.print(f"{n_failed or 'No'} row{'s' * (n_failed != 1)} failed ({done}). Rows: {path}", soft_wrap=True)
         return int(n_failed > 0)
 
 
@@ -160,8 +169,25 @@ def main(arguments: list[str] | None = None) -> int:
         ERRORS.print(f"error: {error}", markup=False, style="red")
         return 2
     except KeyboardInterrupt:
-        ERRORS.print("interrupted: finished runs are kept, the same command goes on from there.")
+        ERRORS.print(INTERRUPTED)
         return 130
+
+
+def _end_on_interrupt() -> None:
+    """Let Ctrl-C end the program within two seconds even inside a compiled loop, where Python cannot raise."""
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
+
+    def watch() -> None:
+        while os.read(heard, 1) != bytes([signal.SIGINT]):
+            pass
+        time.sleep(2)
+        ERRORS.show_cursor()
+        ERRORS.print(INTERRUPTED)
+        os._exit(130)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -174,4 +200,5 @@ def _progress(name: str, total: int) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
+    _end_on_interrupt()
     sys.exit(main())

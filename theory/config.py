@@ -58,8 +58,11 @@ def check(config: Config) -> None:
         wanted = [flag for flag, is_set in needs_dense.items() if is_set]
         if wanted:
             raise InputError(f"{', '.join(wanted)}: not for the table form.\nAdd --model.form dense.")
-    elif config.finetune.prompt == "fresh_relation" and "everything" in (config.pretrain.train, config.finetune.train):
-        raise InputError("fresh_relation in the dense form trains attention only.\nUse --model.form table.")
+    if config.finetune.prompt == "fresh_relation":
+        if config.model.value_share:
+            raise InputError("a fresh relation token has no value only with --model.value-share 0.")
+        if config.model.form == "dense" and "everything" in (config.pretrain.train, config.finetune.train):
+            raise InputError("fresh_relation in the dense form trains attention only.\nUse --model.form table.")
 
 
 _CONVERTER = make_converter(forbid_extra_keys=True)

@@ -37,11 +37,11 @@ EXPERIMENTS: dict[str, tuple[str, Config]] = {
     ),
     "popqa-bare": ("PopQA's facts alone: mostly unique answers (needs --facts.table).", POPQA_BARE),
     "same-format": (
-        "Finetuning in the pretraining format, without a template: no format gap, no effect.",
+        "Finetuning in the pretraining format, without a template: the effect is as large without a template.",
         replace(PAPER, finetune=FinetuneConfig(prompt="bare")),
     ),
     "fresh-relation": (
-        "A fresh relation token of no value instead of a template: no effect.",
+        "A fresh relation token of no value: nothing says what is asked, all arms attend to the subject, no effect.",
         replace(PAPER, finetune=FinetuneConfig(prompt="fresh_relation")),
     ),
     "superposition": (

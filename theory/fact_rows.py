@@ -92,7 +92,12 @@ def _matching(table: Table, where: str | None) -> list[int]:
     column, equals, expression = where.partition("=")
     if not equals:
         raise InputError(f"--facts.where is {where!r}: write it as COLUMN=REGEX.")
-    cells = table.require(column, "--facts.where")
+    if column not in table.columns:
+        raise InputError(
+            f"{table.path}: no column {column!r} (--facts.where {where}); the columns are {', '.join(table.columns)}.\n"
+            "Give --facts.where None to keep every row."
+        )
+    cells = table.columns[column]
     try:
         pattern = re.compile(expression)
     except re.error as error:

@@ -49,7 +49,7 @@ class FactsConfig:
     relations_per_subject: int | None = None
     """Relations that each subject of a sampled world has, at random; none given: all of them."""
     table: Path | None = None
-    """Read the facts from this CSV, TSV, JSONL or Parquet file instead of sampling them."""
+    """Read the facts from this CSV, TSV, JSONL or Parquet file instead of sampling; hub:ID for a hub data set."""
     subject_column: str | None = None
     """The table's column of subjects; not given: subject or subj."""
     relation_column: str | None = None

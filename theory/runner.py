@@ -1,8 +1,11 @@
 """Runs of one experiment: simulated together, measured, written one directory each, and compared with the theory."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -110,6 +113,31 @@ def write_predictions(experiment: str, out: Path) -> list[compare.Row]:
     rows = compare.rows(experiment, [compare.read(one) for one in found])
     results.write_predictions(out / FLOW / experiment / "predictions.parquet", rows)
     return rows
+
+
+def read_verdicts(path: Path, config: Config, n_seeds: int) -> list[compare.Row] | None:
+    """Return the rows of an earlier `verify` of this config by this very code; None if there is none."""
+    if not (path / "report.json").exists():
+        return None
+    if results.read_run(path).report["config_hash"] != results.config_hash(_verify_config(config, n_seeds)):
+        return None
+    return results.read_table(path / "predictions.parquet").to_pylist()
+
+
+def write_verdicts(path: Path, config: Config, n_seeds: int, rows: list[compare.Row]) -> None:
+    """Write the rows of `verify`, and last the report that says what they are of."""
+    (path / "report.json").unlink(missing_ok=True)
+    results.write_predictions(path / "predictions.parquet", rows)
+    stored = _verify_config(config, n_seeds)
+    report = {"schema": results.SCHEMA, "config": stored, "config_hash": results.config_hash(stored)}
+    text = json.dumps(report | provenance.environment(), indent=2)
+    results.replace_file(path / "report.json", lambda file: file.write(text.encode() + b"\n"))
+
+
+def _verify_config(config: Config, n_seeds: int) -> dict[str, Any]:
+    """Return what verdicts depend on; the sources are part of it, so that a corrected theorem is tested anew."""
+    sources = b"".join(source.read_bytes() for source in sorted(Path(__file__).parent.glob("*.py")))
+    return configs.to_json(config) | {"seeds": n_seeds, "code": hashlib.sha256(sources).hexdigest()}
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""The cells of a table: CSV, TSV, JSONL or Parquet, every mistake named by its line and column.
+"""The cells of a table: CSV, TSV, JSONL, Parquet or a hub's data set, every mistake named by its line and column.
 
 No cell is converted: in CSV and TSV each is text, so that "None" and "0" stay what they are. Text files are UTF-8; CSV
 and TSV quote with `"`, doubled inside a quoted cell. A row is named by the line of the file on which it starts, in
@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from theory.errors import InputError
+
+HUB = "hub:"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,12 @@ class Table:
 
 
 def read(path: Path) -> Table:
-    """Return the file's cells, by its extension; InputError if there is no such table or not one row in it."""
+    """Return the file's cells, by its extension; InputError if there is no such table or not one row in it.
+
+    "hub:ID" or "hub:ID@REVISION" names a data set of the Hugging Face hub, all splits of it, in place of a file.
+    """
+    if str(path).startswith(HUB):
+        return _read_hub(path)
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     try:
         content = path.read_bytes()
@@ -52,6 +59,24 @@ def read(path: Path) -> Table:
     if not table.numbers:
         raise InputError(f"{path}: the table has no rows")
     return table
+
+
+def _read_hub(path: Path) -> Table:
+    """Return the table of a hub's data set."""
+    name, _, revision = str(path).removeprefix(HUB).partition("@")
+    try:
+        import datasets  # optional, and slow to import
+    except ImportError as error:
+        raise InputError(
+            f"{path}: needs the package datasets.\nInstall it, or download the table and name it."
+        ) from error
+    try:
+        splits = datasets.load_dataset(name, revision=revision or None)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be loaded ({reason}).\nDownload the table and name the file.") from error
+    rows = datasets.concatenate_datasets(list(splits.values()))
+    return Table(path, {column: list(rows[column]) for column in rows.column_names}, "row", range(1, len(rows) + 1))
 
 
 def _decoded(path: Path, content: bytes) -> str:

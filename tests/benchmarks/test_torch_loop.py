@@ -1,7 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from benchmarks import roofline, torch_loop
 from theory import facts, table
@@ -87,3 +86,8 @@ def test_the_limit_is_the_slower_of_arithmetic_and_traffic() -> None:
     # 0.5 ms of exponentials and 1 ms of traffic, at the faster rate of each.
     assert roofline.limit(needed, machine) == pytest.approx((1000.0, 1000 / 1.5, "bytes"))
     assert roofline.limit(roofline.Work(4000, 4000), machine).bound_by == "exponentials"
+
+
+def test_the_fastest_of_several_measurements_counts() -> None:
+    busy, idle = roofline.Machine({"jax": 1.0}, {"read": 5.0}), roofline.Machine({"jax": 2.0}, {"read": 4.0})
+    assert roofline.fastest(busy, idle) == roofline.Machine({"jax": 2.0}, {"read": 5.0})

@@ -1,0 +1,51 @@
+"""Means over worlds with 95 % t-intervals, and how a claim words them."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """Means over worlds and the ends of their 95 % intervals; the ends are nan where there is one world only."""
+
+    mean: Float[np.ndarray, "..."]
+    low: Float[np.ndarray, "..."]
+    high: Float[np.ndarray, "..."]
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where a single interval lies above or below zero; 0 where it holds zero, or there is none."""
+        return int(self.low > 0) - int(self.high < 0)
+
+    def at(self, index: int) -> "Interval":
+        """Return one point's interval."""
+        return Interval(*(np.asarray(end[index]) for end in self))
+
+    def scaled(self, factor: float) -> "Interval":
+        """Return the interval in another unit, or with the opposite sign."""
+        low, high = (self.low, self.high) if factor > 0 else (self.high, self.low)
+        return Interval(*(np.asarray(factor * end) for end in (self.mean, low, high)))
+
+    def text(self, digits: int, unit: str = "", *, signed: bool = False) -> str:
+        """Return "mean ± half the width" of a single interval, with its unit."""
+        mean, half = number(float(self.mean), digits, signed=signed), float(self.high - self.low) / 2
+        return f"{mean} ± {half:.{digits}f}{unit}" if np.isfinite(half) else f"{mean}{unit} in one world"
+
+
+def over_worlds(values: Float[np.ndarray, "world ..."]) -> Interval:
+    """Return the mean over worlds at each point, with its t-interval."""
+    n_worlds, mean = len(values), np.asarray(values.mean(axis=0))
+    half = np.full(mean.shape, np.nan)
+    if n_worlds > 1:
+        half = stats.t.ppf((1 + LEVEL) / 2, n_worlds - 1) * values.std(axis=0, ddof=1) / np.sqrt(n_worlds)
+    return Interval(mean, np.asarray(mean - half), np.asarray(mean + half))
+
+
+def number(value: float, digits: int, *, signed: bool = False) -> str:
+    """Return a number with a true minus sign, and none before zero."""
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return text.lstrip("-+") if float(text) == 0 else text.replace("-", "−")

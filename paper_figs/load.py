@@ -1,0 +1,155 @@
+"""Runs read back: experiments with their finished runs, and columns of their tables as arrays."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Float, Shaped
+
+FLOW = "theory"
+ARMS = ("top", "whole", "random", "bottom")
+"""The finetuned arms in the order in which every figure shows them."""
+
+Columns = dict[str, Shaped[np.ndarray, " row"]]
+
+
+class InputError(Exception):
+    """A mistake of the user's: its message names the file and the remedy, and no traceback follows."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its report in memory, its tables read when asked for."""
+
+    path: Path
+    report: dict[str, Any]
+
+    @property
+    def world(self) -> int:
+        """The pretraining seed."""
+        return self._entry("seeds", "pretrain")
+
+    def metric(self, arm: str, name: str) -> float:
+        """Return one number of the report; InputError if it has none."""
+        return float(self._entry("metrics", arm, name))
+
+    def facts(self, arm: str, *columns: str, role: str | None = None) -> Columns:
+        """Return these columns of an arm's facts, or of those with one role; InputError where a cell is empty."""
+        found = self._rows("facts", arm, [*columns, *["role"] * (role is not None)])
+        if role is not None:
+            found = found.filter(pc.equal(found["role"], role))  # pyright: ignore[reportAttributeAccessIssue]
+        for name in columns:
+            if len(found) == 0 or found[name].null_count:
+                raise InputError(f"{self.path / 'facts.parquet'}: {name} is empty in facts of {arm}.")
+        return {name: found[name].to_numpy() for name in columns}
+
+    def trace(self, arm: str, *columns: str) -> Columns:
+        """Return these columns of an arm's trace; nan where there was nothing to record."""
+        found = self._rows("trace", arm, list(columns))
+        return {name: found[name].to_numpy() for name in columns}
+
+    def _entry(self, *keys: str) -> Any:
+        value: Any = self.report
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is None:
+            raise InputError(f"{self.path / 'report.json'} has no {'.'.join(keys)}.\nMake the run again.")
+        return value
+
+    def _rows(self, table: str, arm: str, columns: list[str]) -> pa.Table:
+        path = self.path / f"{table}.parquet"
+        with _damage(path), pq.ParquetFile(path) as parquet:
+            if absent := sorted({"arm", *columns} - set(parquet.schema_arrow.names)):
+                raise ValueError(f"it has no column {', '.join(absent)}")
+            found = parquet.read(["arm", *columns])
+        return found.filter(pc.equal(found["arm"], arm))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named experiment's finished runs, all of one config."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @cached_property
+    def n_worlds(self) -> int:
+        """How many worlds the intervals rest on."""
+        return len({run.world for run in self.runs})
+
+    def by_world(
+        self, measure: Callable[[Run], Float[np.ndarray, "..."] | float]
+    ) -> Float[np.ndarray, "world ..."]:
+        """Return what `measure` gives for each run, runs of one world averaged."""
+        measured = np.array([measure(run) for run in self.runs], dtype=float)
+        worlds = np.array([run.world for run in self.runs])
+        return np.stack([measured[worlds == world].mean(axis=0) for world in np.unique(worlds)])
+
+    def metric(self, arm: str, name: str) -> Float[np.ndarray, " world"]:
+        """Return one number of the reports, by world."""
+        return self.by_world(lambda run: run.metric(arm, name))
+
+
+def experiments(folder: Path) -> dict[str, Experiment]:
+    """Return the experiments with finished runs under `folder`, by name.
+
+    Raises:
+        InputError: no such folder, no runs in it, a damaged report, or an experiment whose runs differ in config.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}.\nName one that `python -m theory run … --out DIR` wrote.")
+    reports = sorted(folder.glob(f"{FLOW}/*/pretrain_*/split_*/seed_*/report.json"), key=_natural)
+    if not reports:
+        raise InputError(f"no finished runs under {folder}.\nMake some: {command('paper', folder)}")
+    by_name: dict[str, list[Run]] = {}
+    for path in reports:
+        by_name.setdefault(path.relative_to(folder).parts[1], []).append(_read(path))
+    return {name: _experiment(name, runs) for name, runs in by_name.items()}
+
+
+def command(experiment: str, folder: Path) -> str:
+    """Return the command that makes an experiment's runs where the figures look for them."""
+    needs_table = " --facts.table FILE" if experiment.startswith("popqa") else ""
+    return f"python -m theory run {experiment}{needs_table} --seeds 10 --out {folder}"
+
+
+def _experiment(name: str, runs: Sequence[Run]) -> Experiment:
+    for run in runs[1:]:
+        if run.report["config"] != runs[0].report["config"]:
+            raise InputError(
+                f"{runs[0].path} and {run.path} are runs of different configs: no interval can hold both.\n"
+                "Make one of them again with --overwrite, or keep them in different folders."
+            )
+    return Experiment(name, tuple(runs))
+
+
+def _read(path: Path) -> Run:
+    with _damage(path):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(report, dict) or "config" not in report:
+            raise ValueError("it names no config")
+    return Run(path.parent, report)
+
+
+def _natural(path: Path) -> list[str | int]:
+    """Return a sort key that puts seed_2 before seed_10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn a file's being missing or damaged into an InputError."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, KeyError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["damaged"])[0]
+        raise InputError(f"cannot read {path}: {reason}\nIt is missing or damaged: make the run again.") from error
