@@ -47,8 +47,8 @@ class Settings:
     repeats: int = 5
     """Measurements of each contestant, in turn."""
     steps: int = 4000
-    """Steps of the simulator per measurement and world, four times as many for worlds above 400 MB; the others' at most."""
-    seconds: float = 0.5
+    """Steps of the simulator per measurement and world, three times as many above 400 MB of values; others' at most."""
+    seconds: float = 0.4
     """A measurement of a PyTorch loop has as many steps as take about this long, but at least three."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where all of it runs; cuda needs builds of both torch and jax for it."""
@@ -187,7 +187,7 @@ def _contestants(settings: Settings, store: facts.FactStore) -> list[Contestant]
     """Return the contestants, compiled and warmed up."""
     n_bytes = 4 * store.n_subjects * (store.n_answers + ModelConfig.n_filler)
     n_worlds = max(1, min(settings.worlds, WORLD_BYTES // n_bytes))
-    n_steps = settings.steps * (4 if n_bytes > LARGE else 1)
+    n_steps = settings.steps * (3 if n_bytes > LARGE else 1)
     chosen = [
         Contestant(report.ONE, "simulator", 1, n_steps, simulator(store, 1, "table")),
         Contestant(report.MANY, "simulator", n_worlds, n_steps, simulator(store, n_worlds, "table")),

@@ -58,7 +58,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     effect = measure(experiments)
     note = style.worlds(effect.n_worlds["paper"]) + " Gaps are paired by world." + _other_counts(effect.n_worlds)
     sentence = claim(effect)
-    made, axes = style.figure(sentence, note, 2.7, ncols=3, width_ratios=(1, 1, 1.3))
+    made, axes = style.figure(sentence, note, 2.7, ncols=3, width_ratios=(1, 1, 1.1))
     style.headings(axes, "held-out accuracy (%)", "attention on the subject", "accuracy, top − bottom (points)")
     _arms(axes[0], effect.accuracy, 1)
     _arms(axes[1], effect.attention, 2)
@@ -88,6 +88,7 @@ def _arms(axis: Axes, intervals: Mapping[str, Interval], digits: int) -> None:
     base = number(float(intervals["base"].mean), digits)
     axis.text(0.03, 0.03, f"before finetuning: {base}", transform=axis.transAxes, fontsize=7)
     axis.set(xlim=(-0.5, len(ARMS) - 0.5), xticks=range(len(ARMS)), xticklabels=ARMS, xlabel="facts finetuned on")
+    axis.tick_params(axis="x", labelsize=6.5)
     axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axis.margins(y=0.2)
 

@@ -45,10 +45,12 @@ def claim(gap: Gap) -> str:
     if not clear:
         return "No decile of popularity shows a clear accuracy gap between top and bottom"
     widest = max(clear, key=lambda bucket: abs(gap.gap.mean[bucket]))
-    where = "in the middle" if 0 < widest < N_BUCKETS - 1 else "at one end"
+    where = "in the middle of the popularity range"
+    if not 2 <= widest < N_BUCKETS - 2:
+        where = f"toward the {'best' if widest < 2 else 'least'}-known facts"
     size, best, least = (gap.gap.at(bucket).text(1) for bucket in (widest, 0, N_BUCKETS - 1))
     return (
-        f"The accuracy gap is widest {where} of the popularity range: {size} points in decile {widest + 1}, "
+        f"The accuracy gap is widest {where}: {size} points in decile {widest + 1}, "
         f"{best} among the best-known and {least} among the least-known facts"
     )
 

@@ -50,9 +50,9 @@ def claim(paths: Mapping[str, Paths]) -> str:
     told = f"top ends {', '.join(ends)} pretraining steps"
     pairs = [(one.end.sign, np.sign(float(one.predicted_end.mean))) for one in paths.values()]
     if any(measured and predicted == -measured for measured, predicted in pairs):
-        return f"The base model alone does not predict which arm ends with more attention on the subject: {told}"
+        return f"The base model alone does not predict which half ends with more attention on the subject: {told}"
     if all(measured and predicted == measured for measured, predicted in pairs):
-        return f"The base model alone predicts which arm ends with more attention on the subject: {told}"
+        return f"The base model alone predicts which half ends with more attention on the subject: {told}"
     return f"In the subject's share of attention, {told}"
 
 
@@ -62,7 +62,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     sentence = claim(paths)
     note = style.worlds(paths["paper"].n_worlds) + " Measured on held-out facts. R5: computed before any finetuning."
     width = style.WIDTH if len(paths) > 1 else 5.0
-    made, axes = style.figure(sentence, note, 3.0, width=width, ncols=len(paths))
+    made, axes = style.figure(sentence, note, 3.0, width=width, ncols=len(paths), sharey=True)
     style.headings(axes, *(f"{name}: {one.pretraining_steps:,} pretraining steps" for name, one in paths.items()))
     for axis, one in zip(axes, paths.values(), strict=True):
         _panel(axis, one)

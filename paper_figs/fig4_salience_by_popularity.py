@@ -43,7 +43,9 @@ def measure(experiments: Mapping[str, Experiment]) -> Growth:
 
 def claim(growth: Growth) -> str:
     """Return how well exposure alone predicts salience."""
-    return f"Exposure in pretraining explains {growth.r_squared.text(1, ' %')} of the variance of subjects' salience"
+    return (
+        f"Exposure in pretraining alone explains {growth.r_squared.text(1, ' %')} of the variance of subjects' salience"
+    )
 
 
 def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
@@ -53,7 +55,9 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     note = style.worlds(growth.n_worlds) + " Base model; subjects binned by popularity rank."
     made, axes = style.figure(sentence, note, 2.8, ncols=2)
     style.headings(axes, "salience", "salience, both axes logarithmic")
-    axes[1].plot(growth.exposure, _linear(growth), color="black", linestyle=(0, (1, 1.5)), label="in proportion")
+    axes[1].plot(
+        growth.exposure, _linear(growth), color="black", linestyle=(0, (1, 1.5)), label="in proportion to exposure"
+    )
     for axis, x in zip(axes, (growth.rank, growth.exposure), strict=True):
         axis.plot(x, growth.predicted.mean, color=style.GREY, linewidth=2, label="R6, from exposure alone")
         style.points(axis, x, growth.salience, style.MEASURED, markersize=3.5, label="measured")

@@ -60,18 +60,18 @@ def claim(forces: Forces) -> str:
     """Return whether the threshold decides each force's sign, and which half pushes harder at the same attention."""
     clouds = [*forces.before.values(), *forces.after.values()]
     n_exceptions, n_facts = sum(cloud.n_exceptions for cloud in clouds), sum(cloud.n_facts for cloud in clouds)
-    exceptions = f"{n_exceptions:,} exceptions in {n_facts:,}" if n_exceptions else "no exception"
-    lead = over_worlds(forces.before["top"].mean - forces.before["bottom"].mean)
-    known = {1: "lesser-known", -1: "well-known"}.get(lead.sign)
-    told = f"{known} facts push away {lead.scaled(lead.sign).text(2)} harder" if known else "neither half pushes harder"
-    return f"Facts draw attention to the subject only above a salience threshold ({exceptions}); at first {told}"
+    exceptions = f"{n_exceptions or 'no'} exception{'s' * (n_exceptions > 1)} in {n_facts:,}"
+    return (
+        f"Facts draw attention to their subject only above a salience threshold ({exceptions}); "
+        f"before finetuning, {_comparison(*(forces.before[half].mean for half in HALVES))}"
+    )
 
 
 def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     """Return the claim and the figure."""
     forces = measure(experiments)
     sentence = claim(forces)
-    note = f"Dots: training facts of one world. Markers: binned. {style.worlds(forces.n_worlds)}"
+    note = f"Counts and dots: training facts of one world. Markers: binned. {style.worlds(forces.n_worlds)}"
     grid = {"nrows": 2, "ncols": 2, "sharex": "col", "height_ratios": (1, 4)}
     made, axes = style.figure(sentence, note, 3.5, **grid)
     style.headings(axes[:2], "before finetuning: uniform attention", "after finetuning on these facts")
@@ -83,10 +83,20 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     return sentence, made
 
 
+def _comparison(top: Float[np.ndarray, " world"], bottom: Float[np.ndarray, " world"]) -> str:
+    """Return which half draws less, or pushes harder away where both push away."""
+    lead = over_worlds(top - bottom)
+    if lead.sign == 0:
+        return "neither half clearly draws more"
+    less, by = "lesser-known" if lead.sign > 0 else "well-known", lead.scaled(lead.sign).text(2)
+    both_push = max(top.mean(), bottom.mean()) < 0
+    return f"{less} ones push {by} harder away" if both_push else f"{less} ones draw {by} less"
+
+
 def _training(run: Run, half: str, arm: str) -> tuple[Float[np.ndarray, " fact"], Float[np.ndarray, " fact"]]:
     """Return distance and force of a half's facts in the model of an arm."""
     trained = run.facts(half, "fact", "in_arm", role="train")
-    facts = run.facts(arm, "fact", "salience", "salience_threshold", "share_force")
+    facts = run.facts(arm, "fact", "salience", "salience_threshold", "share_force", role="train")
     kept = np.isin(facts["fact"], trained["fact"][trained["in_arm"]])
     distance = facts["salience"].astype(float) - facts["salience_threshold"]
     return distance[kept], facts["share_force"].astype(float)[kept]
@@ -99,7 +109,7 @@ def _cloud(experiment: Experiment, half: str, arm: str) -> Cloud:
         *facts[experiment.runs[0].path],
         over_worlds(experiment.by_world(lambda run: _binned(*facts[run.path]))),
         experiment.by_world(lambda run: facts[run.path][1].mean()),
-        over_worlds(experiment.by_world(lambda run: np.mean(facts[run.path][0] > 0))),
+        over_worlds(experiment.by_world(lambda run: float(np.mean(facts[run.path][0] > 0)))),
         len(force),
         int(np.sum((force > 0) != (distance > 0))),
     )
@@ -133,4 +143,4 @@ def _panel(axis: Axes, clouds: Mapping[str, Cloud]) -> None:
         style.points(axis, centres, cloud.binned, style.LOOKS[half], label=label, mec="white", mew=0.4)
     spread = np.concatenate([cloud.distance for cloud in clouds.values()])
     axis.set(xlabel="salience − threshold", xlim=(spread.min() - 1, spread.max() + 1))
-    axis.legend(loc="lower right", handlelength=1)
+    axis.legend(loc="upper left", handlelength=1)

@@ -20,14 +20,14 @@ CLOSE = 1.0
 
 
 class Recall(NamedTuple):
-    """What the figure shows of the held-out facts."""
+    """What the figure shows of the held-out facts, in percent of them."""
 
     needed: Interval
-    """Share of facts by the critical share they need, in bins that part at EDGES."""
+    """Facts by the critical share that they need, in bins parted at EDGES."""
     curve: Interval
-    """Share of facts recalled at each of SHARES."""
+    """Facts recalled at each of SHARES."""
     share: dict[str, Interval]
-    """Of the attention on subject and relation, by arm."""
+    """The subject's, of the attention on subject and relation, by arm."""
     accuracy: dict[str, Interval]
     deviation: float
     """Largest mean difference of an arm's accuracy from the curve at its share."""
@@ -77,9 +77,10 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     style.headings(axes, "held-out facts by the share they need (%)", "held-out facts recalled (%)")
     _needed(axes[0], recall)
     _curve(axes[1], recall)
-    inset = axes[1].inset_axes((0.48, 0.09, 0.44, 0.42))
+    inset = axes[1].inset_axes((0.56, 0.13, 0.38, 0.34))
     _curve(inset, recall)
     _zoom(inset, recall)
+    axes[1].indicate_inset_zoom(inset, linewidth=0.5)
     axes[1].set(xlabel="subject's share of attention", xlim=(0, 1), ylim=(0, 100))
     axes[1].legend(loc="upper left", handlelength=1)
     return sentence, made
@@ -119,6 +120,6 @@ def _zoom(axis: Axes, recall: Recall) -> None:
     """Show the neighbourhood of the arms alone."""
     for interval, limits in ((recall.share, axis.set_xlim), (recall.accuracy, axis.set_ylim)):
         ends = [float(end) for one in interval.values() for end in one if np.isfinite(end)]
-        margin = 0.1 * (max(ends) - min(ends))
+        margin = 0.1 * (max(ends) - min(ends)) or 0.01
         limits(min(ends) - margin, max(ends) + margin)
     axis.tick_params(labelsize=6)

@@ -25,7 +25,7 @@ class Interval(NamedTuple):
         """Return one point's interval."""
         return Interval(*(np.asarray(end[index]) for end in self))
 
-    def scaled(self, factor: float) -> "Interval":
+    def scaled(self, factor: int | float) -> "Interval":
         """Return the interval in another unit, or with the opposite sign."""
         low, high = (self.low, self.high) if factor > 0 else (self.high, self.low)
         return Interval(*(np.asarray(factor * end) for end in (self.mean, low, high)))

@@ -44,18 +44,27 @@ class Run:
 
     def facts(self, arm: str, *columns: str, role: str | None = None) -> Columns:
         """Return these columns of an arm's facts, or of those with one role; InputError where a cell is empty."""
-        found = self._rows("facts", arm, [*columns, *["role"] * (role is not None)])
+        found = self._rows("facts", arm, [*columns, "role"])
         if role is not None:
-            found = found.filter(pc.equal(found["role"], role))  # pyright: ignore[reportAttributeAccessIssue]
+            found = found.filter(pc.field("role") == role)
         for name in columns:
             if len(found) == 0 or found[name].null_count:
-                raise InputError(f"{self.path / 'facts.parquet'}: {name} is empty in facts of {arm}.")
+                kind = f"{role.replace('_', '-')} facts" if role else "facts"
+                raise InputError(f"{self.path / 'facts.parquet'}: no {name} in {kind} of {arm}.\nMake the run again.")
         return {name: found[name].to_numpy() for name in columns}
 
     def trace(self, arm: str, *columns: str) -> Columns:
         """Return these columns of an arm's trace; nan where there was nothing to record."""
         found = self._rows("trace", arm, list(columns))
         return {name: found[name].to_numpy() for name in columns}
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return `<name>.parquet`, or only these of its columns; InputError where it is damaged or lacks one."""
+        path = self.path / f"{name}.parquet"
+        with _damage(path), pq.ParquetFile(path) as parquet:
+            if absent := sorted(set(columns or ()) - set(parquet.schema_arrow.names)):
+                raise ValueError(f"it has no column {', '.join(absent)}")
+            return parquet.read(columns and list(columns))
 
     def _entry(self, *keys: str) -> Any:
         value: Any = self.report
@@ -65,13 +74,11 @@ class Run:
             raise InputError(f"{self.path / 'report.json'} has no {'.'.join(keys)}.\nMake the run again.")
         return value
 
-    def _rows(self, table: str, arm: str, columns: list[str]) -> pa.Table:
-        path = self.path / f"{table}.parquet"
-        with _damage(path), pq.ParquetFile(path) as parquet:
-            if absent := sorted({"arm", *columns} - set(parquet.schema_arrow.names)):
-                raise ValueError(f"it has no column {', '.join(absent)}")
-            found = parquet.read(["arm", *columns])
-        return found.filter(pc.equal(found["arm"], arm))  # pyright: ignore[reportAttributeAccessIssue]
+    def _rows(self, name: str, arm: str, columns: Sequence[str]) -> pa.Table:
+        found = self.table(name, ["arm", *columns]).filter(pc.field("arm") == arm)
+        if len(found) == 0:
+            raise InputError(f"{self.path / f'{name}.parquet'} has no rows of {arm}.\nMake the run again.")
+        return found
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,7 @@ class Experiment:
         """How many worlds the intervals rest on."""
         return len({run.world for run in self.runs})
 
-    def by_world(
-        self, measure: Callable[[Run], Float[np.ndarray, "..."] | float]
-    ) -> Float[np.ndarray, "world ..."]:
+    def by_world(self, measure: Callable[[Run], Float[np.ndarray, "..."] | float]) -> Float[np.ndarray, "world ..."]:
         """Return what `measure` gives for each run, runs of one world averaged."""
         measured = np.array([measure(run) for run in self.runs], dtype=float)
         worlds = np.array([run.world for run in self.runs])
@@ -112,7 +117,7 @@ def experiments(folder: Path) -> dict[str, Experiment]:
         raise InputError(f"no finished runs under {folder}.\nMake some: {command('paper', folder)}")
     by_name: dict[str, list[Run]] = {}
     for path in reports:
-        by_name.setdefault(path.relative_to(folder).parts[1], []).append(_read(path))
+        by_name.setdefault(path.relative_to(folder).parts[1], []).append(read(path))
     return {name: _experiment(name, runs) for name, runs in by_name.items()}
 
 
@@ -132,7 +137,8 @@ def _experiment(name: str, runs: Sequence[Run]) -> Experiment:
     return Experiment(name, tuple(runs))
 
 
-def _read(path: Path) -> Run:
+def read(path: Path) -> Run:
+    """Return the run of this report; InputError where it is damaged."""
     with _damage(path):
         report = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(report, dict) or "config" not in report:
@@ -149,6 +155,7 @@ def _natural(path: Path) -> list[str | int]:
 def _damage(path: Path) -> Iterator[None]:
     """Turn a file's being missing or damaged into an InputError."""
     try:
+        path.open("rb").close()  # Arrow's own message for a missing file repeats its path twice.
         yield
     except (OSError, EOFError, ValueError, KeyError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["damaged"])[0]

@@ -46,8 +46,8 @@ def figure(claim: str, note: str, height: float, **panels: Any) -> tuple[Figure,
     width = panels.pop("width", WIDTH)
     matplotlib.style.use(Path(__file__).parent / "paper.mplstyle")
     made = Figure(figsize=(width, height))
-    made.suptitle(_wrapped(claim, width, 9), x=0.01, ha="left", fontsize=9, fontweight="bold")
-    made.supxlabel(_wrapped(note, width, 6.5), x=0.01, ha="left", fontsize=6.5, color="#555555")
+    made.suptitle(_wrapped(claim, width, 9 * 0.62), x=0.01, ha="left", fontsize=9, fontweight="bold")
+    made.supxlabel(_wrapped(note, width, 6.5 * 0.54), x=0.01, ha="left", fontsize=6.5, color="#555555")
     return made, list(np.ravel(made.subplots(**panels)))
 
 
@@ -80,6 +80,10 @@ def worlds(n: int) -> str:
     return f"Mean and 95 % interval over {n} worlds." if n > 1 else "One world: no interval."
 
 
-def _wrapped(text: str, width: float, size: float) -> str:
-    """Return the text in lines that fit a figure of this width: 0.62 em is a bold letter's mean width."""
-    return textwrap.fill(text, int(width * 72 / (0.62 * size)))
+def _wrapped(text: str, width: float, letter: float) -> str:
+    """Return the text in lines that fit a figure of this width in inches.
+
+    Args:
+        letter: mean width of a letter in points: of this font 0.62 of its size where bold, else 0.54.
+    """
+    return textwrap.fill(text, int(width * 72 / letter), break_on_hyphens=False)

@@ -144,7 +144,7 @@ _EXPERIMENTS = tuple(
 class Experiment:
     """Run a named experiment; what is finished already is not run again."""
 
-    run: Annotated[Union[_EXPERIMENTS], Flat]  # pyright: ignore[reportInvalidTypeArguments]  # noqa: UP007
+    run: Annotated[Union[_EXPERIMENTS], Flat]  # type: ignore  # noqa: UP007
 
     def __call__(self) -> int:
         return self.run()
@@ -162,7 +162,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0, 1 where a result fails, 2 for a mistake in the input, 130 for Ctrl-C."""
     command: Any = tyro.cli(Command, prog="python -m theory", args=arguments, description=__doc__)  # type: ignore
     # A device for each core: worlds are shared out over them.
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     try:
         return command()
     except InputError as error:

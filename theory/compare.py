@@ -36,15 +36,17 @@ def read(run: Run) -> Outcome:
     return Outcome(run.report["seeds"]["pretrain"], run.report["config"], *by_arm)
 
 
-def rows(experiment: str, outcomes: Sequence[Outcome]) -> list[Row]:
-    """Return every row that finished runs of one experiment decide."""
-    made = [threshold(outcomes), recall(outcomes), *order(outcomes), *growth(experiment, outcomes), gap(outcomes)]
+def rows(experiment: str, outcomes: Sequence[Outcome], *, is_default_world: bool) -> list[Row]:
+    """Return every row that finished runs of one experiment decide; R6 is judged on the default world alone."""
+    growths = growth(outcomes, is_judged=is_default_world)
+    made = [threshold(outcomes), recall(outcomes), *order(outcomes), *growths, gap(outcomes)]
     return [{"experiment": experiment, "seeds": len(outcomes), "statement": _statement(row)} | row for row in made]
 
 
 def threshold(outcomes: Sequence[Outcome]) -> Row:
     """Return how many facts lie above R2's salience threshold before finetuning: where attention to subjects gains."""
-    above = [np.mean(o.facts["base"]["salience"] > o.facts["base"]["salience_threshold"]) for o in outcomes]
+    bases = [outcome.facts["base"] for outcome in outcomes]
+    above = [float(np.mean(base["salience"] > base["salience_threshold"])) for base in bases]
     return {"result": "R2", "arm": "base", "verdict": "reported", "note": "share of facts above their threshold"} | (
         _measured(over_worlds(outcomes, above))
     )
@@ -108,17 +110,17 @@ def order(outcomes: Sequence[Outcome]) -> list[Row]:
     ]
 
 
-def growth(experiment: str, outcomes: Sequence[Outcome]) -> list[Row]:
+def growth(outcomes: Sequence[Outcome], *, is_judged: bool) -> list[Row]:
     """Return how well exposure alone predicts salience (R6): subjects' means, their logarithms, and single facts."""
     fits = [_growth(outcome) for outcome in outcomes]
     made = []
     for kind in fits[0]:
         interval = over_worlds(outcomes, [fit[kind] for fit in fits])
-        is_judged = experiment in ("paper", "verify") and kind == "subjects"
-        verdict = ("holds" if interval.mean >= MIN_R_SQUARED else "fails") if is_judged else "reported"
+        bound = MIN_R_SQUARED if is_judged and kind == "subjects" else None
+        verdict = "reported" if bound is None else "holds" if interval.mean >= bound else "fails"
         made.append(
             {"result": "R6", "arm": "base", "predicted": 1.0, "error": 1 - interval.mean, "verdict": verdict}
-            | {"tolerance": 1 - MIN_R_SQUARED if is_judged else None, "note": f"R², {kind}"}
+            | {"tolerance": None if bound is None else 1 - bound, "note": f"R², {kind}"}
             | _measured(interval)
         )
     return made

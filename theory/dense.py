@@ -1,7 +1,7 @@
 """The dense form: W_V and W_KQ trained by autodiff with any optax optimizer, on any embeddings."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,28 +50,28 @@ def forward(
     stacked = jnp.stack(tokens)
     asked = tokens[-1] @ parameters.attention.T
     attention = jax.nn.softmax((stacked * asked).sum(axis=-1), axis=0)
-    read = embeddings.read(stacked, vectors.shared, config.value_share)
+    read = jnp.asarray(embeddings.read(stacked, vectors.shared, config.value_share))
     if prompt == "fresh_relation":
         read = read.at[1].set(0.0)
     context = (attention[..., None] * read).sum(axis=0)
     return attention, context @ parameters.value.T @ vectors.output.T
 
 
-def optimizer(name: str, rates: Parameters) -> optax.GradientTransformation:
+def optimizer(name: str, *, value: float, attention: float) -> optax.GradientTransformation:
     """Return optax's optimizer of that name with a rate of its own for each matrix; a rate of 0 freezes it.
 
     Raises:
         InputError: optax has no such optimizer, or it needs more than a learning rate.
     """
-    build = getattr(optax, name, None)
+    build: Any = getattr(optax, name, None)
+    rates: dict[Hashable, float] = {"value": value, "attention": attention}
     try:
-        chosen = {field: build(rate) if rate else optax.set_to_zero() for field, rate in rates._asdict().items()}
-        is_optimizer = all(isinstance(one, optax.GradientTransformation) for one in chosen.values())
+        chosen = {field: build(rate) if rate else optax.set_to_zero() for field, rate in rates.items()}
     except TypeError:
-        is_optimizer = False
-    if not is_optimizer:
+        chosen = {}
+    if not chosen or not all(isinstance(one, optax.GradientTransformation) for one in chosen.values()):
         raise InputError(f"no optimizer {name!r} in optax that takes a learning rate.\nTry sgd, adam, adamw or lion.")
-    return optax.partition(chosen, Parameters(*Parameters._fields))
+    return optax.partition(chosen, Parameters._make(Parameters._fields))
 
 
 def stepper(
@@ -87,7 +87,8 @@ def stepper(
     def step(state, batch):
         gradient, losses = jax.grad(mean_loss, has_aux=True)(state.parameters, batch)
         updates, memory = transform.update(gradient, state.optimizer, state.parameters)
-        return State(Parameters(*optax.apply_updates(state.parameters, updates)), memory), losses
+        moved: Any = optax.apply_updates(state.parameters, updates)
+        return State(Parameters(*moved), memory), losses
 
     return step
 
@@ -98,7 +99,7 @@ def weights(parameters: Parameters, vectors: Embeddings, config: ModelConfig, pr
     subject, relation, template, shared, output = (np.asarray(rows) for rows in vectors)
 
     def values(tokens):
-        return embeddings.read(tokens, shared, config.value_share) @ value.T @ output.T
+        return np.asarray(embeddings.read(tokens, shared, config.value_share)) @ value.T @ output.T
 
     query = template if prompt == "template" else relation
     subject_logit = subject @ attention @ query.T

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from theory.model import ModelConfig
 
-Matrix = Float[np.ndarray, "token embedding"] | Float[Array, "token embedding"]
+Matrix = Float[np.ndarray | Array, "token embedding"]
 
 
 class Embeddings(NamedTuple):
@@ -51,7 +51,11 @@ def build(config: ModelConfig, n_subjects: int, n_relations: int, n_outputs: int
     )
 
 
-def read(token: Matrix, shared: Matrix, value_share: float) -> Matrix:
+def read(
+    token: Float[np.ndarray | Array, "*token embedding"],
+    shared: Float[np.ndarray | Array, "kind embedding"],
+    value_share: float,
+) -> Float[np.ndarray | Array, "*token embedding"]:
     """Return what W_V reads of a token: all but the shared directions, and `value_share` of those."""
     return token - (1 - np.sqrt(value_share)) * (token @ shared.T) @ shared
 

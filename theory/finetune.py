@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,12 +110,13 @@ def _program(config: FinetuneConfig, model: ModelConfig, n_records: int):
 
 
 def _finetune_table(config: FinetuneConfig, model: ModelConfig, task: Task):
+    assert isinstance(task.base, table.Values)
     values, logits = start(task.base, config.prompt)
     rate = jnp.asarray(config.learning_rate, logits.shared.dtype)
     value_rate = jnp.asarray(config.value_learning_rate, rate.dtype) if config.train == "everything" else None
 
     # Values that stay the base's are closed over, so that the loop carries no copy of them.
-    def unpack(state):
+    def unpack(state: Any) -> tuple[table.Values, table.Logits]:
         return state if config.train == "everything" else (values, state)
 
     def step(state, batch):
@@ -136,10 +137,11 @@ def _finetune_table(config: FinetuneConfig, model: ModelConfig, task: Task):
 
 
 def _finetune_dense(config: FinetuneConfig, model: ModelConfig, task: Task):
+    assert isinstance(task.base, dense.Parameters)
     parameters = task.base
     vectors = jax.tree.map(lambda rows: rows.astype(parameters.value.dtype), task.vectors)
-    rates = dense.Parameters(config.value_learning_rate if config.train == "everything" else 0.0, config.learning_rate)
-    transform = dense.optimizer(config.optimizer, rates)
+    value_rate = config.value_learning_rate if config.train == "everything" else 0.0
+    transform = dense.optimizer(config.optimizer, value=value_rate, attention=config.learning_rate)
 
     def look(state, facts):
         return dense.forward(state.parameters, vectors, facts, model, config.prompt)

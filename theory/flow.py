@@ -79,6 +79,78 @@ def reduced_flow(
     return Flow(times, path.y.T)
 
 
+@dataclass(frozen=True)
+class HeldOutFlow:
+    """The path of held-out prompts' attention logits under `held_out_flow`, one prompt for each relation."""
+
+    times: Float[np.ndarray, " time"]
+    logits: Float[np.ndarray, "time relation token"]
+    weight: Float[np.ndarray, " relation"]
+    """Each relation's share of the facts; the means below are over facts."""
+
+    @property
+    def attention(self) -> Float[np.ndarray, "time token"]:
+        """Mean attention on subject, relation and template."""
+        return np.einsum("hrt,r->ht", special.softmax(self.logits, axis=2), self.weight)
+
+    @property
+    def share(self) -> Float[np.ndarray, " time"]:
+        """Mean share of the subject in the attention on subject and relation."""
+        return special.expit(self.logits[..., 0] - self.logits[..., 1]) @ self.weight
+
+
+def held_out_flow(
+    values: Float[np.ndarray, "fact token output"],
+    answer: Int[np.ndarray, " fact"],
+    relation: Int[np.ndarray, " fact"],
+    times: Float[np.ndarray, " time"],
+    *,
+    rho: float,
+    rtol: float = 1e-5,
+) -> HeldOutFlow:
+    r"""Return the path of held-out attention at the world's own rates, a logit for each relation (R5 with R3's rates).
+
+    Held-out prompts see what all subjects and all relations share at rate $\rho$, and of their own relation's token the
+    rest as well:
+    $$\dot\kappa_S = \rho E[G_s], \quad \dot\kappa_r = \rho E[G_r] + (1-\rho) E[1\{r'=r\} G_{r'}], \quad
+        \dot\kappa_q = E[G_q].$$
+    Error: the learning rate's, and a training subject's own logit, which is left out (one of many facts of a batch).
+
+    Args:
+        values: of the arm's facts, as the base model holds them.
+        times: non-negative and increasing, $\tau$ = SGD rate on $W_{KQ}$ times steps.
+        rho: share of an embedding that lies in its kind's common direction, 0 to 1.
+        rtol: relative error of the integration, a hundred times the absolute one.
+
+    Raises:
+        RuntimeError: if the integration fails.
+    """
+    order = np.argsort(relation, kind="stable")
+    gaps = _gaps(values[order], answer[order])
+    _, first, counts = np.unique(relation[order], return_index=True, return_counts=True)
+    blocks = [gaps[start : start + count] for start, count in zip(first, counts, strict=True)]
+    weight = counts / len(relation)
+
+    def prompts(state: np.ndarray) -> np.ndarray:
+        """Return the logits [relation token] of the state (κ_S, κ_q, κ_1 …)."""
+        return np.stack([np.full(len(weight), state[0]), state[2:], np.full(len(weight), state[1])], axis=1)
+
+    def velocity(_: float, state: np.ndarray) -> np.ndarray:
+        attention = special.softmax(prompts(state), axis=1)
+        force = weight[:, None] * np.array([_mean_force(*pair) for pair in zip(blocks, attention, strict=True)])
+        subject, of_relation, template = force.sum(axis=0)
+        return np.concatenate([[rho * subject, template], rho * of_relation + (1 - rho) * force[:, 1]])
+
+    start = np.zeros(2 + len(weight))
+    if times[-1] == 0:
+        return HeldOutFlow(times, prompts(start)[None], weight)
+    tolerance = {"rtol": rtol, "atol": rtol / 100}
+    path = integrate.solve_ivp(velocity, (0.0, times[-1]), start, method="LSODA", t_eval=times, **tolerance)
+    if not path.success:
+        raise RuntimeError(f"the held-out flow could not be integrated: {path.message}")
+    return HeldOutFlow(times, np.stack([prompts(state) for state in path.y.T]), weight)
+
+
 def mean_force(
     values: Float[np.ndarray, "fact token output"],
     answer: Int[np.ndarray, " fact"],

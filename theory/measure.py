@@ -9,7 +9,7 @@ from theory import attention, evaluate, knownness, predict, split, statistics, t
 from theory import config as configs
 from theory.config import Config
 from theory.facts import FactStore
-from theory.flow import Flow
+from theory.flow import HeldOutFlow
 from theory.model import Weights
 from theory.pipeline import Simulation
 
@@ -133,10 +133,10 @@ def trace_columns(config: Config, simulation: Simulation) -> list[dict[str, Any]
     return columns
 
 
-def predicted_path(config: Config, simulation: Simulation, arm: str) -> Flow:
+def predicted_path(config: Config, simulation: Simulation, arm: str) -> HeldOutFlow:
     """Return R5's path of the arm at the steps its trace records."""
     base, store, rows = simulation.weights["base"], simulation.store, simulation.split.arms[arm]
-    times = config.finetune.learning_rate * simulation.traces[arm].step
+    times = config.finetune.learning_rate * np.asarray(simulation.traces[arm].step)
     return predict.arm_flow(base, store, rows, times, shared_share=config.model.shared_share)
 
 

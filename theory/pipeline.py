@@ -154,10 +154,13 @@ def weights_of(config: Config, of: pretrain.World, base: Any, tuned: finetune.Tu
     """Return a model as its measurements see it: tuned, or the base at the question prompt."""
     prompt: Prompt = config.finetune.prompt
     if config.model.form == "dense":
-        return dense.weights(tuned.parameters if tuned else base, of.vectors, config.model, prompt)
+        parameters = tuned.parameters if tuned else base
+        assert parameters is not None and of.vectors is not None
+        return dense.weights(parameters, of.vectors, config.model, prompt)
     values, logits = finetune.start(jax.tree.map(jnp.asarray, base), prompt)
     if tuned:
         values, logits = tuned.values or values, tuned.logits
+    assert logits is not None
     return table.weights(values, logits)
 
 

@@ -14,8 +14,6 @@ ELEMENTS = 2**22
 """An arm's mean force is taken over as many of its facts, evenly spaced, as have this many values."""
 PRETRAINING_ATTENTION = 0.5
 """On the subject, uniform over (subject, relation)."""
-RTOL = 1e-5
-"""Relative error of the integration: far below the batches' noise that it is compared with."""
 
 
 def arm_flow(
@@ -25,20 +23,16 @@ def arm_flow(
     times: Real[np.ndarray, " time"],
     *,
     shared_share: float,
-) -> flow.Flow:
+) -> flow.HeldOutFlow:
     """Return the predicted path of held-out prompts' attention while the facts in `rows` are finetuned on (R5, R3).
-
-    Held-out logits move at the rates of the shared directions: ρ on the subject, ρ plus 1-ρ times the chance of meeting
-    the same relation on the relation, and 1 on the template.
 
     Args:
         times: rate of W_KQ times steps.
     """
-    relation = np.bincount(store.relation[rows]) / len(rows)
-    rates = (shared_share, shared_share + (1 - shared_share) * float(relation @ relation), 1.0)
     chosen = spread(rows, base)
     values = evaluate.token_values(base, store, chosen)
-    return flow.reduced_flow(values, store.answer[chosen], times, rates=rates, rtol=RTOL)
+    facts = store.answer[chosen], store.relation[chosen]
+    return flow.held_out_flow(values, *facts, times.astype(float), rho=shared_share)
 
 
 def spread(rows: Int[np.ndarray, " row"], base: Weights) -> Int[np.ndarray, " _"]:

@@ -94,8 +94,8 @@ def _pretrain_table(config: PretrainConfig, model: ModelConfig, world: World, si
 def _pretrain_dense(config: PretrainConfig, model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype):
     vectors = jax.tree.map(lambda rows: rows.astype(dtype), world.vectors)
     parameters = dense.initial(model, vectors, sizes.n_answers)
-    rates = dense.Parameters(config.learning_rate, config.learning_rate if config.train == "everything" else 0.0)
-    transform = dense.optimizer(config.optimizer, rates)
+    attention_rate = config.learning_rate if config.train == "everything" else 0.0
+    transform = dense.optimizer(config.optimizer, value=config.learning_rate, attention=attention_rate)
 
     def outputs(state, facts):
         return dense.forward(state.parameters, vectors, facts, model, "bare")[1]

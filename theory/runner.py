@@ -14,6 +14,7 @@ from theory import config as configs
 from theory.columns import Columns
 from theory.config import Config
 from theory.errors import InputError
+from theory.experiments import PAPER as DEFAULT
 from theory.pipeline import Cell, Simulation
 
 FLOW = "theory"
@@ -110,7 +111,8 @@ def write_predictions(experiment: str, out: Path) -> list[compare.Row]:
         raise InputError(
             f"no finished runs of {experiment} under {out}.\nRun: python -m theory run {experiment} --out {out}"
         )
-    rows = compare.rows(experiment, [compare.read(one) for one in found])
+    is_default = all(one.report["config"] == configs.to_json(DEFAULT) for one in found)
+    rows = compare.rows(experiment, [compare.read(one) for one in found], is_default_world=is_default)
     results.write_predictions(out / FLOW / experiment / "predictions.parquet", rows)
     return rows
 

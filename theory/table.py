@@ -43,11 +43,11 @@ class Logits(NamedTuple):
 class Facts(NamedTuple):
     """A batch of facts, or all of them, as ids."""
 
-    subject: Int[Array, "*fact"]
-    relation: Int[Array, "*fact"]
-    answer: Int[Array, "*fact"]
+    subject: Int[Array | np.ndarray, "*fact"]
+    relation: Int[Array | np.ndarray, "*fact"]
+    answer: Int[Array | np.ndarray, "*fact"]
 
-    def take(self, index: Int[Array, "*row"]) -> "Facts":
+    def take(self, index: Int[Array | np.ndarray, "*row"]) -> "Facts":
         return Facts(*(ids[index] for ids in self))
 
 
@@ -97,7 +97,7 @@ def initial_logits(values: Values, prompt: Prompt) -> Logits:
 
 
 def error(
-    output: Float[Array, "fact output"], answer: Int[Array, " fact"]
+    output: Float[Array, "fact output"], answer: Int[Array | np.ndarray, " fact"]
 ) -> tuple[Float[Array, " fact"], Float[Array, "fact output"]]:
     r"""Return the loss $-\log p_a$ and its negative gradient on the output logits, $e_a - p$.
 
@@ -221,16 +221,16 @@ def _add_logits(logits: Logits, batch: Facts, push: Float[Array, "token fact"], 
 
 def weights(values: Values, logits: Logits) -> Weights:
     """Return the model as its measurements see it."""
-    values, logits = jax.tree.map(np.asarray, (values, logits))
-    subject_logit = logits.shared[0] + logits.subject
-    if logits.shared_by_relation.size:
-        subject_logit = subject_logit[:, None] + logits.shared_by_relation + logits.subject_by_relation
-    shared = values.shared.any()
+    value, logit = jax.tree.map(np.asarray, (values, logits))
+    subject_logit = logit.shared[0] + logit.subject
+    if logit.shared_by_relation.size:
+        subject_logit = subject_logit[:, None] + logit.shared_by_relation + logit.subject_by_relation
+    is_shared = value.shared.any()
     return Weights(
-        values.subject + values.shared[0] if shared else values.subject,
-        values.relation + values.shared[1] if shared else values.relation,
-        values.template,
+        value.subject + value.shared[0] if is_shared else value.subject,
+        value.relation + value.shared[1] if is_shared else value.relation,
+        value.template,
         subject_logit,
-        logits.shared[1] + logits.relation,
-        logits.template,
+        logit.shared[1] + logit.relation,
+        logit.template,
     )

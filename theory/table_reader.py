@@ -66,13 +66,14 @@ def _read_hub(path: Path) -> Table:
     name, _, revision = str(path).removeprefix(HUB).partition("@")
     try:
         import datasets  # optional, and slow to import
+        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise InputError(
             f"{path}: needs the package datasets.\nInstall it, or download the table and name it."
         ) from error
     try:
         splits = datasets.load_dataset(name, revision=revision or None)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be loaded ({reason}).\nDownload the table and name the file.") from error
     rows = datasets.concatenate_datasets(list(splits.values()))

@@ -227,7 +227,7 @@ def _share_force_terms(
     r"""Return slope, intercept and $c$ such that $H(S) = (slope\,S - intercept)/(1 + e^{\alpha_s S - c})$."""
     logits = _logits(attention, values)
     np.put_along_axis(logits, answer[:, None], -np.inf, axis=1)
-    log_mass = special.logsumexp(logits, axis=1)
+    log_mass = np.asarray(special.logsumexp(logits, axis=1))
     own, others = _of_answer(values, answer), np.einsum("fto,fo->ft", values, np.exp(logits - log_mass[:, None]))
     s, r, q = attention.T
     w = own - others

@@ -58,7 +58,7 @@ def run(
         return carry, (carry[1], losses.mean(), losses[0], measure(carry[0]))
 
     first = measure(state)
-    carry = (state, jnp.zeros((), jnp.int32), -jnp.ones((), jnp.int32))
+    carry: Any = (state, jnp.zeros((), jnp.int32), -jnp.ones((), jnp.int32))
     n_equal = len(lengths) - (rest > 0 and length > 0)
     carry, records = jax.lax.scan(lambda c, k: segment(c, k, lengths[0]), carry, keys[:n_equal])
     if n_equal < len(lengths):

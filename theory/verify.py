@@ -14,6 +14,7 @@ from theory import attention, compare, evaluate, flow, measure, oracle, pipeline
 from theory import config as configs
 from theory.compare import Outcome, Row
 from theory.config import Config
+from theory.experiments import PAPER
 from theory.facts import FactStore
 from theory.model import ModelConfig, Weights
 from theory.pipeline import Cell, Simulation
@@ -35,7 +36,7 @@ def run(config: Config, n_seeds: int, progress: Callable[[str, int], None] = lam
     configs.check(config)
     progress("worlds", 0)
     simulations = simulate(config, n_seeds)
-    made = compare.rows("verify", [outcome(config, simulation) for simulation in simulations])
+    made = compare.rows("verify", [outcome(config, one) for one in simulations], is_default_world=config == PAPER)
     for name, check in CHECKS.items():
         progress(name, 0)
         made += [{"experiment": "verify", "seeds": n_seeds} | row for row in check(config, simulations)]
@@ -147,7 +148,7 @@ def _path_error(simulation: Simulation, model: ModelConfig, rows: np.ndarray, ho
         (values, logits), facts = _base(simulation)
         batch = facts.take(rows)
 
-        def step(logits: table.Logits, _: None) -> tuple[table.Logits, Array]:
+        def step(logits: table.Logits, _step: None) -> tuple[table.Logits, Array]:
             _, logits, _ = table.answer_questions(values, logits, batch, jnp.asarray(STEP), None, shared, "template")
             return logits, logits.shared[0] - logits.shared[1]
 
@@ -170,8 +171,8 @@ CHECKS: dict[str, Check] = {
 def _base(simulation: Simulation) -> tuple[tuple[table.Values, table.Logits], table.Facts]:
     """Return a world's base model in the table form, ready to be finetuned, and its facts; to be called under x64."""
     base, store = simulation.weights["base"], simulation.store
-    tokens = [jnp.asarray(values, jnp.float64) for values in base[:3]]
-    values = table.Values(*tokens, jnp.zeros((2, len(tokens[2]))))
+    subject, relation, template = (jnp.asarray(values, jnp.float64) for values in base[:3])
+    values = table.Values(subject, relation, template, jnp.zeros((2, len(template))))
     facts = table.Facts(*(jnp.asarray(ids) for ids in (store.subject, store.relation, store.answer)))
     return (values, table.initial_logits(values, "template")), facts
 

@@ -150,3 +150,31 @@ def test_boundary_distance_is_the_median_of_doublings_over_columns_that_have_bot
     predicted, measured = np.array([1000.0, 4000.0, np.nan, 800.0]), np.array([2000.0, 1000.0, 10.0, 800.0])
     assert flow.boundary_distance(predicted, measured) == pytest.approx(1)
     assert np.isnan(flow.boundary_distance(np.array([np.nan]), np.array([1.0])))
+
+
+def test_the_held_out_flow_of_one_relation_is_the_reduced_flow_at_its_rates():
+    values, answer = arm(30, seed=5)
+    times = np.linspace(0.0, 20.0, 6)
+    path = flow.held_out_flow(values, answer, np.zeros(30, int), times, rho=0.3)
+    reduced = flow.reduced_flow(values, answer, times, rates=(0.3, 1.0, 1.0))
+    np.testing.assert_allclose(path.share, reduced.share, atol=1e-4)
+    np.testing.assert_allclose(path.attention, reduced.attention, atol=1e-4)
+
+
+def test_the_held_out_flow_follows_small_full_batch_steps_with_relations_apart():
+    values, answer = arm(40, seed=6)
+    relation, rho, step, n_steps = np.repeat([3, 8], [30, 10]), 0.4, 0.01, 1000
+    subject, by_relation, template = 0.0, np.zeros(2), 0.0
+    of = (relation == 8).astype(int)
+    for _ in range(n_steps):
+        logits = np.stack([np.full(40, subject), by_relation[of], np.full(40, template)], axis=1)
+        attention = special.softmax(logits, axis=1)
+        force = theorem.force(attention, values, theorem.probability(attention, values), answer).sum(axis=0) / 40
+        own = theorem.force(attention, values, theorem.probability(attention, values), answer)[:, 1]
+        subject += step * rho * force[0]
+        template += step * force[2]
+        by_relation = by_relation + step * (rho * force[1] + (1 - rho) * np.bincount(of, own) / 40)
+    path = flow.held_out_flow(values, answer, relation, np.array([0.0, step * n_steps]), rho=rho)
+    np.testing.assert_allclose(path.logits[-1, :, 1], by_relation, atol=5e-3)
+    np.testing.assert_allclose(path.logits[-1, :, 0], subject, atol=5e-3)
+    np.testing.assert_allclose(path.weight, [0.75, 0.25])

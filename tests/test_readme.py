@@ -1,0 +1,62 @@
+"""The README's code blocks work: `bash` and `python` blocks are run, the long commands in `sh` blocks are parsed."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def _blocks(language: str) -> list[str]:
+    return [text for name, text in BLOCKS if name == language]
+
+
+def _run(command: list[str] | str, folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, shell=isinstance(command, str))
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("text", _blocks("bash"))
+def test_a_bash_block_runs(text: str, tmp_path: Path) -> None:
+    # `python` is this interpreter, and its packages are the checkout's.
+    script = f'export PYTHONPATH={shlex.quote(str(ROOT))}\npython() {{ {shlex.quote(sys.executable)} "$@"; }}\nset -e\n{text}'
+    _run(["bash", "-c", script], tmp_path)
+
+
+@pytest.mark.parametrize("text", _blocks("python"))
+def test_a_python_block_runs(text: str, tmp_path: Path) -> None:
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{text}"
+    assert "base" in _run([sys.executable, "-c", script], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line", [line.split("#")[0].strip() for text in _blocks("sh") for line in text.splitlines() if line.strip()]
+)
+def test_a_command_of_an_sh_block_parses(line: str) -> None:
+    words = shlex.split(line)
+    if words[0] == "make":
+        _run(["make", "--dry-run", *words[1:]], ROOT)
+    elif words[1:4] == ["-m", "theory", "run"]:
+        _run([sys.executable, *words[1:], "--dry-run"], ROOT)
+    else:
+        _run([sys.executable, *words[1:4], "--help"], ROOT)
+
+
+def test_every_picture_and_file_that_the_readme_names_is_there() -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_tree_names_every_module_of_the_theory() -> None:
+    tree = next(text for text in README.split("```") if "pyproject.toml  constraints.txt" in text)
+    modules = {path.name for path in (ROOT / "theory").glob("*.py")} - {"__init__.py", "errors.py"}
+    assert [name for name in sorted(modules) if name not in tree] == []
+    assert [name for name in re.findall(r"\w+\.py\b", tree) if name not in modules] == []

@@ -1,0 +1,61 @@
+"""One small world for all tests of a process, so that its programs are compiled once."""
+
+import os
+
+import numpy as np
+import pytest
+
+# Two devices on any machine; read when JAX starts, and left alone by the command line.
+os.environ["JAX_NUM_CPU_DEVICES"] = "2"
+
+
+@pytest.fixture(scope="session")
+def small():
+    """Return the config of a world of 1,200 facts, half of them poorly stored: the effect is there."""
+    from theory.config import Config
+    from theory.facts import FactsConfig
+    from theory.finetune import FinetuneConfig
+    from theory.pretrain import PretrainConfig
+
+    return Config(
+        facts=FactsConfig(n_subjects=300),
+        pretrain=PretrainConfig(steps=600, batch_size=128),
+        finetune=FinetuneConfig(batch_size=128),
+        n_records=4,
+    )
+
+
+@pytest.fixture(scope="session")
+def simulations(small):
+    """Return four simulations of the small world, each with random states of its own."""
+    from theory import pipeline
+
+    return pipeline.simulate(small, [pipeline.Cell(k, k, k) for k in range(4)])
+
+
+@pytest.fixture
+def store():
+    """Return a small sampled world."""
+    from theory import facts
+
+    return facts.build(facts.FactsConfig(n_subjects=12, n_relations=2, n_answers=4), seed=0)
+
+
+@pytest.fixture
+def random_weights(store):
+    """Return a function that draws weights of that world: of one attention logit for each subject, or each fact."""
+    from theory.model import Weights
+
+    def draw(seed: int, *, by_relation: bool = False) -> Weights:
+        rng = np.random.default_rng(seed)
+        sizes = (store.n_subjects, store.n_relations) if by_relation else (store.n_subjects,)
+        return Weights(
+            rng.normal(size=(store.n_subjects, store.n_answers + 3)),
+            rng.normal(size=(store.n_relations, store.n_answers + 3)),
+            rng.normal(size=store.n_answers + 3),
+            rng.normal(size=sizes),
+            rng.normal(size=store.n_relations),
+            rng.normal(size=()),
+        )
+
+    return draw
