@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import report, roofline, torch_loop
-from theory import facts, pipeline, pretrain
+from theory import facts, pipeline, pretrain, train
 from theory.config import Config
 from theory.errors import InputError
 from theory.model import ModelConfig
@@ -170,10 +170,10 @@ def _prepare(settings: Settings) -> int:
         raise InputError("--sizes: name at least one number of subjects, each at least 1.")
     if settings.out and not settings.out.parent.is_dir():
         raise InputError(f"--out {settings.out}: there is no folder {settings.out.parent}.")
-    n_cores = len(os.sched_getaffinity(0))
+    n_cores = train.n_cores()
     if settings.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", n_cores)
+        train.use_all_cores()
     else:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs memory, too
         if not torch.cuda.is_available() or jax.default_backend() != "gpu":
@@ -228,9 +228,9 @@ def _measure(settings: Settings, n_subjects: int, n_cores: int, tell: Callable[[
 
 
 _STAGES = """
-import os, sys, jax
-from theory import config, facts, pipeline
-jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+import sys
+from theory import config, facts, pipeline, train
+train.use_all_cores()
 world = facts.FactsConfig(n_subjects=int(sys.argv[1]))
 pipeline.simulate(config.Config(facts=world), [pipeline.Cell(pretrain=0, split=0, seed=0)])
 """

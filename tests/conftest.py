@@ -8,6 +8,8 @@ from hypothesis import settings
 # Before any test imports the libraries that read these, and inherited by the subprocesses that tests start.
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")  # on any machine, so that worlds are always shared out over some
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # most of the time would go into compiling
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers already fill the machine
 

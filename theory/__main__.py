@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Union
 
-import jax
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from theory import config as configs
-from theory import results, runner, tables, verify
+from theory import results, runner, tables, train, verify
 from theory.config import Config
 from theory.errors import InputError
 from theory.experiments import EXPERIMENTS, NEEDS_TABLE
@@ -161,9 +160,7 @@ Command = (
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0, 1 where a result fails, 2 for a mistake in the input, 130 for Ctrl-C."""
     command: Any = tyro.cli(Command, prog="python -m theory", args=arguments, description=__doc__)  # type: ignore
-    # A device for each core: worlds are shared out over them.
-    if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    train.use_all_cores()
     try:
         return command()
     except InputError as error:

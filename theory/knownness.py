@@ -36,8 +36,8 @@ def margin(base: Weights, store: FactStore) -> Float[np.ndarray, " fact"]:
 
 
 def _margin(base: Weights, store: FactStore, rows: Int[np.ndarray, " part"]) -> Float[np.ndarray, " part"]:
-    both = base.subject_values[store.subject[rows]] + base.relation_values[store.relation[rows]]
-    output = 0.5 * both.astype(float)
+    subject, relation = base.subject_values[store.subject[rows]], base.relation_values[store.relation[rows]]
+    output = 0.5 * (subject.astype(float) + relation)
     fact, answers = np.arange(len(rows)), store.answer[rows]
     right = output[fact, answers]
     output[fact, answers] = -np.inf

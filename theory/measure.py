@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from theory import attention, evaluate, knownness, predict, split, statistics, theorem
+from theory import attention, evaluate, predict, split, statistics, theorem
 from theory import config as configs
 from theory.config import Config
 from theory.facts import FactStore
@@ -21,7 +21,7 @@ def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, flo
     """Return metrics by arm, the columns of facts.parquet by arm, and those of trace.parquet by arm."""
     store, halves = simulation.store, simulation.split
     foreground = np.flatnonzero(~store.is_background)
-    base_correct = knownness.margin(simulation.weights["base"], store)[foreground] > 0
+    base_correct = simulation.margin[foreground] > 0
     rows = foreground if len(foreground) <= MAX_ROWS else _sample(foreground, store, halves)
     modal = {arm: evaluate.modal_answers(store, halves.arms[arm]) for arm in split.ARMS}
     metrics, facts = {}, []

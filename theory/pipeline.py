@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +38,8 @@ class Simulation:
     store: facts.FactStore
     split: split.Split
     knownness: np.ndarray
+    margin: np.ndarray
+    """Of the base model in the pretraining format: positive where it recalls the fact."""
     weights: dict[str, Weights]
     """By arm; `base` is the model before finetuning, at the question prompt."""
     traces: dict[str, train.Trace]
@@ -84,7 +86,10 @@ def _simulate(config: Config, cells: Sequence[Cell]) -> list[Simulation]:
     clock.lap("pretrain")
 
     base_weights = {seed: weights_of(config, worlds[seed], base[seed]) for seed in seeds}
-    known = {seed: knownness.score(config.knownness, base_weights[seed], stores[seed]) for seed in seeds}
+    # What is known was asked with the relation's own token, also where finetuning has a fresh one.
+    original = replace(config, finetune=replace(config.finetune, prompt="template"))
+    asked = {seed: weights_of(original, worlds[seed], base[seed]) for seed in seeds}
+    known = {seed: knownness.score(config.knownness, asked[seed], stores[seed]) for seed in seeds}
     splits = {
         (cell.pretrain, cell.split): split.select(
             stores[cell.pretrain].subject,
@@ -115,6 +120,7 @@ def _simulate(config: Config, cells: Sequence[Cell]) -> list[Simulation]:
                 stores[cell.pretrain],
                 splits[cell.pretrain, cell.split],
                 known[cell.pretrain],
+                knownness.margin(asked[cell.pretrain], stores[cell.pretrain]),
                 {"base": base_weights[cell.pretrain]} | weights,
                 {"base": base_trace[cell.pretrain]} | arm_traces,
                 clock.laps,

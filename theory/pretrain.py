@@ -13,6 +13,10 @@ from theory import dense, sampling, table, train
 from theory.embeddings import Embeddings
 from theory.model import ModelConfig
 
+LANES = 16
+"""float32 numbers in a CPU's widest register: the outputs are padded to a multiple, so that no loop has a remainder."""
+NEVER = -1e6
+"""Value of an output that pads: no probability, hence no gradient."""
 Base = table.Values | dense.Parameters
 """What pretraining leaves: the table form's values, or the dense form's matrices."""
 
@@ -68,7 +72,7 @@ def _program(config: PretrainConfig, model: ModelConfig, sizes: Sizes, n_records
             return world.facts.take(sampling.draw(key, world.sampler, (n_steps, config.batch_size)))
 
         form = _pretrain_dense if model.form == "dense" else _pretrain_table
-        state, step, outputs = form(config, model, world, sizes, jnp.dtype(dtype))
+        state, step, outputs, finish = form(config, model, world, sizes, jnp.dtype(dtype))
 
         def accuracy(state) -> Float[Array, ""]:
             facts = world.facts.take(world.probe)
@@ -76,7 +80,7 @@ def _program(config: PretrainConfig, model: ModelConfig, sizes: Sizes, n_records
 
         key = jax.random.key(world.seed)
         state, trace = train.run(step, state, draw, accuracy, n_steps=config.steps, n_records=n_records, key=key)
-        return (state.parameters if isinstance(state, dense.State) else state), trace
+        return finish(state), trace
 
     return train.over_worlds(pretrain)
 
@@ -84,11 +88,19 @@ def _program(config: PretrainConfig, model: ModelConfig, sizes: Sizes, n_records
 def _pretrain_table(config: PretrainConfig, model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype):
     values = table.initial_values(model, *sizes, dtype)
     rate = jnp.asarray(config.learning_rate, dtype)
+    n_outputs = len(values.template)
+    padding = -n_outputs % LANES
+
+    def pad(rows: Float[Array, "*token output"]) -> Float[Array, "*token padded"]:
+        return jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, padding)], constant_values=NEVER)
+
+    def finish(values: table.Values) -> table.Values:
+        return jax.tree.map(lambda rows: rows[..., :n_outputs], values)
 
     def outputs(values, facts):
         return table.stored(values, facts, model)
 
-    return values, lambda values, batch: table.store(values, batch, rate, model), outputs
+    return jax.tree.map(pad, values), lambda values, batch: table.store(values, batch, rate, model), outputs, finish
 
 
 def _pretrain_dense(config: PretrainConfig, model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype):
@@ -101,4 +113,4 @@ def _pretrain_dense(config: PretrainConfig, model: ModelConfig, world: World, si
         return dense.forward(state.parameters, vectors, facts, model, "bare")[1]
 
     state = dense.State(parameters, transform.init(parameters))
-    return state, dense.stepper(vectors, model, "bare", transform), outputs
+    return state, dense.stepper(vectors, model, "bare", transform), outputs, lambda state: state.parameters

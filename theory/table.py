@@ -104,7 +104,7 @@ def error(
     The softmax is shifted by the answer's logit, not by the largest: the loss is then the log of the sum, and no pass
     for the maximum is needed. Gaps above `MAX_LOSS` are cut, which leaves a loss of at least `MAX_LOSS`: divergence.
     """
-    gap = output - jnp.take_along_axis(output, answer[:, None], axis=-1)
+    gap = output - jnp.take_along_axis(output, answer[:, None], axis=-1, mode="promise_in_bounds")
     odds = jnp.exp(jnp.minimum(gap, MAX_LOSS))
     total = odds.sum(axis=-1, keepdims=True)
     is_answer = jnp.arange(output.shape[-1]) == answer[:, None]
@@ -113,8 +113,13 @@ def error(
 
 def stored(values: Values, facts: Facts, config: ModelConfig) -> Float[Array, "fact output"]:
     """Return the output logits of pretraining prompts (subject, relation) under uniform attention."""
-    output = 0.5 * (values.subject[facts.subject] + values.relation[facts.relation])
+    output = 0.5 * (_rows(values.subject, facts.subject) + _rows(values.relation, facts.relation))
     return output + 0.5 * values.shared.sum(axis=0) if config.value_share else output
+
+
+def _rows(values: Float[Array, "token output"], ids: Int[Array, " fact"]) -> Float[Array, "fact output"]:
+    """Return the tokens' rows, copied out before anything is computed from them (fused, a CPU gathers one by one)."""
+    return jax.lax.optimization_barrier(values.at[ids].get(mode="promise_in_bounds"))
 
 
 def store(
@@ -137,7 +142,7 @@ def forward(
     relation_logit = logits.shared[1] + logits.relation[facts.relation]
     scores = jnp.stack([subject_logit, relation_logit, jnp.broadcast_to(logits.template, subject_logit.shape)])
     attention = jax.nn.softmax(scores, axis=0)
-    subject, relation = values.subject[facts.subject], values.relation[facts.relation]
+    subject, relation = _rows(values.subject, facts.subject), _rows(values.relation, facts.relation)
     if config.value_share:
         subject, relation = subject + values.shared[0], relation + values.shared[1]
     token_values = (subject, relation, values.template[None])
@@ -181,13 +186,10 @@ def _add_values(
     own, shared = 1 - config.shared_share, config.shared_share * config.value_share
     by_subject, by_relation, by_template = weights
     subject_push = by_subject[:, None] * push
-    # A product with the one-hot relations adds up the few relations' rows much faster than a scatter.
-    relation_push = (
-        jax.nn.one_hot(batch.relation, len(values.relation), dtype=push.dtype) * by_relation[:, None]
-    ).T @ push
+    relation_push = by_relation[:, None] * push
     moved = values._replace(
         subject=values.subject.at[batch.subject].add(own * subject_push, mode="promise_in_bounds"),
-        relation=values.relation + own * relation_push,
+        relation=values.relation.at[batch.relation].add(own * relation_push, mode="promise_in_bounds"),
     )
     if by_template is not None:
         moved = moved._replace(template=values.template + by_template @ push)

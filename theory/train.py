@@ -1,5 +1,6 @@
 """The training loop of both stages and both forms: one scan, with its randomness drawn ahead of the steps."""
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,6 +38,8 @@ def run(
     key: Array,
 ) -> tuple[State, Trace]:
     """Return the trained state and its trace: `n_records` records after the one at step 0, evenly spaced.
+
+    Where the steps do not divide evenly, one more record follows at the end; of fewer steps, each is recorded.
 
     Args:
         step: (state, batch) to the next state and the losses of the batch's facts.
@@ -82,6 +85,17 @@ def check_finite(trace: Trace, stage: str, labels: list[str]) -> None:
             f"{stage} diverged at step {diverged_at[bad[0]]} ({labels[bad[0]]}): the loss was not finite or above "
             f"{MAX_LOSS:.0f} nats.\nLower {stage}.learning_rate, or use --precision float64 if the rate is meant."
         )
+
+
+def n_cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_all_cores() -> None:
+    """Make a JAX device of each core, for `over_worlds`; to be called before JAX is first used."""
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", n_cores())
 
 
 def over_worlds(function: Callable[..., Any]) -> Callable[..., Any]:

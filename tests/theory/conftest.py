@@ -1,12 +1,7 @@
 """One small world for all tests of a process, so that its programs are compiled once."""
 
-import os
-
 import numpy as np
 import pytest
-
-# Two devices on any machine; read when JAX starts, and left alone by the command line.
-os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,6 @@ RUN = Config(
     ("prompt", "train", "value_share"),
     [
         ("template", "attention", 0.3),
-        ("template", "everything", 0.0),
         ("template", "everything", 0.3),
         ("bare", "attention", 0.0),
         ("bare", "everything", 0.3),
@@ -84,8 +83,7 @@ def test_the_values_read_only_their_share_of_the_common_direction(value_share):
     vectors = vectors_of(shared_share=0.36)
     read = np.asarray(embeddings.read(vectors.subject, vectors.shared, value_share))
     np.testing.assert_allclose(read @ vectors.shared[0], 0.6 * np.sqrt(value_share), atol=1e-12)
-    own = np.eye(2) - 0.0
-    np.testing.assert_allclose((read @ read.T)[:2, :2], 0.64 * own + 0.36 * value_share, atol=1e-12)
+    np.testing.assert_allclose(read @ read.T, 0.64 * np.eye(7) + 0.36 * value_share, atol=1e-12)
 
 
 @pytest.mark.parametrize("prompt", ["template", "bare", "fresh_relation"])
@@ -103,7 +101,7 @@ def test_the_measurements_see_what_the_dense_forward_pass_does(kind, prompt):
         weights = dense.weights(parameters, vectors, model, prompt)
     found = evaluate.answer(weights, store, np.arange(20))
     np.testing.assert_allclose(found.attention[:, : len(attention)], attention.T, atol=1e-12)
-    np.testing.assert_array_equal(found.predicted, output.argmax(axis=1))
+    np.testing.assert_array_equal(found.predicted, np.asarray(output).argmax(axis=1))
     assert len(attention) == (3 if prompt == "template" else 2)
 
 
@@ -116,12 +114,12 @@ def test_the_dense_form_starts_with_nothing_stored_but_the_template():
     np.testing.assert_allclose(weights.subject_logit, 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "lion"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_each_matrix_has_its_own_rate_and_a_rate_of_zero_freezes_it(name):
     transform = dense.optimizer(name, value=0.1, attention=0.0)
     parameters = dense.Parameters(jnp.ones((2, 2)), jnp.ones((2, 2)))
     updates, _ = transform.update(parameters, transform.init(parameters), parameters)
-    np.testing.assert_allclose(updates.value, -0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates.value, -0.1, rtol=1e-2)
     np.testing.assert_array_equal(updates.attention, 0.0)
 
 
@@ -134,14 +132,14 @@ def test_an_optimizer_that_optax_lacks_is_an_input_error_that_names_some(name):
 def test_other_optimizers_and_training_everything_learn_the_facts_in_the_dense_form():
     config = replace(
         RUN,
-        model=replace(RUN.model, form="dense", embeddings="random", dimension=12),
+        model=replace(RUN.model, form="dense"),
         pretrain=PretrainConfig(steps=300, batch_size=32, optimizer="adam", learning_rate=0.02, train="everything"),
-        finetune=replace(RUN.finetune, optimizer="adam", learning_rate=0.01, train="everything"),
+        finetune=replace(RUN.finetune, optimizer="adam", learning_rate=0.01, train="everything", prompt="bare"),
         precision="float32",
     )
     simulation = pipeline.simulate(config, [Cell(0, 0, 0)])[0]
     assert simulation.traces["base"].measured[-1] > 0.8
-    assert np.abs(simulation.weights["base"].relation_logit).max() > 0.01
+    assert np.abs(simulation.weights["base"].subject_logit).max() > 0.1  # W_KQ has learned with the relation as query
     for arm in split.ARMS:
         loss = simulation.traces[arm].loss
         assert loss[-1] < loss[0]

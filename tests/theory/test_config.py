@@ -1,0 +1,107 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from theory import config as configs
+from theory.config import Config
+from theory.errors import InputError
+from theory.experiments import EXPERIMENTS, NEEDS_TABLE
+from theory.facts import Background, FactsConfig
+from theory.finetune import FinetuneConfig
+from theory.model import ModelConfig
+from theory.pretrain import PretrainConfig
+from theory.split import SplitConfig
+
+
+def through_json(config: Config) -> Config:
+    return configs.from_json(json.loads(json.dumps(configs.to_json(config), allow_nan=False)))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_valid_has_a_sentence_and_survives_json(name):
+    sentence, config = EXPERIMENTS[name]
+    configs.check(config)
+    assert sentence.endswith(".") and sentence[0].isupper()
+    assert through_json(config) == config
+    assert through_json(config).facts.background == config.facts.background
+
+
+def test_no_two_experiments_are_the_same_and_those_on_tables_say_so():
+    assert len({str(config) for _, config in EXPERIMENTS.values()}) == len(EXPERIMENTS)
+    for name in NEEDS_TABLE:
+        assert "--facts.table" in EXPERIMENTS[name][0]
+
+
+@settings(max_examples=20)
+@given(
+    st.builds(
+        Config,
+        facts=st.builds(FactsConfig, table=st.sampled_from([None, Path("a b/é.tsv")]), where=st.none() | st.text()),
+        pretrain=st.builds(PretrainConfig, learning_rate=st.floats(1e-9, 1e9), steps=st.integers(1, 10**9)),
+    )
+)
+def test_any_config_survives_json(config):
+    assert through_json(config) == config
+
+
+def test_json_of_another_version_is_an_input_error_that_names_the_field():
+    stored = configs.to_json(Config())
+    stored["finetune"]["momentum"] = 0.9
+    stored["pretrain"]["steps"] = "many"
+    with pytest.raises(InputError) as caught:
+        configs.from_json(stored)
+    assert "momentum" in str(caught.value) and "pretrain.steps" in str(caught.value)
+    assert "Name the experiment instead of --from-run." in str(caught.value)
+
+
+DENSE = ModelConfig(form="dense")
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (Config(pretrain=PretrainConfig(steps=0)), "--pretrain.steps is 0: it must be at least 1."),
+        (Config(pretrain=PretrainConfig(batch_size=-1)), "--pretrain.batch-size is -1"),
+        (Config(finetune=FinetuneConfig(steps=0)), "--finetune.steps is 0"),
+        (Config(finetune=FinetuneConfig(batch_size=0)), "--finetune.batch-size is 0"),
+        (Config(n_records=0), "--n-records is 0"),
+        (Config(model=ModelConfig(n_filler=0)), "--model.n-filler is 0"),
+        (Config(model=ModelConfig(shared_share=1.5)), "--model.shared-share is 1.5: it must lie between 0 and 1."),
+        (Config(model=ModelConfig(value_share=-0.1)), "--model.value-share is -0.1"),
+        (Config(model=ModelConfig(embeddings="random")), "--model.embeddings random: .*\nAdd --model.form dense."),
+        (Config(model=ModelConfig(dimension=7)), "--model.dimension: "),
+        (Config(model=replace(DENSE, embeddings="random", dimension=1)), "--model.dimension is 1: .* at least 2"),
+        (Config(pretrain=PretrainConfig(optimizer="adam")), "--pretrain.optimizer adam: "),
+        (Config(pretrain=PretrainConfig(train="everything")), "--pretrain.train everything: "),
+        (Config(finetune=FinetuneConfig(optimizer="adam")), "--finetune.optimizer adam: not for the table form."),
+        (
+            Config(model=ModelConfig(value_share=0.1), finetune=FinetuneConfig(prompt="fresh_relation")),
+            "--model.value-share 0",
+        ),
+        (
+            Config(model=DENSE, finetune=FinetuneConfig(prompt="fresh_relation", train="everything")),
+            "fresh_relation in the dense form",
+        ),
+        (Config(split=SplitConfig(held_out=0.0)), "--split.held-out is 0.0: .*nothing to test"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_with_their_flag(config, named):
+    with pytest.raises(InputError, match=named):
+        configs.check(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(model=replace(DENSE, embeddings="random"), pretrain=PretrainConfig(optimizer="adam", train="everything")),
+        Config(model=ModelConfig(shared_share=1.0, value_share=0.0)),
+        Config(finetune=FinetuneConfig(prompt="fresh_relation", train="everything")),
+        Config(facts=FactsConfig(background=Background(size=2.0)), split=SplitConfig(development=0.1)),
+    ],
+)
+def test_settings_that_mean_something_are_accepted(config):
+    configs.check(config)
