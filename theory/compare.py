@@ -67,7 +67,7 @@ def recall(outcomes: Sequence[Outcome]) -> Row:
         "arm": "all",
         "predicted": float(np.mean(predicted)),
         "measured": float(np.mean(measured)),
-        "error": n_wrong,
+        "error": float(n_wrong),
         "tolerance": 0.0,
         "verdict": "holds" if n_wrong == 0 else "fails",
         "note": f"accuracy; error = facts of {n:,} on which prediction and argmax differ",
@@ -115,7 +115,10 @@ def growth(outcomes: Sequence[Outcome], *, is_judged: bool) -> list[Row]:
     fits = [_growth(outcome) for outcome in outcomes]
     made = []
     for kind in fits[0]:
-        interval = over_worlds(outcomes, [fit[kind] for fit in fits])
+        values = [fit[kind] for fit in fits]
+        if not np.isfinite(values).all():  # saliences that do not vary have no R²
+            continue
+        interval = over_worlds(outcomes, values)
         bound = MIN_R_SQUARED if is_judged and kind == "subjects" else None
         verdict = "reported" if bound is None else "holds" if interval.mean >= bound else "fails"
         made.append(
@@ -140,7 +143,7 @@ def gap(outcomes: Sequence[Outcome]) -> Row:
         "result": "R7",
         "arm": "top − bottom",
         "predicted": float(np.mean([predicted for predicted, _ in gaps])),
-        "error": sum(errors),
+        "error": float(sum(errors)),
         "tolerance": 0.0,
         "verdict": "holds" if not any(errors) else "fails",
         "note": "accuracy gap; error = held-out facts that contribute otherwise",

@@ -1,5 +1,6 @@
 """The whole experiment's configuration: the stages' own, nested."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -44,9 +45,22 @@ def check(config: Config) -> None:
     for flag, value in positive.items():
         if value < 1:
             raise InputError(f"{flag} is {value}: it must be at least 1.")
-    for flag, value in {"shared-share": config.model.shared_share, "value-share": config.model.value_share}.items():
-        if not 0 <= value <= 1:
-            raise InputError(f"--model.{flag} is {value}: it must lie between 0 and 1.")
+    rates = {
+        "--pretrain.learning-rate": config.pretrain.learning_rate,
+        "--finetune.learning-rate": config.finetune.learning_rate,
+        "--finetune.value-learning-rate": config.finetune.value_learning_rate,
+    }
+    for flag, value in rates.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"{flag} is {value}: it must be a positive number.")
+    if not 0 <= config.model.shared_share < 1:
+        raise InputError(f"--model.shared-share is {config.model.shared_share}: it must be at least 0 and below 1.")
+    if not 0 <= config.model.value_share <= 1:
+        raise InputError(f"--model.value-share is {config.model.value_share}: it must lie between 0 and 1.")
+    if config.model.dimension is not None and config.model.dimension < 2:
+        raise InputError(f"--model.dimension is {config.model.dimension}: it must be at least 2.")
+    if config.split.held_out == 0:
+        raise InputError("--split.held-out is 0: that leaves nothing to test.")
     if config.model.form == "table":
         needs_dense = {
             "--model.embeddings random": config.model.embeddings != "structured",

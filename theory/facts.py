@@ -169,8 +169,8 @@ def read_table(config: FactsConfig) -> FactStore:
 def add_background(store: FactStore, background: Background, *, seed: int) -> FactStore:
     """Return the store with background facts after its own, which keep 1 − share of the exposure.
 
-    A relation gets round(size × its facts), each about a new subject, their answers drawn from those that its facts
-    have. Ranks are by frequency in the store, ties by id.
+    A relation gets size × its facts, rounded so that the total is the same for every seed; each is about a new subject,
+    their answers drawn from those that its facts have. Ranks are by frequency in the store, ties by id.
     """
     _check_range("--facts.background.size", background.size, 0, math.inf)
     _check_range("--facts.background.skew", background.skew, 0, math.inf)
@@ -179,7 +179,8 @@ def add_background(store: FactStore, background: Background, *, seed: int) -> Fa
     if background.size == 0:
         return store
     rng = np.random.default_rng([seed, 1])
-    n_new = np.rint(background.size * np.bincount(store.relation, minlength=store.n_relations)).astype(int)
+    n_facts = np.bincount(store.relation, minlength=store.n_relations)
+    n_new = np.diff(np.rint(background.size * np.cumsum(n_facts)), prepend=0).astype(int)
     n_total = int(n_new.sum())
     if n_total == 0:
         raise InputError(f"--facts.background.size is {background.size}: too small for one fact; raise it, or set 0.")

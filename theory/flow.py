@@ -144,8 +144,8 @@ def held_out_flow(
     start = np.zeros(2 + len(weight))
     if times[-1] == 0:
         return HeldOutFlow(times, prompts(start)[None], weight)
-    tolerance = {"rtol": rtol, "atol": rtol / 100}
-    path = integrate.solve_ivp(velocity, (0.0, times[-1]), start, method="LSODA", t_eval=times, **tolerance)
+    span, atol = (0.0, times[-1]), rtol / 100
+    path = integrate.solve_ivp(velocity, span, start, method="LSODA", t_eval=times, rtol=rtol, atol=atol)
     if not path.success:
         raise RuntimeError(f"the held-out flow could not be integrated: {path.message}")
     return HeldOutFlow(times, np.stack([prompts(state) for state in path.y.T]), weight)

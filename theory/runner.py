@@ -163,9 +163,10 @@ def _write(
 
 def _arrays(simulation: Simulation) -> dict[str, np.ndarray]:
     """Return everything from which facts.parquet can be recomputed."""
-    store = simulation.store
-    facts = {name: getattr(store, name) for name in ("subject", "relation", "answer", "popularity")}
+    store, halves = simulation.store, simulation.split
+    facts = {name: getattr(store, name) for name in ("subject", "relation", "answer", "popularity", "exposure")}
+    in_arm = {f"{arm}/in_arm": np.isin(np.arange(len(halves.role)), rows) for arm, rows in halves.arms.items()}
     weights = {
         f"{arm}/{name}": array for arm, one in simulation.weights.items() for name, array in one._asdict().items()
     }
-    return facts | {"role": simulation.split.role} | weights
+    return facts | {"role": halves.role} | in_arm | weights

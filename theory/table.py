@@ -117,7 +117,7 @@ def stored(values: Values, facts: Facts, config: ModelConfig) -> Float[Array, "f
     return output + 0.5 * values.shared.sum(axis=0) if config.value_share else output
 
 
-def _rows(values: Float[Array, "token output"], ids: Int[Array, " fact"]) -> Float[Array, "fact output"]:
+def _rows(values: Float[Array, "token output"], ids: Int[Array | np.ndarray, " fact"]) -> Float[Array, "fact output"]:
     """Return the tokens' rows, copied out before anything is computed from them (fused, a CPU gathers one by one)."""
     return jax.lax.optimization_barrier(values.at[ids].get(mode="promise_in_bounds"))
 

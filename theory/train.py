@@ -18,12 +18,12 @@ State = TypeVar("State")
 class Trace(NamedTuple):
     """What was recorded along a run."""
 
-    step: Int[Array, " record"]
-    loss: Float[Array, " record"]
+    step: Int[Array | np.ndarray, " record"]
+    loss: Float[Array | np.ndarray, " record"]
     """Mean training loss since the last record; at step 0, that of the first step."""
     measured: Any
     """What the caller's `measure` returned, with a leading record axis."""
-    diverged_at: Int[Array, ""]
+    diverged_at: Int[Array | np.ndarray, ""]
     """The first step whose loss was not finite or at least `table.MAX_LOSS`; -1 if there is none."""
 
 
@@ -83,7 +83,7 @@ def check_finite(trace: Trace, stage: str, labels: list[str]) -> None:
     if len(bad):
         raise InputError(
             f"{stage} diverged at step {diverged_at[bad[0]]} ({labels[bad[0]]}): the loss was not finite or above "
-            f"{MAX_LOSS:.0f} nats.\nLower {stage}.learning_rate, or use --precision float64 if the rate is meant."
+            f"{MAX_LOSS:.0f} nats.\nLower --{stage}.learning-rate, or use --precision float64 if the rate is meant."
         )
 
 

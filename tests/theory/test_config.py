@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,8 +70,16 @@ DENSE = ModelConfig(form="dense")
         (Config(finetune=FinetuneConfig(steps=0)), "--finetune.steps is 0"),
         (Config(finetune=FinetuneConfig(batch_size=0)), "--finetune.batch-size is 0"),
         (Config(n_records=0), "--n-records is 0"),
+        (Config(pretrain=PretrainConfig(learning_rate=0.0)), "--pretrain.learning-rate is 0.0: .* a positive number."),
+        (Config(finetune=FinetuneConfig(learning_rate=-1.0)), "--finetune.learning-rate is -1.0"),
+        (Config(finetune=FinetuneConfig(learning_rate=math.nan)), "--finetune.learning-rate is nan"),
+        (Config(finetune=FinetuneConfig(value_learning_rate=math.inf)), "--finetune.value-learning-rate is inf"),
+        (Config(model=ModelConfig(shared_share=1.0)), "--model.shared-share is 1.0"),
         (Config(model=ModelConfig(n_filler=0)), "--model.n-filler is 0"),
-        (Config(model=ModelConfig(shared_share=1.5)), "--model.shared-share is 1.5: it must lie between 0 and 1."),
+        (
+            Config(model=ModelConfig(shared_share=1.5)),
+            "--model.shared-share is 1.5: it must be at least 0 and below 1.",
+        ),
         (Config(model=ModelConfig(value_share=-0.1)), "--model.value-share is -0.1"),
         (Config(model=ModelConfig(embeddings="random")), "--model.embeddings random: .*\nAdd --model.form dense."),
         (Config(model=ModelConfig(dimension=7)), "--model.dimension: "),
@@ -86,7 +95,7 @@ DENSE = ModelConfig(form="dense")
             Config(model=DENSE, finetune=FinetuneConfig(prompt="fresh_relation", train="everything")),
             "fresh_relation in the dense form",
         ),
-        (Config(split=SplitConfig(held_out=0.0)), "--split.held-out is 0.0: .*nothing to test"),
+        (Config(split=SplitConfig(held_out=0.0)), "--split.held-out is 0: that leaves nothing to test."),
     ],
 )
 def test_settings_that_mean_nothing_are_refused_with_their_flag(config, named):
@@ -97,8 +106,10 @@ def test_settings_that_mean_nothing_are_refused_with_their_flag(config, named):
 @pytest.mark.parametrize(
     "config",
     [
-        Config(model=replace(DENSE, embeddings="random"), pretrain=PretrainConfig(optimizer="adam", train="everything")),
-        Config(model=ModelConfig(shared_share=1.0, value_share=0.0)),
+        Config(
+            model=replace(DENSE, embeddings="random"), pretrain=PretrainConfig(optimizer="adam", train="everything")
+        ),
+        Config(model=ModelConfig(shared_share=0.0, value_share=1.0)),
         Config(finetune=FinetuneConfig(prompt="fresh_relation", train="everything")),
         Config(facts=FactsConfig(background=Background(size=2.0)), split=SplitConfig(development=0.1)),
     ],

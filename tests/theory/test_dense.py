@@ -91,13 +91,15 @@ def test_the_values_read_only_their_share_of_the_common_direction(value_share):
 def test_the_measurements_see_what_the_dense_forward_pass_does(kind, prompt):
     rng = np.random.default_rng(0)
     model = ModelConfig(form="dense", embeddings=kind, value_share=0.0 if prompt == "fresh_relation" else 0.2)
-    ids = [rng.integers(n, size=20).astype(np.int32) for n in (7, 3, 8)]
-    store = FactStore(*ids, np.ones(20), np.full(20, 0.05), np.zeros(20, bool), 7, 3, 8)
+    subject, relation, answer = (rng.integers(n, size=20).astype(np.int32) for n in (7, 3, 8))
+    store = FactStore(subject, relation, answer, np.ones(20), np.full(20, 0.05), np.zeros(20, bool), 7, 3, 8)
     with jax.enable_x64(True):
         vectors = jax.tree.map(jnp.asarray, embeddings.build(model, 7, 3, 12, seed=0))
         size = vectors.subject.shape[1]
         parameters = dense.Parameters(*(jnp.asarray(rng.normal(size=(size, size))) for _ in range(2)))
-        attention, output = dense.forward(parameters, vectors, table.Facts(*map(jnp.asarray, ids)), model, prompt)
+        attention, output = dense.forward(
+            parameters, vectors, table.Facts(*map(jnp.asarray, (subject, relation, answer))), model, prompt
+        )
         weights = dense.weights(parameters, vectors, model, prompt)
     found = evaluate.answer(weights, store, np.arange(20))
     np.testing.assert_allclose(found.attention[:, : len(attention)], attention.T, atol=1e-12)
@@ -119,6 +121,7 @@ def test_each_matrix_has_its_own_rate_and_a_rate_of_zero_freezes_it(name):
     transform = dense.optimizer(name, value=0.1, attention=0.0)
     parameters = dense.Parameters(jnp.ones((2, 2)), jnp.ones((2, 2)))
     updates, _ = transform.update(parameters, transform.init(parameters), parameters)
+    assert isinstance(updates, dense.Parameters)
     np.testing.assert_allclose(updates.value, -0.1, rtol=1e-2)
     np.testing.assert_array_equal(updates.attention, 0.0)
 

@@ -97,7 +97,10 @@ def test_a_wrong_popularity_in_a_row_that_does_not_match_is_no_error(tmp_path):
     [
         ({"header": "subject,relation,value,popularity"}, "no column for the answer .*\n.*--facts.answer-column; the"),
         ({"columns": {"subject": "who"}}, r"no column 'who' \(--facts.subject-column\); the columns are subject, rel"),
-        ({"where": "source=A"}, r"no column 'source' \(--facts.where\)"),
+        (
+            {"where": "source=A"},
+            r"no column 'source' \(--facts.where source=A\); the columns are .*\n.*--facts.where None",
+        ),
         ({"where": "relation"}, "'relation': write it as COLUMN=REGEX"),
         ({"where": "relation=("}, r"'\(' is no regular expression"),
         ({"where": "relation=z"}, "no usable row .2 of 2 rows do not match --facts.where"),

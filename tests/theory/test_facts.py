@@ -97,13 +97,25 @@ def test_background_facts_have_new_subjects_their_share_and_the_relations_own_an
     store = facts.sample(FactsConfig(n_subjects=500, relations_per_subject=1), seed=0)
     both = facts.add_background(store, Background(size=1.5, share=0.3), seed=0)
     n_own, new = len(store.subject), both.is_background
-    expected = np.rint(1.5 * np.bincount(store.relation))
-    np.testing.assert_array_equal(np.bincount(both.relation[new]), expected)
+    np.testing.assert_allclose(np.bincount(both.relation[new]), 1.5 * np.bincount(store.relation), atol=1)
+    assert new.sum() == 750
     np.testing.assert_array_equal(np.flatnonzero(~new), np.arange(n_own))
     np.testing.assert_array_equal(both.subject[new], np.arange(500, 500 + new.sum()))
     np.testing.assert_allclose(both.exposure[~new], 0.7 * store.exposure)
     np.testing.assert_allclose(both.exposure[new], 0.3 / new.sum())
     assert both.n_subjects == 500 + new.sum()
+
+
+def test_a_fraction_of_a_background_fact_makes_no_seed_larger_than_another():
+    config = FactsConfig(n_subjects=40, relations_per_subject=2, background=Background(size=0.3))
+    stores = [facts.build(config, seed=seed) for seed in range(5)]
+    assert len({tuple(np.bincount(store.relation[~store.is_background])) for store in stores}) > 1
+    for store in stores:
+        assert store.is_background.sum() == 24
+        n_own, n_new = (
+            np.bincount(store.relation[of], minlength=4) for of in (~store.is_background, store.is_background)
+        )
+        assert (np.abs(n_new - 0.3 * n_own) < 1).all()
 
 
 def test_background_answers_follow_the_frequency_ranks_of_the_store(tmp_path):

@@ -22,7 +22,8 @@ def test_popularity_is_knownness_as_given(base, store):
 
 def test_salience_is_the_subjects_value_at_the_answer(base, store):
     found = knownness.score(KnownnessConfig("salience"), base, store)
-    np.testing.assert_array_equal(found, [base.subject_values[s, a] for s, a in zip(store.subject, store.answer)])
+    facts = zip(store.subject, store.answer, strict=True)
+    np.testing.assert_array_equal(found, [base.subject_values[s, a] for s, a in facts])
 
 
 def test_margin_is_the_answers_lead_over_its_best_rival(base, store, monkeypatch):

@@ -14,7 +14,7 @@ RESOLUTION = 2.0**-31
 def reconstructed(table: sampling.AliasTable) -> np.ndarray:
     """Return the probability of every fact that the table draws from, summed over cells."""
     n = len(table.alias)
-    kept = (table.threshold.astype(float) + 1) / 2**32
+    kept = (np.asarray(table.threshold, float) + 1) / 2**32
     return (kept + np.bincount(table.alias, 1 - kept, minlength=n)) / n
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from theory import evaluate, table
 from theory.facts import FactStore
-from theory.model import ModelConfig
+from theory.model import ModelConfig, Prompt
 
 N_SUBJECTS, N_RELATIONS, N_ANSWERS, N_FILLER, RHO = 9, 3, 6, 4, 0.3
 RATE, VALUE_RATE = 0.7, 0.4
@@ -28,7 +28,7 @@ def config(value_share: float = 0.0) -> ModelConfig:
     return ModelConfig(shared_share=RHO, value_share=value_share, n_filler=N_FILLER)
 
 
-def state(prompt: str, value_share: float = 0.0, seed: int = 0) -> tuple[table.Values, table.Logits]:
+def state(prompt: Prompt, value_share: float = 0.0, seed: int = 0) -> tuple[table.Values, table.Logits]:
     """Return random values and logits."""
     rng = np.random.default_rng(seed)
     values = table.initial_values(config(), N_SUBJECTS, N_RELATIONS, N_ANSWERS, jnp.dtype(jnp.float64))
@@ -43,7 +43,8 @@ def batch() -> table.Facts:
 
 def moved(old, gradient, rates, rate):
     """Return the parts after one SGD step, each at its own multiple of the rate."""
-    return [np.asarray(part) - rate * share * np.asarray(slope) for part, slope, share in zip(old, gradient, rates)]
+    parts = zip(old, gradient, rates, strict=True)
+    return [np.asarray(part) - rate * share * np.asarray(slope) for part, slope, share in parts]
 
 
 def value_rates(value_share: float) -> list[float]:
@@ -73,7 +74,7 @@ def torch_losses(torch, values, logits, prompt, value_share):
         else:
             scores[0] = scores[0] + logits[4][relation] + logits[5][subject, relation]
         attention = torch.softmax(torch.stack(scores), dim=0)
-        output = sum(weight[:, None] * token for weight, token in zip(attention, tokens))
+        output = torch.einsum("tf,tfo->fo", attention, torch.stack(tokens[: len(scores)]))
     return torch.nn.functional.cross_entropy(output, answer, reduction="none")
 
 
@@ -83,11 +84,10 @@ def by_torch(values, logits, prompt, value_share):
         None if part is None else [torch.tensor(np.asarray(array), requires_grad=True) for array in part]
         for part in (values, logits)
     ]
-    losses = torch_losses(torch, *leaves, prompt, value_share)
+    losses = torch_losses(torch, leaves[0], leaves[1], prompt, value_share)
     losses.mean().backward()
     slopes = [
-        [np.zeros(array.shape) if array.grad is None else array.grad.numpy() for array in part or ()]
-        for part in leaves
+        [np.zeros(array.shape) if array.grad is None else array.grad.numpy() for array in part or ()] for part in leaves
     ]
     return losses.detach().numpy(), *slopes
 
@@ -200,9 +200,9 @@ def test_a_diverged_loss_is_seen_and_none_below_the_limit_is(gap):
 def test_the_measurements_see_what_the_forward_pass_does(prompt, value_share):
     values, logits = state(prompt, value_share)
     attention, _, output = table.forward(values, logits, batch(), config(value_share))
-    ids = (np.asarray(column, np.int32) for column in FACTS)
+    subject, relation, answer = (np.asarray(column, np.int32) for column in FACTS)
     ones = np.ones(len(FACTS.answer))
-    store = FactStore(*ids, ones, ones / len(ones), ones == 0, N_SUBJECTS, N_RELATIONS, N_ANSWERS)
+    store = FactStore(subject, relation, answer, ones, ones / len(ones), ones == 0, N_SUBJECTS, N_RELATIONS, N_ANSWERS)
     found = evaluate.answer(table.weights(values, logits), store, np.arange(len(ones)))
     np.testing.assert_allclose(found.attention, attention.T, atol=1e-14)
     np.testing.assert_array_equal(found.predicted, output.argmax(axis=1))

@@ -85,7 +85,7 @@ def test_a_diverged_fact_is_found_among_fine_ones():
 
 def test_divergence_names_stage_step_and_run():
     trace = train.Trace(*np.zeros((3, 1)), diverged_at=np.array([[-1, -1], [41, 5]]))
-    with pytest.raises(InputError, match=r"finetune diverged at step 41 \(third\).*above 80 nats.\nLower finetune"):
+    with pytest.raises(InputError, match=r"finetune diverged at step 41 \(third\).*above 80 nats.\nLower --finetune"):
         train.check_finite(trace, "finetune", ["first", "second", "third", "fourth"])
     train.check_finite(trace._replace(diverged_at=np.array(-1)), "finetune", ["only"])
 

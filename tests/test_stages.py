@@ -1,0 +1,56 @@
+"""The directory listing is the pipeline: both flows have the same stages, by the same names, in the README's order."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ["facts", "pretrain", "knownness", "split", "finetune", "evaluate", "attention", "compare"]
+SHARED = {"split"}
+"""Stages that empirical takes from theory."""
+FLOWS = [flow for flow in ("theory", "empirical") if (ROOT / flow).is_dir()]
+
+
+def stage_file(flow: str, stage: str) -> Path:
+    """Return the stage's module, or its package's."""
+    module, package = ROOT / flow / f"{stage}.py", ROOT / flow / stage / "__init__.py"
+    return package if package.exists() else module
+
+
+def used(function: ast.AST, modules: list[str]) -> list[str]:
+    """Return the modules whose attributes are used in a function, by where each is used first."""
+    first: dict[str, tuple[int, int]] = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            place = (node.lineno, node.col_offset)
+            first[node.value.id] = min(place, first.get(node.value.id, place))
+    return sorted(first, key=lambda name: first[name])
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_of_each_flow_is_a_module_of_its_name_that_says_what_it_does(flow, stage):
+    if flow == "empirical" and stage in SHARED:
+        assert not stage_file(flow, stage).exists()
+        return
+    text = ast.get_docstring(ast.parse(stage_file(flow, stage).read_text(encoding="utf-8")))
+    assert text, f"{flow}/{stage} has no docstring"
+
+
+def test_the_readme_lists_the_stages_in_order_with_their_modules():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = text.split("| stage |")[1].split("\n\n")[0].splitlines()[2:]
+    table = [(cells[1].strip().split(", "), cells[3]) for cells in (row.split("|") for row in rows)]
+    assert [stage for stages, _ in table for stage in stages] == STAGES
+    for stages, modules in table:
+        named = re.findall(r"`(\w+)\.py`", modules)
+        assert set(stages) <= set(named)
+        assert all((ROOT / "theory" / f"{name}.py").exists() for name in named)
+
+
+def test_the_pipeline_runs_the_stages_in_order():
+    tree = ast.parse((ROOT / "theory" / "pipeline.py").read_text(encoding="utf-8"))
+    (simulate,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_simulate"]
+    assert used(simulate, STAGES) == STAGES[: STAGES.index("evaluate")]

@@ -1,0 +1,166 @@
+"""Verdicts on constructed numbers."""
+
+import numpy as np
+import pytest
+
+from theory import compare
+from theory import config as configs
+from theory.compare import Outcome
+from theory.config import Config
+from theory.finetune import FinetuneConfig
+from theory.model import ModelConfig
+from theory.statistics import Interval
+
+ARMS = ("base", "top", "bottom")
+N_FACTS = 6
+
+
+def outcome(world: int = 0, *, top: float = 0.7, bottom: float = 0.5, predicted=(0.72, 0.55), config=None) -> Outcome:
+    """Return what a run leaves whose facts are recalled where the share is above one half, and that says so."""
+    shares = {"base": 0.4, "top": top, "bottom": bottom}
+    facts, trace = {}, {}
+    for arm, share in shares.items():
+        own = share + np.array([-0.3, -0.1, -0.05, 0.0, 0.05, 0.2])
+        facts[arm] = {
+            "subject": np.array(["s0", "s0", "s1", "s1", "s2", "s2"]),
+            "role": np.array(["train", "held_out"] * 3),
+            "fact": np.arange(N_FACTS),
+            "correct": own > 0.501,
+            "salience": np.array([4.0, 3.9, 3.0, 2.9, 1.1, 1.0]),
+            "salience_threshold": np.full(N_FACTS, 2.95),
+            "exposure": np.array([80.0, 80, 40, 40, 5, 5]),
+            "critical_low": np.full(N_FACTS, 0.501),
+            "critical_high": np.full(N_FACTS, np.inf),
+            "subject_attention": 0.8 * own,
+            "relation_attention": 0.8 * (1 - own),
+        }
+        trace[arm] = {"step": np.array([0, 10]), "subject_share": np.array([0.5, share])}
+        if arm != "base" and predicted:
+            trace[arm]["predicted_subject_share"] = np.array([0.5, predicted[arm == "bottom"]])
+    return Outcome(world, configs.to_json(config or Config()), facts, trace)
+
+
+def outcomes(shares, **options) -> list[Outcome]:
+    return [outcome(world, top=top, bottom=bottom, **options) for world, (top, bottom) in enumerate(shares)]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "interval", "verdict"),
+    [
+        (0.1, Interval(0.2, 0.1, 0.3), "holds"),
+        (-0.1, Interval(-0.2, -0.3, -0.1), "holds"),
+        (0.1, Interval(-0.2, -0.3, -0.1), "fails"),
+        (-0.1, Interval(0.2, 0.1, 0.3), "fails"),
+        (0.1, Interval(0.2, -0.1, 0.5), "undecided"),
+        (0.1, Interval(0.2, 0.0, 0.4), "undecided"),
+        (0.1, Interval(0.2, np.nan, np.nan), "undecided"),
+    ],
+)
+def test_a_predicted_sign_holds_fails_or_is_undecided_by_the_interval(predicted, interval, verdict):
+    assert compare.sign_verdict(predicted, interval) == verdict
+
+
+AHEAD = [(0.7, 0.5), (0.72, 0.5), (0.69, 0.5)]
+BEHIND = [(bottom, top) for top, bottom in AHEAD]
+EVEN = [(0.7, 0.5), (0.5, 0.7), (0.6, 0.6)]
+
+
+@pytest.mark.parametrize(
+    ("shares", "verdict"), [(AHEAD, "holds"), (BEHIND, "fails"), (EVEN, "undecided"), (AHEAD[:1], "undecided")]
+)
+def test_order_of_the_arms_is_judged_over_worlds(shares, verdict):
+    lead, *arms = compare.order(outcomes(shares))
+    assert (lead["result"], lead["arm"], lead["verdict"]) == ("R5", "top − bottom", verdict)
+    difference = np.mean([top - bottom for top, bottom in shares])
+    assert lead["predicted"] == pytest.approx(0.17) and lead["measured"] == pytest.approx(difference)
+    assert lead["error"] == pytest.approx(abs(0.17 - difference))
+    assert (lead["p_value"] < 0.05) == (shares in (AHEAD, BEHIND))
+    assert "before any finetuning" in lead["note"]
+    assert [row["arm"] for row in arms] == ["top", "bottom"]
+    assert {row["verdict"] for row in arms} == {"reported"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(finetune=FinetuneConfig(train="everything")),
+        Config(model=ModelConfig(value_share=0.1)),
+        Config(model=ModelConfig(form="dense", embeddings="random")),
+    ],
+)
+def test_outside_its_assumptions_the_order_is_reported_without_a_verdict(config):
+    lead, *_ = compare.order(outcomes(AHEAD, config=config))
+    assert lead["verdict"] == "reported" and "outside R5's assumptions" in lead["note"]
+
+
+def test_without_a_predicted_path_there_is_no_row_on_the_order():
+    assert compare.order(outcomes(AHEAD, predicted=None)) == []
+
+
+def test_runs_of_one_world_are_averaged_before_the_interval():
+    runs = [outcome(0, top=0.9), outcome(0, top=0.7), outcome(1, top=0.6)]
+    interval = compare.over_worlds(runs, [0.9, 0.7, 0.6])
+    assert interval.mean == pytest.approx(0.7)
+    assert interval.high - interval.mean == pytest.approx(
+        12.706 * 0.1, rel=1e-4
+    )  # Student's t at one degree of freedom
+
+
+def test_threshold_counts_the_facts_above_it_before_finetuning():
+    row = compare.threshold(outcomes(AHEAD))
+    assert row["measured"] == pytest.approx(0.5) and row["verdict"] == "reported"
+
+
+def test_recall_holds_only_if_every_fact_of_every_arm_agrees():
+    runs = outcomes(AHEAD)
+    row = compare.recall(runs)
+    assert (row["verdict"], row["error"]) == ("holds", 0)
+    assert row["predicted"] == row["measured"]
+    runs[1].facts["bottom"]["correct"][0] ^= True
+    row = compare.recall(runs)
+    assert (row["verdict"], row["error"]) == ("fails", 1)
+    assert "of 54 " in row["note"]
+
+
+def test_the_gap_holds_only_if_it_is_the_sum_of_the_held_out_facts_crossings():
+    runs = outcomes(AHEAD)
+    row = compare.gap(runs)
+    leads = [
+        np.mean([run.facts[arm]["correct"][1::2].astype(int) for run in runs], axis=0) for arm in ("top", "bottom")
+    ]
+    assert row["measured"] == row["predicted"] == pytest.approx(np.mean(leads[0] - leads[1]))
+    assert row["measured"] > 0 and (row["verdict"], row["error"]) == ("holds", 0)
+    runs[0].facts["top"]["correct"][0] ^= True  # a training fact: no part of the gap
+    assert compare.gap(runs)["verdict"] == "holds"
+    runs[0].facts["top"]["correct"][1] ^= True
+    row = compare.gap(runs)
+    assert (row["verdict"], row["error"]) == ("fails", 1)
+
+
+@pytest.mark.parametrize(("noise", "verdict"), [(0.0, "holds"), (4.0, "fails")])
+def test_growth_is_judged_on_the_default_world_by_subjects_means(noise, verdict):
+    runs = outcomes(AHEAD)
+    for run in runs:
+        base = run.facts["base"]
+        base["salience"] = compare.predict.salience(base["exposure"], base["salience"], run.config) + noise * np.array(
+            [-1, -1, 1, 1, 1, 1]
+        )
+    judged = compare.growth(runs, is_judged=True)
+    assert [row["verdict"] for row in judged] == [verdict, "reported", "reported"]
+    assert judged[0]["note"] == "R², subjects" and judged[0]["tolerance"] == pytest.approx(0.05)
+    assert {row["verdict"] for row in compare.growth(runs, is_judged=False)} == {"reported"}
+
+
+def test_growth_says_nothing_of_saliences_that_do_not_vary():
+    runs = outcomes(AHEAD)
+    for run in runs:
+        run.facts["base"]["salience"][:] = 1.5
+    assert compare.growth(runs, is_judged=True) == []
+
+
+def test_every_row_names_its_statement_experiment_and_runs():
+    rows = compare.rows("mine", outcomes(AHEAD), is_default_world=False)
+    assert [row["result"] for row in rows] == ["R2", "R4", "R5", "R5", "R5", "R6", "R6", "R6", "R7"]
+    assert {row["experiment"] for row in rows} == {"mine"} and {row["seeds"] for row in rows} == {3}
+    assert all(row["statement"] for row in rows)
+    assert {row["verdict"] for row in rows} <= {"holds", "fails", "undecided", "reported"}

@@ -1,0 +1,133 @@
+"""Which runs are asked for, and what a finished one can be recomputed from."""
+
+import numpy as np
+import pytest
+
+from theory import results, runner
+from theory.config import Config
+from theory.errors import InputError
+from theory.pipeline import Cell
+from theory.runner import Seeds
+
+MODEL_PARTS = "subject_values relation_values template_value subject_logit relation_logit template_logit".split()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        (Seeds(), [Cell(0, 0, 0)]),
+        (Seeds(3), [Cell(0, 0, 0), Cell(1, 1, 1), Cell(2, 2, 2)]),
+        (Seeds(seed=7), [Cell(7, 7, 7)]),
+        (Seeds(5, seed=7), [Cell(7, 7, 7)]),
+        (Seeds(2, pretrain_seeds=2), [Cell(0, 0, 0), Cell(0, 0, 1), Cell(1, 0, 0), Cell(1, 0, 1)]),
+        (Seeds(1, split_seeds=3), [Cell(0, 0, 0), Cell(0, 1, 0), Cell(0, 2, 0)]),
+        (Seeds(seed=4, pretrain_seeds=2, split_seeds=2), [Cell(p, q, 4) for p in (0, 1) for q in (0, 1)]),
+    ],
+)
+def test_seeds_count_replications_or_each_kind_of_randomness_apart(seeds, expected):
+    assert runner.cells(seeds) == expected
+
+
+@pytest.mark.parametrize(
+    ("seeds", "named"),
+    [
+        (Seeds(0), "--seeds is 0"),
+        (Seeds(pretrain_seeds=0), "--pretrain-seeds is 0"),
+        (Seeds(split_seeds=-1), "--split-seeds is -1"),
+        (Seeds(seed=-1), "--seed is -1"),
+        (Seeds(seed=2**31), "--seed is 2147483648"),
+    ],
+)
+def test_a_count_of_seeds_that_counts_nothing_is_refused(seeds, named):
+    with pytest.raises(InputError, match=named):
+        runner.cells(seeds)
+
+
+@pytest.fixture(scope="module")
+def saved(small, tmp_path_factory):
+    """A finished run with its weights, and what progress was told."""
+    out, told = tmp_path_factory.mktemp("runs"), []
+    runner.run(small, "mine", [Cell(0, 0, 0)], out, save_weights=True, progress=lambda *one: told.append(one))
+    return results.read_run(runner.directory(out, "mine", Cell(0, 0, 0))), told
+
+
+def logsumexp(logits: np.ndarray) -> np.ndarray:
+    return np.log(np.exp(logits).sum(axis=1))
+
+
+@pytest.mark.parametrize("arm", ["base", "top", "bottom", "whole", "random"])
+def test_the_table_of_facts_is_recomputed_from_the_saved_weights_alone(saved, arm):
+    """A reader's own numpy, with no help of ours."""
+    run, _ = saved
+    arrays = run.arrays()
+    columns = run.table("facts").to_pydict()
+    rows = np.flatnonzero(np.array(columns["arm"]) == arm)
+    found = {name: np.array(column)[rows] for name, column in columns.items()}
+    fact, (s, r, a) = np.arange(1200), (arrays[name] for name in ("subject", "relation", "answer"))
+    v_s, v_r, v_q, z_s, z_r, z_q = (arrays[f"{arm}/{part}"].astype(float) for part in MODEL_PARTS)
+    odds = np.exp(np.stack([z_s[s], z_r[r], np.broadcast_to(z_q, s.shape)], axis=1))
+    attention = odds / odds.sum(axis=1, keepdims=True)
+    logits = attention[:, :1] * v_s[s] + attention[:, 1:2] * v_r[r] + attention[:, 2:] * v_q
+    names = np.array([f"a{i}" for i in range(80)] + [f"filler{i}" for i in range(50)])
+    correct = logits.argmax(axis=1) == a
+    train = arrays["role"] == 0
+    modal = np.array([np.bincount(a[train & (r == one)]).argmax() for one in range(4)])
+    expected = {
+        "fact": fact,
+        "subject": np.array([f"s{i}" for i in s]),
+        "relation": np.array([f"r{i}" for i in r]),
+        "answer": names[a],
+        "popularity": arrays["popularity"],
+        "exposure": arrays["exposure"] * 600 * 128,
+        "knownness": arrays["popularity"],
+        "role": np.array(["train", "development", "held_out", "background"])[arrays["role"]],
+        "salience": v_s[s, a],
+        "correct": correct,
+        "predicted": names[logits.argmax(axis=1)],
+        "answer_logprob": logits[fact, a] - logsumexp(logits),
+        "answer_probability": np.exp(logits[fact, a] - logsumexp(logits)),
+        "subject_attention": attention[:, 0],
+        "relation_attention": attention[:, 1],
+        "template_attention": attention[:, 2],
+        "is_generic": logits.argmax(axis=1) == modal[r],
+        "base_correct": (arrays["base/subject_values"][s].astype(float) + arrays["base/relation_values"][r]).argmax(1)
+        == a,
+    }
+    if arm == "base":
+        expected["majority_correct"] = modal[r] == a
+    else:
+        own = arrays[f"{arm}/in_arm"]
+        modal = np.array([np.bincount(a[own & (r == one)]).argmax() for one in range(4)])
+        expected |= {"in_arm": own, "majority_correct": modal[r] == a}
+        expected["is_generic_arm"] = logits.argmax(axis=1) == modal[r]
+    # Critical attention by its definition: where the answer's logit stops being the largest, as the share varies.
+    share = attention[:, 0] / attention[:, :2].sum(axis=1)
+    np.testing.assert_array_equal((found["critical_low"] < share) & (share < found["critical_high"]), correct)
+    for name, column in expected.items():
+        if column.dtype.kind == "f":
+            np.testing.assert_allclose(found[name], column, rtol=2e-6, atol=1e-30, err_msg=name)
+        else:
+            np.testing.assert_array_equal(found[name], column, err_msg=name)
+    tested = set(expected) | {"arm", "critical_low", "critical_high"}
+    of_theory = {"share_force", "salience_threshold", "predicted_salience"}
+    filled = {name for name, column in found.items() if any(value is not None for value in column)}
+    assert filled - tested <= of_theory
+
+
+def test_progress_is_told_of_training_measuring_and_each_finished_run(saved):
+    _, told = saved
+    assert told == [("training 1 world together", 0), ("measuring 0/0/0", 0), ("", 1)]
+
+
+def test_verdicts_are_remembered_for_this_config_count_of_worlds_and_code(tmp_path, monkeypatch):
+    rows = [{"experiment": "verify", "result": "R1", "verdict": "holds", "error": 0.0}]
+    config = Config(n_records=3)
+    assert runner.read_verdicts(tmp_path, config, 2) is None
+    runner.write_verdicts(tmp_path, config, 2, rows)
+    found = runner.read_verdicts(tmp_path, config, 2)
+    assert found and found[0]["verdict"] == "holds" and found[0]["note"] is None
+    assert runner.read_verdicts(tmp_path, config, 3) is None
+    assert runner.read_verdicts(tmp_path, Config(n_records=4), 2) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.parquet", "report.json"]
+    monkeypatch.setattr(runner, "__file__", str(tmp_path / "theory.py"))  # other sources
+    assert runner.read_verdicts(tmp_path, config, 2) is None
