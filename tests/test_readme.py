@@ -26,7 +26,8 @@ def _run(command: list[str] | str, folder: Path) -> str:
 @pytest.mark.parametrize("text", _blocks("bash"))
 def test_a_bash_block_runs(text: str, tmp_path: Path) -> None:
     # `python` is this interpreter, and its packages are the checkout's.
-    script = f'export PYTHONPATH={shlex.quote(str(ROOT))}\npython() {{ {shlex.quote(sys.executable)} "$@"; }}\nset -e\n{text}'
+    root, python = shlex.quote(str(ROOT)), shlex.quote(sys.executable)
+    script = f'export PYTHONPATH={root}\npython() {{ {python} "$@"; }}\nset -e\n{text}'
     _run(["bash", "-c", script], tmp_path)
 
 
