@@ -22,7 +22,7 @@ def test_every_figure_is_drawn_and_gets_a_line_with_its_file_and_claim(results, 
     results.add_worlds("stored", steps=8000)
     assert main(["--runs", str(results.folder), "--out", str(tmp_path)]) == 0
     lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
-    assert [Path(file) for file, _ in lines] == [tmp_path / f"{name}.png" for name in FIGURES]
+    assert [Path(file).resolve() for file, _ in lines] == [tmp_path / f"{name}.png" for name in FIGURES]
     assert all((tmp_path / f"{name}.png").stat().st_size > 10_000 for name in FIGURES)
     assert lines[0][1].startswith("Finetuning on lesser-known rather than well-known facts costs 21.7 ± 7.2 points")
 
