@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -85,3 +88,32 @@ def test_a_missing_file_or_a_folder_is_an_input_error(tmp_path):
         table_reader.read(tmp_path / "gone.csv")
     with pytest.raises(InputError, match=r"cannot be read \(Is a directory"):
         table_reader.read(tmp_path)
+
+
+def test_a_hub_data_set_is_read_through_datasets_all_splits_together(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "facts"
+    folder.mkdir()
+    (folder / "train.csv").write_text("subject,answer\nAda,x\nBea,y\n")
+    (folder / "test.csv").write_text("subject,answer\nCid,z\n")
+    table = table_reader.read(Path(f"hub:{folder}"))
+    assert sorted(table.columns["subject"]) == ["Ada", "Bea", "Cid"]
+    assert (table.unit, list(table.numbers)) == ("row", [1, 2, 3])
+
+
+def test_a_hub_that_cannot_answer_is_an_input_error_with_a_remedy(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def unreachable(*_args, **_options):
+        raise ConnectionError("Couldn't reach 'some/facts' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(InputError, match="hub:some/facts@main: cannot be loaded .*\n.*Download the table"):
+        table_reader.read(Path("hub:some/facts@main"))
+
+
+def test_a_hub_data_set_without_the_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match="needs the package datasets"):
+        table_reader.read(Path("hub:some/facts"))
