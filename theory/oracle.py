@@ -73,4 +73,4 @@ def forms_error(config: Config, cell: pipeline.Cell) -> float:
 def _difference(one: Weights, other: Weights) -> float:
     """Return the largest difference of any value or attention logit; absent tokens' infinite logits are equal."""
     pairs = zip(one, other, strict=True)
-    return max(float(np.abs(np.where(a == b, 0.0, a - b)).max()) for a, b in pairs)
+    return max(float(np.abs(np.subtract(a, b, out=np.zeros(np.shape(a)), where=a != b)).max()) for a, b in pairs)

@@ -14,6 +14,7 @@ from theory import attention, compare, evaluate, flow, measure, oracle, pipeline
 from theory import config as configs
 from theory.compare import Outcome, Row
 from theory.config import Config
+from theory.errors import InputError
 from theory.experiments import PAPER
 from theory.facts import FactStore
 from theory.model import ModelConfig, Weights
@@ -32,8 +33,13 @@ def run(config: Config, n_seeds: int, progress: Callable[[str, int], None] = lam
 
     Args:
         progress: told which check is next, and how many more are done.
+
+    Raises:
+        InputError: settings that cannot be run, or that the results do not speak of.
     """
     configs.check(config)
+    if config.finetune.prompt != "template":
+        raise InputError("R1 to R8 are about prompts with a template.\nLeave --finetune.prompt at template.")
     progress("worlds", 0)
     simulations = simulate(config, n_seeds)
     made = compare.rows("verify", [outcome(config, one) for one in simulations], is_default_world=config == PAPER)

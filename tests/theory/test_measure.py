@@ -58,19 +58,23 @@ def test_metrics_are_means_over_held_out_facts(measured, simulation):
             assert found["generic_rate_arm"] == pytest.approx(columns["is_generic_arm"][held_out].mean())
 
 
-def test_generic_answers_are_the_relations_modal_answers_in_the_training_facts(measured, simulation):
-    _, facts, _ = measured
-    store, rows = simulation.store, simulation.split.arms
+def test_generic_answers_are_the_relations_modal_answers_in_the_training_facts(small, simulation):
+    """Arms made so that their modal answers differ: without each relation's first answer, and without its second."""
+    store, train = simulation.store, simulation.split.arms["whole"]
+    rank = store.answer[train] % 20
+    arms = simulation.split.arms | {"whole": train[rank != 0], "bottom": train[rank > 1]}
+    made = replace(simulation, split=replace(simulation.split, arms=arms))
+    _, facts, _ = measure.run(small, made)
+    expected = {"top": 0, "whole": 1, "random": 0, "bottom": 2}  # the modal answer's rank, by arm
     for arm, columns in by_arm(facts).items():
         predicted = evaluate.answer(simulation.weights[arm], store, np.arange(1200)).predicted
-        for own, name in (("whole", "is_generic"), (arm, "is_generic_arm")):
-            if own == "base":
-                assert columns[name] is None
-                continue
-            modal = evaluate.modal_answers(store, rows[own])[store.relation]
-            np.testing.assert_array_equal(columns[name], predicted == modal)
-            if own == arm:
-                np.testing.assert_array_equal(columns["majority_correct"], modal == store.answer)
+        np.testing.assert_array_equal(columns["is_generic"], predicted == 20 * store.relation + 1)
+        own = 20 * store.relation + expected.get(arm, 1)
+        np.testing.assert_array_equal(columns["majority_correct"], store.answer == own)
+        if arm == "base":
+            assert columns["is_generic_arm"] is None
+        else:
+            np.testing.assert_array_equal(columns["is_generic_arm"], predicted == own)
 
 
 def test_lesser_known_facts_teach_generic_answers(small, simulations):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from theory import config as configs
-from theory import evaluate, flow, predict, split, statistics
+from theory import evaluate, flow, predict, split, statistics, theorem
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,18 @@ def test_attention_along_finetuning_is_predicted_before_it(simulations, small):
                 errors[whose].append(np.abs(path.share - one.traces[arm].measured.subject_share).max())
     assert np.mean(errors["own"]) < 0.03
     assert np.mean(errors["own"]) < 0.5 * np.mean(errors["other's"])
+
+
+@pytest.mark.parametrize("rho", [0.2, 0.9])
+def test_the_path_starts_at_the_rates_of_held_out_prompts(one, rho):
+    """R3 is the flow's first step, as seen from one prompt of each relation."""
+    base, store, rows, rate = one.weights["base"], one.store, one.split.arms["top"], 1e-4
+    values, relation = evaluate.token_values(base, store, rows), store.relation[rows]
+    uniform = np.full((len(rows), 3), 1 / 3)
+    force = theorem.force(uniform, values, theorem.probability(uniform, values), store.answer[rows])
+    change = theorem.transfer(force, relation, uniform[:4], np.arange(4), rho=rho, rate=rate)
+    path = predict.arm_flow(base, store, rows, np.array([0.0, rate]), shared_share=rho)
+    np.testing.assert_allclose(path.attention[1] - 1 / 3, np.bincount(relation) / len(rows) @ change, rtol=0.01)
 
 
 def test_the_predicted_order_of_the_arms_is_the_measured_one(simulations, small):

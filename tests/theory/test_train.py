@@ -79,7 +79,7 @@ def test_the_first_diverged_step_is_found(bad):
 
 
 def test_a_diverged_fact_is_found_among_fine_ones():
-    _, trace = count(12, 3, lambda step: jnp.where(step == 4, jnp.array([0.5, np.inf]), 1.0))
+    _, trace = count(12, 3, lambda step: jnp.where(step == 4, jnp.array([0.5, 1.1 * MAX_LOSS]), 1.0))
     assert trace.diverged_at == 4
 
 

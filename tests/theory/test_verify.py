@@ -130,5 +130,7 @@ def test_a_flow_of_the_wrong_speed_fails(config, fresh, monkeypatch):
 
 def test_settings_that_cannot_be_run_are_refused_before_any_world_is_made(config, monkeypatch):
     monkeypatch.setattr(verify, "simulate", lambda *_: pytest.fail("a world was made"))
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="--n-records"):
         verify.run(replace(config, n_records=0), 1)
+    with pytest.raises(InputError, match="Leave --finetune.prompt at template."):
+        verify.run(replace(config, finetune=replace(config.finetune, prompt="bare")), 1)
