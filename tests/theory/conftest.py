@@ -3,6 +3,17 @@
 import numpy as np
 import pytest
 
+SMALL = [
+    *("--facts.n-subjects", "300", "--pretrain.steps", "600", "--pretrain.batch-size", "128"),
+    *("--finetune.batch-size", "128", "--n-records", "4"),
+]
+
+
+@pytest.fixture(scope="session")
+def small_flags():
+    """Return the flags of `small`."""
+    return SMALL
+
 
 @pytest.fixture(scope="session")
 def small():
@@ -54,3 +65,31 @@ def random_weights(store):
         )
 
     return draw
+
+
+class Told:
+    """What a command returned and printed."""
+
+    def __init__(self, code: int, captured):
+        self.code, self.out, self.err = code, captured.out, captured.err
+
+    @property
+    def error(self) -> str:
+        """The message, without the progress bar before it."""
+        assert "Traceback" not in self.err + self.out
+        message = self.err[self.err.index("error: ") :].strip()
+        assert len(message.splitlines()) <= 2, message
+        return message
+
+
+@pytest.fixture
+def tell(capsys):
+    """Return a function that gives the command line these arguments, in this process."""
+    from theory import __main__ as command_line
+
+    def run(*arguments) -> Told:
+        capsys.readouterr()
+        code = command_line.main([str(argument) for argument in arguments])
+        return Told(code, capsys.readouterr())
+
+    return run

@@ -1,15 +1,9 @@
-"""The command line in this process: what it writes, what it finds done, and how it refuses."""
+"""The command line in this process: what it writes, what it finds done, and how it goes on."""
 
-import errno
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,44 +12,12 @@ from theory import config as configs
 from theory import measure, results, verify
 from theory.experiments import EXPERIMENTS
 
-ROOT = Path(results.__file__).resolve().parent.parent
-SMALL = [
-    *("--facts.n-subjects", "300", "--pretrain.steps", "600", "--pretrain.batch-size", "128"),
-    *("--finetune.batch-size", "128", "--n-records", "4"),
-]
-"""The small world's flags, so that its programs are compiled once."""
-
-
-class Told:
-    """What a command returned and printed."""
-
-    def __init__(self, code: int, captured):
-        self.code, self.out, self.err = code, captured.out, captured.err
-
-    @property
-    def error(self) -> str:
-        """The message, without the progress bar before it."""
-        assert "Traceback" not in self.err + self.out
-        message = self.err[self.err.index("error: ") :].strip()
-        assert len(message.splitlines()) <= 2, message
-        return message
-
-
-@pytest.fixture
-def tell(capsys):
-    def run(*arguments) -> Told:
-        capsys.readouterr()
-        code = command_line.main([str(argument) for argument in arguments])
-        return Told(code, capsys.readouterr())
-
-    return run
-
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(tmp_path_factory, small_flags) -> Path:
     """Two finished runs of a small `paper`; not to be changed."""
     out = tmp_path_factory.mktemp("finished")
-    assert command_line.main(["run", "paper", *SMALL, "--seeds", "2", "--out", str(out)]) == 0
+    assert command_line.main(["run", "paper", *small_flags, "--seeds", "2", "--out", str(out)]) == 0
     return out
 
 
@@ -101,9 +63,9 @@ def test_a_run_leaves_its_directory_and_the_experiments_predictions(finished):
     assert set(predictions["seeds"].to_pylist()) == {2}
 
 
-def test_what_is_done_is_found_done_and_left_as_it_is(runs, tell):
+def test_what_is_done_is_found_done_and_left_as_it_is(runs, tell, small_flags):
     before = files(runs)
-    told = tell("run", "paper", *SMALL, "--seeds", 2, "--out", runs)
+    told = tell("run", "paper", *small_flags, "--seeds", 2, "--out", runs)
     assert told.code == 0
     assert "0 runs made, 2 found done" in told.out
     for arm in ("top", "bottom", "whole", "random", "base", "top − bottom"):
@@ -114,9 +76,9 @@ def test_what_is_done_is_found_done_and_left_as_it_is(runs, tell):
     }
 
 
-def test_another_config_is_refused_with_both_remedies_until_overwriting_is_asked_for(runs, tell):
+def test_another_config_is_refused_with_both_remedies_until_overwriting_is_asked_for(runs, tell, small_flags):
     before = files(runs)
-    other = ["run", "paper", *SMALL, "--knownness.measure", "margin", "--out", runs]
+    other = ["run", "paper", *small_flags, "--knownness.measure", "margin", "--out", runs]
     told = tell(*other)
     assert told.code == 2
     assert "knownness.measure: popularity → margin" in told.error
@@ -127,7 +89,9 @@ def test_another_config_is_refused_with_both_remedies_until_overwriting_is_asked
     assert contents(seed_directory(runs, 1))[0]["config"]["knownness"] == {"measure": "popularity"}
 
 
-def test_an_interrupted_command_keeps_what_is_done_and_goes_on_from_there(finished, tmp_path, tell, monkeypatch):
+def test_an_interrupted_command_keeps_what_is_done_and_goes_on_from_there(
+    finished, tmp_path, tell, monkeypatch, small_flags
+):
     real, calls = measure.run, []
 
     def interrupted(*arguments):
@@ -136,7 +100,7 @@ def test_an_interrupted_command_keeps_what_is_done_and_goes_on_from_there(finish
             raise KeyboardInterrupt
         return real(*arguments)
 
-    command = ("run", "paper", *SMALL, "--seeds", 2, "--out", tmp_path)
+    command = ("run", "paper", *small_flags, "--seeds", 2, "--out", tmp_path)
     monkeypatch.setattr(measure, "run", interrupted)
     told = tell(*command)
     assert told.code == 130 and "interrupted: finished runs are kept" in told.err
@@ -148,18 +112,6 @@ def test_an_interrupted_command_keeps_what_is_done_and_goes_on_from_there(finish
         assert contents(seed_directory(tmp_path, seed)) == contents(seed_directory(finished, seed))
     name = "theory/paper/predictions.parquet"
     assert pq.read_table(tmp_path / name) == pq.read_table(finished / name)
-
-
-def test_a_full_disk_leaves_nothing_half_written(tmp_path, tell, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(results, "_write", full)
-    told = tell("run", "paper", *SMALL, "--out", tmp_path)
-    assert told.code == 2
-    assert told.error.startswith(f"error: cannot write {seed_directory(tmp_path, 0)}: No space left on device")
-    assert "--out DIR" in told.error
-    assert files(tmp_path) == {}
 
 
 def test_dry_run_prints_the_resolved_config_and_writes_nothing(tmp_path, tell):
@@ -199,12 +151,12 @@ def test_compare_writes_the_runs_own_predictions_again(runs, tell):
     assert tell("compare", "--out", runs / "nowhere").code == 2
 
 
-def test_a_damaged_run_is_named(runs, tell):
+def test_a_damaged_run_is_named(runs, tell, small_flags):
     path = seed_directory(runs, 0) / "facts.parquet"
     path.write_bytes(path.read_bytes()[:1000])
     assert str(path) in tell("compare", "--out", runs).error
     (seed_directory(runs, 1) / "report.json").write_text("{")
-    assert "--overwrite" in tell("run", "paper", *SMALL, "--seed", 1, "--out", runs).error
+    assert "--overwrite" in tell("run", "paper", *small_flags, "--seed", 1, "--out", runs).error
 
 
 def test_list_tells_every_experiment(tell):
@@ -212,167 +164,6 @@ def test_list_tells_every_experiment(tell):
     assert told.code == 0
     for name, (sentence, _) in EXPERIMENTS.items():
         assert name in told.out and sentence.split()[0] in told.out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "suggestion"),
-    [
-        (["run", "papr"], "paper, everything, stored"),
-        (["run", "paper", "--finetune.step", "5"], "--finetune.steps"),
-        (["run", "paper", "--pretrain.steps", "many"], "--pretrain.steps"),
-        (["run", "paper", "--model.form", "tabel"], "'table', 'dense'"),
-        (["runn"], "run, verify, compare, list"),
-    ],
-)
-def test_a_misspelt_command_is_refused_with_a_suggestion(arguments, suggestion, capsys):
-    with pytest.raises(SystemExit) as ended:
-        command_line.main(arguments)
-    assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert suggestion in " ".join(told.replace("│", " ").split())
-    assert "Traceback" not in told
-
-
-ROW = "Q{0},capital,city {1},{2}"
-TABLES = {
-    "fine": [ROW.format(i, i % 3, i + 1) for i in range(40)],
-    "words": [ROW.format(i, i % 3, "often" if i == 7 else i + 1) for i in range(40)],
-    "negative": [ROW.format(i, i % 3, -5 if i == 3 else i + 1) for i in range(40)],
-    "one answer": [ROW.format(i, 0, i + 1) for i in range(40)],
-    "two facts": [ROW.format(i, i % 2, i + 1) for i in range(2)],
-    "empty": [],
-}
-
-
-@pytest.mark.parametrize(
-    ("table", "flags", "named"),
-    [
-        ("words", [], ["words.csv", "line 9", "popularity", "'often'", "is not a positive number"]),
-        ("negative", [], ["negative.csv", "line 5", "popularity", "'-5'", "is not a positive number"]),
-        ("one answer", [], ["one answer.csv", "relation 'capital' has one answer, 'city 0'", "--facts.where"]),
-        ("two facts", [], ["every relation has fewer than 10 facts", "Lower --facts.min-facts"]),
-        ("two facts", ["--facts.min-facts", 1], ["2 facts leave 1 to train on", "give more facts"]),
-        ("empty", [], ["empty.csv", "no rows"]),
-        ("fine", ["--facts.answer-column", "reply"], ["fine.csv", "'reply'", "--facts.answer-column"]),
-        ("fine", ["--facts.where", "kind=x"], ["no column 'kind'", "--facts.where None"]),
-        ("missing", [], ["missing.csv", "No such file"]),
-        ("folder", [], ["folder.csv", "directory"]),
-        ("binary", [], ["binary.csv", "UTF-8"]),
-    ],
-)
-def test_a_bad_table_is_named_with_its_remedy_and_nothing_is_written(table, flags, named, tmp_path, tell):
-    path, out = tmp_path / f"{table}.csv", tmp_path / "runs"
-    if table in TABLES:
-        path.write_text("\n".join(["subject,relation,answer,popularity", *TABLES[table]]))
-    elif table == "folder":
-        path.mkdir()
-    elif table == "binary":
-        path.write_bytes(bytes(range(256)) * 10)
-    told = tell("run", "paper", "--facts.table", path, *flags, "--out", out)
-    assert told.code == 2
-    for part in named:
-        assert part in told.error
-    assert files(out) == {}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["run", "popqa"], "popqa needs a table of facts.\nName PopQA's with --facts.table FILE."),
-        (["run", "popqa-bare"], "--facts.table FILE"),
-        (["run", "paper", "--seeds", "0"], "--seeds is 0"),
-        (["verify", "--seeds", "0"], "--seeds is 0"),
-        (["run", "paper", "--finetune.optimizer", "adam"], "Add --model.form dense."),
-        (["run", "superposition", "--pretrain.optimizer", "adm"], "no optimizer 'adm' in optax"),
-        (["run", "paper", "--facts.n-subjects", "1"], "Raise it, or give more facts."),
-    ],
-)
-def test_settings_that_cannot_be_run_are_refused_and_nothing_is_written(arguments, named, tmp_path, tell):
-    told = tell(*arguments, "--out", tmp_path / "runs")
-    assert told.code == 2
-    assert named in told.error
-    assert files(tmp_path / "runs") == {}
-
-
-def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_computed(tmp_path, tell):
-    (tmp_path / "runs").write_text("a file")
-    for command in (["run", "paper"], ["verify"]):
-        told = tell(*command, "--out", tmp_path / "runs")
-        assert told.code == 2 and f"cannot write {tmp_path / 'runs'}" in told.error
-
-
-@pytest.mark.parametrize(
-    ("stage", "flags"),
-    [
-        ("pretrain", ["--pretrain.learning-rate", "1e6"]),
-        ("finetune", ["--finetune.train", "everything", "--finetune.value-learning-rate", "1e6"]),
-    ],
-)
-def test_divergence_names_the_stage_and_the_step(stage, flags, tmp_path, tell):
-    told = tell("run", "paper", *SMALL, *flags, "--out", tmp_path)
-    assert told.code == 2
-    assert told.error.startswith(f"error: {stage} diverged at step ")
-    step = int(told.error.split(" at step ")[1].split()[0])
-    assert 0 < step < 20
-    assert f"Lower --{stage}.learning-rate" in told.error
-    assert files(tmp_path) == {}
-
-
-def test_ctrl_c_ends_the_program_at_once_with_130_and_nothing_half_written(tmp_path):
-    out = tmp_path / "runs"
-    endless = ["--pretrain.steps", "100000000", "--pretrain.batch-size", "1", "--n-records", "100000"]
-    command = [sys.executable, "-m", "theory", "run", "paper", *endless, "--out", str(out)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 60
-        while not out.exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(1.5)
-        process.send_signal(signal.SIGINT)
-        start = time.monotonic()
-        _, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert time.monotonic() - start < 10
-    assert "interrupted" in err and "Traceback" not in err
-    assert files(out) == {}
-
-
-@pytest.fixture
-def popqa(tmp_path) -> Path:
-    """A table of PopQA's shape: 5 relations of 40 facts, one of 3, some without popularity, some of a biased source."""
-    rng = np.random.default_rng(0)
-    rows = ["id\tsubj\tprop\tpossible_answers\tpop_source\ts_pop"]
-    for i in range(203):
-        answers = json.dumps([f"answer {min(rng.geometric(0.4), 9)}", "alias"])
-        popularity = "" if i in (4, 9) else int(10 ** rng.uniform(2, 6))
-        rows.append(
-            f"{i}\tsubject {i}\trelation {i // 40}\t{answers}\t{'C' if i % 40 == 0 else 'AB'[i % 2]}\t{popularity}"
-        )
-    (tmp_path / "popqa.tsv").write_text("\n".join(rows) + "\n")
-    return tmp_path / "popqa.tsv"
-
-
-@pytest.mark.parametrize("name", ["popqa", "popqa-bare"])
-def test_real_facts_are_read_from_the_users_table_told_by_name_and_without_their_background(
-    name, popqa, tmp_path, tell
-):
-    flags = ["--pretrain.steps", 400, "--finetune.steps", 50, "--n-records", 2]
-    told = tell("run", name, "--facts.table", popqa, *flags, "--out", tmp_path / "runs")
-    assert told.code == 0
-    for note in ("6 of 203 rows do not match", "2 of 203 rows have no popularity", "relation 5 (2)"):
-        assert note in " ".join(told.out.split())
-    run = results.read_run(tmp_path / "runs/theory" / name / "pretrain_0/split_0/seed_0")
-    facts = run.table("facts").to_pydict()
-    assert len(facts["arm"]) == 5 * (200 - 5 - 2)
-    assert set(facts["relation"]) == {f"relation {i}" for i in range(5)}
-    assert set(facts["role"]) == {"train", "held_out"}
-    assert set(facts["answer"]) <= {f"answer {i}" for i in range(1, 10)}
-    draws = sum(facts["exposure"]) / 5 / (400 * 256)
-    assert draws == pytest.approx(0.5 if name == "popqa" else 1.0)
-    assert run.report["notes"] and run.report["config"]["facts"]["table"] == str(popqa)
 
 
 @pytest.fixture
