@@ -5,6 +5,7 @@ al. (2024). Symbols as in `theorem.py`; $\kappa = (\kappa_S, \kappa_R, \kappa_q)
 kinds of token, and $\tau$ is time in units of SGD rate times steps.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,22 +62,12 @@ def reduced_flow(
         ValueError: if `times` is empty, negative or not increasing.
         RuntimeError: if the integration fails.
     """
-    if times.size == 0 or times[0] < 0 or np.any(np.diff(times) <= 0):
-        raise ValueError("times must be non-negative and increasing, and there must be at least one")
-    gaps, speed, first = _gaps(values, answer), np.array(rates), np.array(start, dtype=float)
-    if times[-1] == 0:
-        return Flow(times, first[None, :])
+    gaps, speed = _gaps(values, answer), np.array(rates)
 
     def velocity(_: float, logits: np.ndarray) -> np.ndarray:
         return speed * _mean_force(gaps, special.softmax(logits))
 
-    # LSODA: the flow is stiff along the template's logit; explicit methods take up to six times the steps.
-    path = integrate.solve_ivp(
-        velocity, (0.0, times[-1]), first, method="LSODA", t_eval=times, rtol=rtol, atol=rtol / 100
-    )
-    if not path.success:
-        raise RuntimeError(f"the reduced flow could not be integrated: {path.message}")
-    return Flow(times, path.y.T)
+    return Flow(times, _integrate(velocity, np.array(start, dtype=float), times, rtol))
 
 
 @dataclass(frozen=True)
@@ -123,6 +114,7 @@ def held_out_flow(
         rtol: relative error of the integration, a hundred times the absolute one.
 
     Raises:
+        ValueError: if `times` is empty, negative or not increasing.
         RuntimeError: if the integration fails.
     """
     order = np.argsort(relation, kind="stable")
@@ -141,14 +133,8 @@ def held_out_flow(
         subject, of_relation, template = force.sum(axis=0)
         return np.concatenate([[rho * subject, template], rho * of_relation + (1 - rho) * force[:, 1]])
 
-    start = np.zeros(2 + len(weight))
-    if times[-1] == 0:
-        return HeldOutFlow(times, prompts(start)[None], weight)
-    span, atol = (0.0, times[-1]), rtol / 100
-    path = integrate.solve_ivp(velocity, span, start, method="LSODA", t_eval=times, rtol=rtol, atol=atol)
-    if not path.success:
-        raise RuntimeError(f"the held-out flow could not be integrated: {path.message}")
-    return HeldOutFlow(times, np.stack([prompts(state) for state in path.y.T]), weight)
+    states = _integrate(velocity, np.zeros(2 + len(weight)), times, rtol)
+    return HeldOutFlow(times, np.stack([prompts(state) for state in states]), weight)
 
 
 def mean_force(
@@ -238,6 +224,22 @@ def boundary_distance(predicted: Float[np.ndarray, " column"], measured: Float[n
     """
     distance = np.abs(np.log2(predicted) - np.log2(measured))
     return float(np.median(distance[np.isfinite(distance)])) if np.isfinite(distance).any() else float("nan")
+
+
+def _integrate(
+    velocity: Callable[[float, np.ndarray], np.ndarray], start: np.ndarray, times: np.ndarray, rtol: float
+) -> np.ndarray:
+    """Return the states [time number] of an autonomous flow that begins at `start` at τ = 0."""
+    if times.size == 0 or times[0] < 0 or np.any(np.diff(times) <= 0):
+        raise ValueError("times must be non-negative and increasing, and there must be at least one")
+    if times[-1] == 0:
+        return start[None]
+    # LSODA: the flow is stiff along the template's logit; explicit methods take up to six times the steps.
+    span, atol = (0.0, times[-1]), rtol / 100
+    path = integrate.solve_ivp(velocity, span, start, method="LSODA", t_eval=times, rtol=rtol, atol=atol)
+    if not path.success:
+        raise RuntimeError(f"the flow could not be integrated: {path.message}")
+    return path.y.T
 
 
 def _gaps(values: np.ndarray, answer: np.ndarray) -> np.ndarray:
