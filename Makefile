@@ -32,7 +32,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint reproduce figures benchmark clean
+.PHONY: help setup test lint reproduce sweeps figures benchmark clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -58,11 +58,17 @@ reproduce: $(THEORY)  ## the experiment, every theorem and the figures, into OUT
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
 	@echo "Pictures: $(OUT)/figures. Tables: $(OUT)/theory/*/predictions.parquet"
 
+sweeps: $(THEORY)  ## the phase diagrams, dose and response, remedies and the deep toy, with their figures, into OUT
+	for name in phase-exposure phase-format dose-share dose-size remedies; do $(RUN) -m theory sweep $$name --out $(OUT) || exit; done
+	for name in deep-1 deep-2 deep-3 deep-4 deep-names; do $(RUN) -m theory deep $$name --out $(OUT) || exit; done
+	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
+
 figures: $(THEORY)  ## the figures from the results in the repository, no experiment run
 	$(RUN) -m paper_figs
 
-benchmark: $(DEV)  ## the simulator's speed beside PyTorch's and this machine's limits
+benchmark: $(DEV)  ## speed and memory beside PyTorch's and this machine's limits: of one world, and of sweeps
 	$(RUN) -m benchmarks theory $(ARGS)
+	$(RUN) -m benchmarks sweep $(ARGS)
 
 clean:  ## removes .venv and caches, never results
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
@@ -81,5 +87,5 @@ $(THEORY): pyproject.toml $(CONSTRAINTS)
 $(DEV): $(THEORY)
 	@echo "Adding the tools for tests and benchmark to $(VENV), once."
 	$(if $(TORCH),$(RUN) -m pip install --quiet -c $(PINS) $(TORCH))
-	$(RUN) -m pip install --quiet -c $(PINS) -e ".[theory,hub,dev]"
+	$(RUN) -m pip install --quiet -c $(PINS) -e ".[theory,hub,cluster,dev]"
 	@touch $@

@@ -1,17 +1,27 @@
-"""`python -m benchmarks theory`: parse and call."""
+"""`python -m benchmarks theory|sweep|scale`: parse and call."""
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import tyro
 
-from benchmarks import theory
+from benchmarks import scale, sweep, theory
 from theory.errors import InputError
+
+COMMANDS = {"theory": theory.Settings, "sweep": sweep.Settings, "scale": scale.Settings}
+RUN: dict[type, Callable[[Any], None]] = {
+    theory.Settings: theory.run,
+    sweep.Settings: sweep.run,
+    scale.Settings: scale.run,
+}
 
 
 def main() -> int:
     """Return the exit code: 0, 2 for a mistake in the settings, 130 if interrupted."""
     try:
-        theory.run(tyro.extras.subcommand_cli_from_dict({"theory": theory.Settings}, prog="python -m benchmarks"))
+        settings = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m benchmarks")
+        RUN[type(settings)](settings)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

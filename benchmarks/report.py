@@ -19,6 +19,8 @@ from theory.errors import InputError
 
 ONE, MANY = "table", "table_worlds"
 """The simulator's rows: one world, and several trained together."""
+NAMES = ("program", "design", "stage", "bound by")
+"""Columns of tables that hold text."""
 
 
 class Row(NamedTuple):
@@ -69,17 +71,26 @@ def describe_machine(device: str, n_cores: int) -> dict[str, Any]:
 
 def show(sizes: list[Size], machine: dict[str, Any], memory: dict[str, Any] | None) -> None:
     """Print the tables."""
-    console = Console()
-    # Piped into a file there is no terminal whose width the tables must fit.
-    console = console if console.is_terminal else Console(width=100)
-    console.print(_speed_table(sizes), _SPEED_NOTE, "", _limit_table(sizes), _LIMIT_NOTE, "")
+    out = console()
+    out.print(_speed_table(sizes), _SPEED_NOTE, "", _limit_table(sizes), _LIMIT_NOTE, "")
     if memory:
         what = {"stages": "pretraining and finetuning", "experiment": "python -m theory run paper"}[memory["what"]]
         peak = f"{memory['peak_bytes'] / 1e9:.2f} GB at most, {memory['seconds']:.0f} s"
-        console.print(f"Memory with {memory['n_subjects']:,} subjects, {what}: {peak}")
+        out.print(f"Memory with {memory['n_subjects']:,} subjects, {what}: {peak}")
+    show_load(out, machine)
+
+
+def console() -> Console:
+    """Return where tables are printed: a terminal, or a file in which no terminal's width limits them."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=100)
+
+
+def show_load(out: Console, machine: dict[str, Any]) -> None:
+    """Print the machine and how busy it was."""
     loads = " → ".join(f"{machine[key][0]:.1f}" for key in ("load_before", "load_after"))
     where = machine["processor"] if machine["device"] == "cpu" else machine["device"]
-    console.print(f"{where}, {machine['cores']} cores. Load {loads}: above the cores' number, figures are noisy.")
+    out.print(f"{where}, {machine['cores']} cores. Load {loads}: above the cores' number, figures are noisy.")
 
 
 _SPEED_NOTE = """\
@@ -93,9 +104,13 @@ Share: the best repeat of several worlds over the first of them. Step time: one 
 
 def write(path: Path, sizes: list[Size], others: dict[str, Any]) -> None:
     """Write every figure as JSON; InputError if the file cannot be written."""
-    report = others | {"sizes": [_to_json(size, sizes[0]) for size in sizes]}
+    write_json(path, others | {"sizes": [_to_json(size, sizes[0]) for size in sizes]})
+
+
+def write_json(path: Path, figures: dict[str, Any]) -> None:
+    """Write the figures; InputError if the file cannot be written."""
     try:
-        path.write_text(json.dumps(report, indent=1) + "\n")
+        path.write_text(json.dumps(figures, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"--out {path}: {error.strerror}.") from error
 
@@ -112,7 +127,7 @@ def _step_time(size: Size, smallest: Size) -> float:
 
 
 def _speed_table(sizes: list[Size]) -> Table:
-    table = _table("Pretraining", "subjects", "program", "worlds", "steps", "steps/s", "min–max", "× one", "× several")
+    rows = table("Pretraining", "subjects", "program", "worlds", "steps", "steps/s", "min–max", "× one", "× several")
     for size in sizes:
         for name, (title, n_worlds, n_steps, rates) in size.rows.items():
             is_ours = name in (ONE, MANY)
@@ -121,14 +136,14 @@ def _speed_table(sizes: list[Size]) -> Table:
                 f"{f(rates):,.0f}" if f(rates) >= 100 else f"{f(rates):.2g}" for f in (min, median, max)
             )
             subjects = f"{size.n_subjects:,}" if name == ONE else ""
-            table.add_row(subjects, title, str(n_worlds), f"{n_steps:,}", middle, f"{low}–{high}", *times)
-        table.add_section()
-    return table
+            rows.add_row(subjects, title, str(n_worlds), f"{n_steps:,}", middle, f"{low}–{high}", *times)
+        rows.add_section()
+    return rows
 
 
 def _limit_table(sizes: list[Size]) -> Table:
     rates = ("exp/s", "bytes/s")
-    table = _table("Limits", "subjects", *rates, "bound by", "most steps/s", "in turn", "share", "step time")
+    rows = table("Limits", "subjects", *rates, "bound by", "most steps/s", "in turn", "share", "step time")
     for size in sizes:
         fastest = [
             f"{max(found.values()) / 1e9:.3g}e9 ({max(found, key=found.__getitem__)})"
@@ -136,15 +151,16 @@ def _limit_table(sizes: list[Size]) -> Table:
         ]
         bounds = (size.limit.bound_by, f"{size.limit.overlapped:,.0f}", f"{size.limit.in_turn:,.0f}")
         reached = (f"{size.roofline_share():.0%}", f"{_step_time(size, sizes[0]):.2f}")
-        table.add_row(f"{size.n_subjects:,}", *fastest, *bounds, *reached)
-    return table
+        rows.add_row(f"{size.n_subjects:,}", *fastest, *bounds, *reached)
+    return rows
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def table(title: str, *columns: str) -> Table:
+    """Return an empty table; the columns are of numbers, but for those of names."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, justify="left" if column in ("program", "bound by") else "right", no_wrap=True)
-    return table
+        made.add_column(column, justify="left" if column in NAMES else "right", no_wrap=True)
+    return made
 
 
 def _to_json(size: Size, smallest: Size) -> dict[str, Any]:

@@ -61,13 +61,18 @@ class Limit(NamedTuple):
 
 
 def work(batch_size: int, n_outputs: int) -> Work:
-    """Return the exponentials and float32 bytes of one step.
+    """Return the exponentials and float32 bytes of one step of pretraining.
 
     A batch's subject rows are read once for the logits, then read and written for the update. Of each fact four 32-bit
     ids are read: its own and those of subject, relation and answer. The few relation rows stay in the cache.
     """
     rows = batch_size * n_outputs * 4
     return Work(batch_size * n_outputs, 3 * rows + batch_size * 4 * 4)
+
+
+def question_work(batch_size: int, n_outputs: int) -> Work:
+    """Return the same of one step of finetuning: an attention over three tokens, read with the values, and written."""
+    return Work(batch_size * (n_outputs + 3), batch_size * (n_outputs * 4 + 4 * 4 + 3 * 4))
 
 
 def limit(needed: Work, machine: Machine) -> Limit:

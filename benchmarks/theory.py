@@ -34,6 +34,8 @@ WORLD_BYTES = 2**30
 LARGE = 400e6
 """Bytes of one world's values above which the simulator is timed over more steps."""
 BATCH_SIZE = pretrain.PretrainConfig.batch_size
+FILLERS = 1
+"""Outputs that answer no question, of those that a step must compute: one stands for all, nothing tells them apart."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def simulator(store: facts.FactStore, n_worlds: int, form: Literal["table", "den
     that of a long run less that of a short one. Drawing the facts is part of it.
     """
     config = Config(model=ModelConfig(form=form))
+    # Every length runs in the same compiled program.
     seeds = np.arange(n_worlds, dtype=np.uint32)
     world = pipeline.world(config, store, 0)
     worlds = jax.tree.map(lambda leaf: np.stack([leaf] * n_worlds), world)._replace(seed=seeds)
@@ -115,8 +118,8 @@ def simulator(store: facts.FactStore, n_worlds: int, form: Literal["table", "den
 
     def whole_run(n_steps: int) -> float:
         start = time.perf_counter()
-        stage = replace(config.pretrain, steps=n_steps)
-        jax.block_until_ready(pretrain.run(stage, config.model, worlds, sizes, n_records=1, dtype="float32"))
+        records = np.full((n_worlds, 1), n_steps, np.int32)
+        pretrain.run(config.pretrain, config.model, worlds, sizes, records=records)
         return time.perf_counter() - start
 
     def seconds(n_steps: int) -> float:
@@ -162,16 +165,25 @@ def torch_seconds(loop: torch_loop.Loop, store: facts.FactStore, device: str) ->
 
 
 def _prepare(settings: Settings) -> int:
-    """Check the settings, choose the devices, and return the number of cores."""
+    """Check the settings and prepare."""
     for name in ("worlds", "repeats", "steps"):
         if getattr(settings, name) < 1:
             raise InputError(f"--{name} is {getattr(settings, name)}: it must be at least 1.")
     if not settings.sizes or min(settings.sizes) < 1:
         raise InputError("--sizes: name at least one number of subjects, each at least 1.")
-    if settings.out and not settings.out.parent.is_dir():
-        raise InputError(f"--out {settings.out}: there is no folder {settings.out.parent}.")
+    return prepare(settings.device, settings.out)
+
+
+def prepare(device: Literal["cpu", "cuda"], out: Path | None) -> int:
+    """Choose the devices, and return the number of cores.
+
+    Raises:
+        InputError: the device is not there, or there is no folder for the file `out`.
+    """
+    if out and not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}.")
     n_cores = train.n_cores()
-    if settings.device == "cpu":
+    if device == "cpu":
         jax.config.update("jax_platforms", "cpu")
         train.use_all_cores()
     else:
@@ -210,7 +222,7 @@ def _measure(settings: Settings, n_subjects: int, n_cores: int, tell: Callable[[
     tell(f"{n_subjects:,} subjects: the machine's limits")
     n_workers = n_cores if settings.device == "cpu" else 1
     store = facts.build(facts.FactsConfig(n_subjects=n_subjects), seed=0)
-    n_outputs = store.n_answers + ModelConfig.n_filler
+    n_outputs = store.n_answers + FILLERS
 
     def measure_machine() -> roofline.Machine:
         return roofline.measure(store, n_outputs, batch_size=BATCH_SIZE, device=settings.device, n_workers=n_workers)

@@ -20,9 +20,13 @@ from paper_figs import (
     fig4_salience_by_popularity,
     fig5_share_force,
     fig6_critical_attention,
+    fig7_phase_diagram,
+    fig8_dose_response,
+    fig9_remedies,
+    fig10_deep_toy,
     load,
 )
-from paper_figs.load import Experiment, InputError
+from paper_figs.load import Experiment, InputError, Results, Sweep
 
 FIGURES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
@@ -33,9 +37,16 @@ FIGURES: dict[str, ModuleType] = {
         fig4_salience_by_popularity,
         fig5_share_force,
         fig6_critical_attention,
+        fig7_phase_diagram,
+        fig8_dose_response,
+        fig9_remedies,
+        fig10_deep_toy,
     )
 }
 """By name. NEEDS lists the experiments without which a figure cannot be drawn, WANTS those of further panels."""
+
+OF_SWEEPS = (fig7_phase_diagram, fig8_dose_response, fig9_remedies)
+"""These read sweeps, and their NEEDS and WANTS name some; the others read experiments."""
 
 METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
 """Neither date nor version, so that redrawing gives the same bytes."""
@@ -46,10 +57,10 @@ ERRORS = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
 
 @dataclass(frozen=True)
 class Options:
-    """Draw the figures of finished runs; each is titled by its claim, worded as the numbers allow."""
+    """Draw the figures of finished runs and sweeps; each is titled by its claim, worded as the numbers allow."""
 
     runs: Path = Path(__file__).parent / "results"
-    """Folder that `python -m theory run … --out DIR` wrote; by default the results kept with the figures."""
+    """Folder that `python -m theory run … --out DIR`, `sweep` or `deep` wrote; by default the results kept here."""
     out: Path = Path(__file__).parent / "gallery"
     """Folder for the pictures."""
     only: tuple[str, ...] = ()
@@ -65,15 +76,16 @@ def run(options: Options) -> int:
         InputError: an unknown figure, no or damaged runs, nothing to draw, or a folder that cannot be written to.
     """
     chosen = _chosen(options.only)
-    experiments = load.experiments(options.runs)
+    results = load.results(options.runs)
     n_drawn = 0
     for name, module in chosen.items():
-        for other in _missing(module, "WANTS", experiments):
-            OUTPUT.print(f"{name}: without its panel on {other}; {load.command(other, options.runs)} makes its runs.")
-        if absent := _missing(module, "NEEDS", experiments):
-            OUTPUT.print(f"{name}: skipped; {load.command(absent[0], options.runs)} makes the runs that it needs.")
+        found = read_by(module, results)
+        if absent := missing(module, "NEEDS", found):
+            OUTPUT.print(f"{name}: skipped; {load.command(absent[0], options.runs)} makes the results that it needs.")
             continue
-        claim, figure = module.draw(experiments)
+        for other in missing(module, "WANTS", found):
+            OUTPUT.print(f"{name}: drawn without {other}, which {load.command(other, options.runs)} makes.")
+        claim, figure = module.draw(found)
         # Laid out once: a second pass, for a second format, would move things.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -83,7 +95,7 @@ def run(options: Options) -> int:
             OUTPUT.print(f"{min(str(path), os.path.relpath(path), key=len)}  {claim}")
         n_drawn += 1
     if not n_drawn:
-        raise InputError("no figure drawn: the runs they need are missing.")
+        raise InputError("no figure drawn: the results they need are missing.")
     return 0
 
 
@@ -111,8 +123,14 @@ def _chosen(names: Sequence[str]) -> dict[str, ModuleType]:
     return chosen
 
 
-def _missing(module: ModuleType, kind: str, experiments: Mapping[str, Experiment]) -> list[str]:
-    return [name for name in getattr(module, kind, ()) if name not in experiments]
+def read_by(module: ModuleType, results: Results) -> Mapping[str, Experiment] | Mapping[str, Sweep]:
+    """Return what a figure reads: the sweeps, or the experiments."""
+    return results.sweeps if module in OF_SWEEPS else results.experiments
+
+
+def missing(module: ModuleType, kind: str, found: Mapping[str, Experiment] | Mapping[str, Sweep]) -> list[str]:
+    """Return the names in a figure's NEEDS or WANTS that were not found."""
+    return [name for name in getattr(module, kind, ()) if name not in found]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 LEVEL = 0.95
@@ -19,7 +19,12 @@ class Interval(NamedTuple):
     @property
     def sign(self) -> int:
         """1 or -1 where a single interval lies above or below zero; 0 where it holds zero, or there is none."""
-        return int(self.low > 0) - int(self.high < 0)
+        return int(self.signs)
+
+    @property
+    def signs(self) -> Int[np.ndarray, "..."]:
+        """The sign at each point."""
+        return np.asarray((self.low > 0).astype(int) - (self.high < 0))
 
     def at(self, index: int) -> "Interval":
         """Return one point's interval."""

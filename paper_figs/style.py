@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib
 import matplotlib.style
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
 from paper_figs.interval import Interval
@@ -34,6 +36,17 @@ LOOKS = {
     "bottom": Look("#e07b1a", "D", (0, (4, 1.5))),
 }
 MEASURED = Look("black", "o", "-")
+PREDICTED_LINE = (0, (3, 1.5))
+LEAD = LinearSegmentedColormap.from_list(
+    "lead", ["#6e3200", LOOKS["bottom"].colour, "white", "#6c93c7", "#0b3470"]
+).with_extremes(bad="#a9a9a9")
+"""Of top less bottom: blue where top leads, orange where bottom does, white at zero, grey where there is no number."""
+
+
+def series(n: int) -> list[Look]:
+    """Return the looks of an ordered series of lines, from dark to light."""
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, n))
+    return [Look(to_hex(colour), "osD^vP"[at % 6], "-") for at, colour in enumerate(colours)]
 
 
 def figure(claim: str, note: str, height: float, **panels: Any) -> tuple[Figure, list[Axes]]:

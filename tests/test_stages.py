@@ -20,9 +20,9 @@ def stage_file(flow: str, stage: str) -> Path:
 
 
 def used(function: ast.AST, modules: list[str]) -> list[str]:
-    """Return the modules whose attributes are used in a function, by where each is used first."""
+    """Return the modules whose functions are called in a function, by where each is called first."""
     first: dict[str, tuple[int, int]] = {}
-    for node in ast.walk(function):
+    for node in [call.func for call in ast.walk(function) if isinstance(call, ast.Call)]:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
             place = (node.lineno, node.col_offset)
             first[node.value.id] = min(place, first.get(node.value.id, place))
@@ -52,5 +52,6 @@ def test_the_readme_lists_the_stages_in_order_with_their_modules():
 
 def test_the_pipeline_runs_the_stages_in_order():
     tree = ast.parse((ROOT / "theory" / "pipeline.py").read_text(encoding="utf-8"))
-    (simulate,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_simulate"]
-    assert used(simulate, STAGES) == STAGES[: STAGES.index("evaluate")]
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    used_in_turn = [name for part in ("pretrained", "_prepare", "finetuned") for name in used(functions[part], STAGES)]
+    assert list(dict.fromkeys(used_in_turn)) == STAGES[: STAGES.index("evaluate")]

@@ -1,4 +1,4 @@
-"""python -m theory {run,verify,compare,list}: parse and call."""
+"""python -m theory {run,sweep,deep,verify,compare,list}: parse and call."""
 
 import json
 import os
@@ -6,26 +6,24 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from theory import config as configs
-from theory import results, runner, tables, train, verify
+from theory import deep_runner, results, runner, tables, train, verify
 from theory.config import Config
+from theory.console import ERRORS, OUTPUT, progress
+from theory.deep_command import DeepExperiment
+from theory.deep_runner import DEEP
 from theory.errors import InputError
-from theory.experiments import EXPERIMENTS, NEEDS_TABLE
+from theory.experiments import EXPERIMENTS, NEEDS_TABLE, SWEEPS
 from theory.runner import Seeds
+from theory.sweep_command import Sweep
 
-OUTPUT = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-ERRORS = Console(stderr=True, highlight=False, soft_wrap=True)
 INTERRUPTED = "interrupted: finished runs are kept, and the same command goes on from there."
 Flat = tyro.conf.arg(name="")
 
@@ -58,8 +56,8 @@ class Run:
         configs.check(config)
         wanted = runner.cells(self.seeds)
         left = runner.unfinished(config, self.name, wanted, self.out, overwrite=self.overwrite)
-        with _progress(self.name, len(left)) as progress:
-            options = {"overwrite": self.overwrite, "save_weights": self.save_weights, "progress": progress}
+        with progress(self.name, len(left)) as told:
+            options = {"overwrite": self.overwrite, "save_weights": self.save_weights, "progress": told}
             runner.run(config, self.name, left, self.out, **options)
         rows = runner.write_predictions(self.name, self.out)
         found = results.find_runs(self.out, runner.FLOW, self.name)
@@ -91,8 +89,8 @@ class Verify:
         done = "found done" if rows else "tested now"
         if not rows:
             results.check_writable(self.out)
-            with _progress("verify", len(verify.CHECKS)) as progress:
-                rows = verify.run(self.config, self.seeds, progress)
+            with progress("verify", len(verify.CHECKS)) as told:
+                rows = verify.run(self.config, self.seeds, told)
             runner.write_verdicts(path, self.config, self.seeds, rows)
         tables.print_predictions(rows, OUTPUT)
         n_failed = sum(row["verdict"] == "fails" for row in rows)
@@ -115,7 +113,7 @@ class Compare:
         if not names:
             raise InputError(f"no finished runs under {self.out}.\nRun: python -m theory run paper --out {self.out}")
         for name in names:
-            rows = runner.write_predictions(name, self.out)
+            rows = (deep_runner if name in DEEP else runner).write_predictions(name, self.out)
             tables.print_arms(name, results.find_runs(self.out, runner.FLOW, name), OUTPUT)
             tables.print_predictions(rows, OUTPUT)
         return 0
@@ -129,6 +127,10 @@ class List:
         table = Table("experiment", "what it shows", box=None)
         for name, (sentence, _) in EXPERIMENTS.items():
             table.add_row(name, sentence)
+        for name, one in SWEEPS.items():
+            table.add_row(f"sweep {name}", one.sentence)
+        for name, (sentence, _) in DEEP.items():
+            table.add_row(f"deep {name}", sentence)
         OUTPUT.print(table)
         return 0
 
@@ -151,6 +153,8 @@ class Experiment:
 
 Command = (
     Annotated[Experiment, tyro.conf.subcommand("run")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[DeepExperiment, tyro.conf.subcommand("deep")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[List, tyro.conf.subcommand("list")]
@@ -186,15 +190,6 @@ def _end_on_interrupt() -> None:
         os._exit(130)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Any]:
-    """Show a bar on stderr; gives the function that is told what is being done and how many more are done."""
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=ERRORS, disable=not total) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda doing, n: bar.update(task, advance=n, description=f"{name}: {doing}" if doing else None)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,32 @@ PREDICTIONS = pa.schema(
 )
 """One row per statement of the theory beside what was measured."""
 
+SWEEP = pa.schema(
+    [
+        ("unit", pa.string()),  # identity of config and seeds
+        ("config", NAME),  # the resolved config as canonical JSON
+        ("pretrain_seed", INT),
+        ("split_seed", INT),
+        ("seed", INT),
+        ("arm", NAME),  # base, or what was finetuned on
+        ("n_trained", INT),  # facts in the arm; null for the base
+        ("n", INT),  # held-out facts measured
+        ("accuracy", DOUBLE),
+        ("trained_accuracy", DOUBLE),  # on the arm's own facts; null for the base
+        ("retention", DOUBLE),  # of held-out facts recalled in the pretraining format, the share still answered
+        ("generic_rate", DOUBLE),
+        ("loss", DOUBLE),  # held-out mean of -log p(answer)
+        ("subject_attention", DOUBLE),
+        ("relation_attention", DOUBLE),
+        ("template_attention", DOUBLE),
+        ("subject_share", DOUBLE),  # of the attention on subject and relation
+        ("predicted_subject_share", DOUBLE),  # R5, from the base model alone; null for the base
+        ("predicted_subject_attention", DOUBLE),
+        ("diverged_at", INT),  # first step of a diverged training; null where it was sound
+    ]
+)
+"""One row per (config, seeds, arm) of a sweep."""
+
 TABLES = {"facts": FACTS, "trace": TRACE, "attention": ATTENTION}
 """The tables of a run directory, by the name of their file."""
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import cattrs
 from cattrs.preconf.json import make_converter
 
+from theory import facts, split
 from theory.errors import InputError
 from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
@@ -34,6 +35,8 @@ class Config:
 
 def check(config: Config) -> None:
     """Raise InputError for a combination of settings that means nothing, naming the flags and the remedy."""
+    facts.check(config.facts)
+    split.check(config.split)
     positive = {
         "--pretrain.steps": config.pretrain.steps,
         "--pretrain.batch-size": config.pretrain.batch_size,
@@ -61,6 +64,13 @@ def check(config: Config) -> None:
         raise InputError(f"--model.dimension is {config.model.dimension}: it must be at least 2.")
     if config.split.held_out == 0:
         raise InputError("--split.held-out is 0: that leaves nothing to test.")
+    for flag, value in {"kl": config.finetune.kl, "attention-floor": config.finetune.attention_floor}.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"--finetune.{flag} is {value}: it must be a number, at least 0.")
+    if not 0 <= config.finetune.replay <= 1:
+        raise InputError(f"--finetune.replay is {config.finetune.replay}: it must lie between 0 and 1.")
+    if config.finetune.stop == "early" and not config.split.development:
+        raise InputError("--finetune.stop early needs development facts.\nAdd --split.development 0.1.")
     if config.model.form == "table":
         needs_dense = {
             "--model.embeddings random": config.model.embeddings != "structured",

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from theory import embeddings, table
+from theory.constants import Constants
 from theory.embeddings import Embeddings
 from theory.errors import InputError
 from theory.model import ModelConfig, Prompt, Weights
@@ -31,9 +32,9 @@ class State(NamedTuple):
     optimizer: PyTree
 
 
-def initial(config: ModelConfig, vectors: Embeddings, n_answers: int) -> Parameters:
+def initial(config: ModelConfig | Constants, vectors: Embeddings, n_answers: int) -> Parameters:
     """Return the parameters before pretraining: W_V maps the template to the filler, and nothing else is stored."""
-    strength = np.where(np.arange(len(vectors.output)) < n_answers, 0.0, config.template_strength)
+    strength = jnp.where(jnp.arange(len(vectors.output)) < n_answers, 0.0, config.template_strength)
     reader = embeddings.read(vectors.template, vectors.shared, config.value_share)[0]
     written = jnp.linalg.pinv(vectors.output) @ strength
     value = jnp.outer(written, reader) / (reader @ reader)
@@ -41,7 +42,7 @@ def initial(config: ModelConfig, vectors: Embeddings, n_answers: int) -> Paramet
 
 
 def forward(
-    parameters: Parameters, vectors: Embeddings, facts: table.Facts, config: ModelConfig, prompt: Prompt
+    parameters: Parameters, vectors: Embeddings, facts: table.Facts, config: ModelConfig | Constants, prompt: Prompt
 ) -> tuple[Float[Array, "token fact"], Float[Array, "fact output"]]:
     """Return attention and output logits; a prompt without template has no third token."""
     tokens = [vectors.subject[facts.subject], vectors.relation[facts.relation]]
@@ -57,16 +58,16 @@ def forward(
     return attention, context @ parameters.value.T @ vectors.output.T
 
 
-def optimizer(name: str, *, value: float, attention: float) -> optax.GradientTransformation:
-    """Return optax's optimizer of that name with a rate of its own for each matrix; a rate of 0 freezes it.
+def optimizer(name: str, *, value: table.Number | None, attention: table.Number | None) -> optax.GradientTransformation:
+    """Return optax's optimizer of that name with a rate of its own for each matrix; one without a rate is frozen.
 
     Raises:
         InputError: optax has no such optimizer, or it needs more than a learning rate.
     """
     build: Any = getattr(optax, name, None)
-    rates: dict[Hashable, float] = {"value": value, "attention": attention}
+    rates: dict[Hashable, table.Number | None] = {"value": value, "attention": attention}
     try:
-        chosen = {field: build(rate) if rate else optax.set_to_zero() for field, rate in rates.items()}
+        chosen = {field: optax.set_to_zero() if rate is None else build(rate) for field, rate in rates.items()}
     except TypeError:
         chosen = {}
     if not chosen or not all(isinstance(one, optax.GradientTransformation) for one in chosen.values()):
@@ -75,14 +76,24 @@ def optimizer(name: str, *, value: float, attention: float) -> optax.GradientTra
 
 
 def stepper(
-    vectors: Embeddings, config: ModelConfig, prompt: Prompt, transform: optax.GradientTransformation
+    vectors: Embeddings,
+    config: ModelConfig | Constants,
+    prompt: Prompt,
+    transform: optax.GradientTransformation,
+    remedies: Callable[[table.Facts], table.Remedies] = lambda batch: table.Remedies(),
 ) -> Callable[[State, table.Facts], tuple[State, Float[Array, " fact"]]]:
     """Return the function that takes one training step and returns the new state and the batch's losses."""
 
     def mean_loss(parameters, batch):
-        _, output = forward(parameters, vectors, batch, config, prompt)
+        attention, output = forward(parameters, vectors, batch, config, prompt)
         losses = optax.softmax_cross_entropy_with_integer_labels(output, batch.answer)
-        return losses.mean(), losses
+        added, total = remedies(batch), losses.mean()
+        if added.kl is not None and added.base is not None:
+            total += added.kl * optax.safe_softmax_cross_entropy(output, added.base).mean()
+        if added.floor is not None:
+            share = attention[0] / (attention[0] + attention[1])
+            total += added.floor * (jnp.maximum(0.5 - share, 0) ** 2 / 2).mean()
+        return total, losses
 
     def step(state, batch):
         gradient, losses = jax.grad(mean_loss, has_aux=True)(state.parameters, batch)

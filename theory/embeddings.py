@@ -54,10 +54,11 @@ def build(config: ModelConfig, n_subjects: int, n_relations: int, n_outputs: int
 def read(
     token: Float[np.ndarray | Array, "*token embedding"],
     shared: Float[np.ndarray | Array, "kind embedding"],
-    value_share: float,
+    value_share: float | Float[np.ndarray | Array, ""] | None,
 ) -> Float[np.ndarray | Array, "*token embedding"]:
-    """Return what W_V reads of a token: all but the shared directions, and `value_share` of those."""
-    return token - (1 - np.sqrt(value_share)) * (token @ shared.T) @ shared
+    """Return what W_V reads of a token: all but the shared directions, and `value_share` of those (None: nothing)."""
+    missing = 1 if value_share is None else 1 - value_share**0.5
+    return token - missing * (token @ shared.T) @ shared
 
 
 def _unit_rows(rows: Float[np.ndarray, "row embedding"]) -> Float[np.ndarray, "row embedding"]:

@@ -1,8 +1,12 @@
-"""The named experiments: a sentence and a configuration each."""
+"""The named experiments, a sentence and a configuration each, and the named sweeps."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from theory import design, split
 from theory.config import Config
+from theory.design import Design
 from theory.facts import Background, FactsConfig
 from theory.finetune import FinetuneConfig
 from theory.model import ModelConfig
@@ -54,3 +58,77 @@ EXPERIMENTS: dict[str, tuple[str, Config]] = {
     ),
 }
 """Name to what it shows in a sentence, and its configuration."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Many configs around one: the axes of a grid, or named variants."""
+
+    sentence: str
+    base: Config = PAPER
+    axes: tuple[str, ...] = ()
+    """As `design.grid` takes them."""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """In place of axes: label to the fields that it changes, by dotted name."""
+    label: str = ""
+    """The column of the variants' labels."""
+    arms: tuple[str, ...] = split.ARMS
+    seeds: int = 8
+
+    def design(self) -> Design:
+        """Return the configs."""
+        if not self.variants:
+            return design.grid(self.base, self.axes)
+        made = [design.replace(self.base, changes) for changes in self.variants.values()]
+        return Design((self.label,), made, [{self.label: name} for name in self.variants])
+
+
+REMEDIES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "early stopping": {"finetune.stop": "early"},
+    "KL 0.1": {"finetune.kl": 0.1},
+    "KL 1": {"finetune.kl": 1.0},
+    "attention floor 1": {"finetune.attention_floor": 1.0},
+    "attention floor 10": {"finetune.attention_floor": 10.0},
+    "everything": {"finetune.train": "everything"},
+    "values only": {"finetune.train": "values"},
+    "known first": {"finetune.order": "known_first"},
+    "known last": {"finetune.order": "known_last"},
+    "repeat 5 %": {"finetune.replay": 0.05},
+    "repeat 10 %": {"finetune.replay": 0.1},
+    "repeat 20 %": {"finetune.replay": 0.2},
+}
+"""What might close the gap, each at as many steps of as many facts."""
+
+SWEEPS: dict[str, Sweep] = {
+    "phase-exposure": Sweep(
+        "The phase diagram over popularity exponent and length of pretraining: where the order reverses.",
+        axes=("facts.popularity_exponent=0.5:1.5:20", "pretrain.steps=500:16000:20:log"),
+        arms=("top", "bottom"),
+    ),
+    "phase-format": Sweep(
+        "The phase diagram over answer skew and template strength.",
+        axes=("facts.answer_skew=0:2:20", "model.template_strength=0:40:20"),
+        arms=("top", "bottom"),
+    ),
+    "dose-share": Sweep(
+        "Dose and response: the share of well-known facts in a finetuning set of fixed size.",
+        axes=("split.size=0.125,0.25,0.5", "split.known_share=0:1:11"),
+        arms=("mixture",),
+        seeds=16,
+    ),
+    "dose-size": Sweep(
+        "Dose and response: the size of a finetuning set of fixed share.",
+        axes=("split.known_share=0,0.5,1", "split.size=0.005:0.5:9:log"),
+        arms=("mixture",),
+        seeds=16,
+    ),
+    "remedies": Sweep(
+        "What might close the gap, at equal compute, and what it costs.",
+        base=replace(PAPER, split=SplitConfig(development=0.1)),
+        variants=REMEDIES,
+        label="remedy",
+        seeds=16,
+    ),
+}
+"""Name to what is swept."""

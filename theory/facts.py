@@ -109,7 +109,7 @@ def sample(config: FactsConfig, *, seed: int) -> FactStore:
     Relation r has the answers r·n_answers to (r+1)·n_answers − 1, drawn ∝ rank^-answer_skew, the lowest id the most
     frequent. Facts are sorted by subject, then relation.
     """
-    _check(config)
+    check(config)
     rng = np.random.default_rng([seed, 0])
     n_each = config.relations_per_subject or config.n_relations
     subject = np.repeat(np.arange(config.n_subjects, dtype=np.int32), n_each)
@@ -139,7 +139,7 @@ def read_table(config: FactsConfig) -> FactStore:
     Raises:
         InputError: as `fact_rows.read`, among them for a relation with one answer, which no model could get wrong.
     """
-    _check(config)
+    check(config)
     assert config.table is not None
     columns = {part: getattr(config, f"{part}_column") for part in fact_rows.COLUMNS}
     rows = fact_rows.read(config.table, columns, config.where, config.min_facts)
@@ -172,10 +172,7 @@ def add_background(store: FactStore, background: Background, *, seed: int) -> Fa
     A relation gets size × its facts, rounded so that the total is the same for every seed; each is about a new subject,
     their answers drawn from those that its facts have. Ranks are by frequency in the store, ties by id.
     """
-    _check_range("--facts.background.size", background.size, 0, math.inf)
-    _check_range("--facts.background.skew", background.skew, 0, math.inf)
-    if not 0 < background.share < 1:
-        raise InputError(f"--facts.background.share is {background.share}: it must lie between 0 and 1, both excluded.")
+    _check_background(background)
     if background.size == 0:
         return store
     rng = np.random.default_rng([seed, 1])
@@ -248,13 +245,22 @@ def _exposure(popularity: Float64[np.ndarray, " fact"], exponent: float) -> Floa
     return weight / weight.sum()
 
 
-def _check(config: FactsConfig) -> None:
+def check(config: FactsConfig) -> None:
+    """Raise InputError for a setting out of range, its background's too, naming the flag."""
     at_least = {"n_subjects": 1, "n_relations": 1, "n_answers": 2, "min_facts": 1}
     at_least |= {"answer_skew": 0, "popularity_exponent": 0, "exposure_exponent": 0}
     for name, least in at_least.items():
         _check_range(f"--facts.{name}", getattr(config, name), least, math.inf)
     if config.relations_per_subject is not None:
         _check_range("--facts.relations_per_subject", config.relations_per_subject, 1, config.n_relations)
+    _check_background(config.background)
+
+
+def _check_background(background: Background) -> None:
+    _check_range("--facts.background.size", background.size, 0, math.inf)
+    _check_range("--facts.background.skew", background.skew, 0, math.inf)
+    if not 0 < background.share < 1:
+        raise InputError(f"--facts.background.share is {background.share}: it must lie between 0 and 1, both excluded.")
 
 
 def _check_range(flag: str, value: float | int, low: int, high: float | int) -> None:

@@ -1,18 +1,23 @@
 """Finetuning: the question format is taught on one arm's facts, and attention moves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from theory import dense, table, train
-from theory.embeddings import Embeddings
+from theory import constants, forms, table, train
+from theory.forms import Rates, Task, Tuned
 from theory.model import ModelConfig, Prompt
-from theory.pretrain import Base
+from theory.program import Program
+
+BLOCK = 10
+"""Steps whose facts are drawn at once."""
+PROBE = 1000
+"""Facts, at most, of an arm's own on which its accuracy is measured."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,8 @@ class FinetuneConfig:
     """Facts per step."""
     learning_rate: float = 1.0
     """Rate of W_KQ."""
-    train: Literal["attention", "everything"] = "attention"
-    """`attention`: W_KQ only, as in the proof. `everything`: W_V too."""
+    train: Literal["attention", "everything", "values"] = "attention"
+    """`attention`: W_KQ only, as in the proof. `everything`: W_V too. `values`: W_V only, W_KQ frozen (a remedy)."""
     value_learning_rate: float = 1.0
     """Rate of W_V where it is trained."""
     optimizer: str = "sgd"
@@ -34,122 +39,154 @@ class FinetuneConfig:
     prompt: Prompt = "template"
     """`template`: (subject, relation, template). `bare`: the pretraining format (subject, relation). `fresh_relation`:
     (subject, a new relation token whose value is zero). The last two are ablations without the effect."""
-
-
-class Task(NamedTuple):
-    """What one world's finetuning reads. Tasks of one shape are stacked along a leading axis."""
-
-    base: Base
-    facts: table.Facts
-    arms: Int[np.ndarray, "*world arm row"]
-    """Fact indices; rows beyond an arm's size are padding."""
-    sizes: Int[np.ndarray, "*world arm"]
-    probe: Int[np.ndarray, "*world probe"]
-    """Held-out facts on which the trace measures."""
-    vectors: Embeddings | None
-    seed: Int[np.ndarray, "*world"]
-    """One seed for all arms: they differ in their facts alone."""
-
-
-class Tuned(NamedTuple):
-    """One arm's model."""
-
-    values: table.Values | None
-    """None where the values stayed the base's."""
-    logits: table.Logits | None
-    parameters: dense.Parameters | None
-    """The dense form's."""
+    stop: Literal["end", "early"] = "end"
+    """`early`: of the recorded steps, 0 among them, take the one with the least loss on the development facts."""
+    kl: float = 0.0
+    """Weight of KL(base ‖ tuned) on the training prompts' outputs, added to the loss. A remedy."""
+    attention_floor: float = 0.0
+    """Weight of ½ max(0, ½ − t)², which holds the subject's share t of attention at the base's. A remedy."""
+    order: Literal["mixed", "known_first", "known_last"] = "mixed"
+    """`known_first`: the first half of the steps draws from the arm's better-known half, the rest from the other;
+    `known_last`: the other way round."""
+    replay: float = 0.0
+    """0 to 1: the share of every batch that repeats the best-known tenth of all training facts. A remedy."""
 
 
 class Measured(NamedTuple):
-    """Recorded along finetuning: means over the probe."""
+    """Means over the probe, recorded along finetuning; the last of several arms' axes is the record."""
 
-    accuracy: Float[Array, "*record"]
-    subject_attention: Float[Array, "*record"]
-    subject_share: Float[Array, "*record"]
-
-
-def run(config: FinetuneConfig, model: ModelConfig, tasks: Task, *, n_records: int) -> tuple[Tuned, train.Trace]:
-    """Return the tuned models and traces, world by world and arm by arm."""
-    return _program(config, model, n_records)(tasks)
-
-
-def start(base: table.Values, prompt: Prompt) -> tuple[table.Values, table.Logits]:
-    """Return the table form as finetuning begins: uniform attention over the prompt's tokens."""
-    values = base._replace(relation=jnp.zeros_like(base.relation)) if prompt == "fresh_relation" else base
-    return values, table.initial_logits(values, prompt)
+    accuracy: Float[Array | np.ndarray, "*record"]
+    subject_attention: Float[Array | np.ndarray, "*record"]
+    relation_attention: Float[Array | np.ndarray, "*record"]
+    template_attention: Float[Array | np.ndarray, "*record"]
+    subject_share: Float[Array | np.ndarray, "*record"]
+    loss: Float[Array | np.ndarray, "*record"]
+    generic_rate: Float[Array | np.ndarray, "*record"]
+    retention: Float[Array | np.ndarray, "*record"]
+    """Of the facts that the base recalls in the pretraining format; nan where there are none."""
+    trained_accuracy: Float[Array | np.ndarray, "*record"]
+    """On the arm's own facts."""
 
 
-@lru_cache(maxsize=8)
-def _program(config: FinetuneConfig, model: ModelConfig, n_records: int):
-    form = _finetune_dense if model.form == "dense" else _finetune_table
+def rates(config: FinetuneConfig, dtype: str) -> Rates:
+    """Return the config's numbers, of one world."""
 
-    def finetune(task: Task):
+    def number(value: float, is_used: bool | float) -> Float[np.ndarray, ""] | None:
+        return np.asarray(value, dtype) if is_used else None
+
+    return Rates(
+        number(config.learning_rate, config.train != "values"),
+        number(config.value_learning_rate, config.train != "attention"),
+        number(config.kl, config.kl),
+        number(config.attention_floor, config.attention_floor),
+        number(config.replay, config.replay),
+    )
+
+
+def structure(config: FinetuneConfig) -> FinetuneConfig:
+    """Return the config without the numbers in `Rates` and the steps: what a program is compiled for."""
+    is_used = {name: float(getattr(config, name) > 0) for name in ("kl", "attention_floor", "replay")}
+    return replace(config, steps=0, learning_rate=0.0, value_learning_rate=0.0, **is_used)
+
+
+def run(
+    config: FinetuneConfig, model: ModelConfig, tasks: Task, *, records: Int[np.ndarray, "world record"]
+) -> tuple[Tuned, train.Trace, Measured]:
+    """Return the tuned models, their traces, and what they measure, world by world and arm by arm.
+
+    Args:
+        config: its steps and numbers are not read: `records` and `tasks` hold every world's own.
+        records: the steps at which to measure, the last of which ends the training.
+    """
+    return _program(structure(config), constants.structure(model))(records, tasks)
+
+
+@lru_cache(maxsize=32)
+def _program(config: FinetuneConfig, model: ModelConfig):
+    def finetune(records: Int[Array, " record"], task: Task):
+        of_form = forms.dense_form if model.form == "dense" else forms.table_form
+        form = of_form(config.prompt, config.optimizer, task)
+        probe = task.facts.take(task.probe)
+        is_stored = table.recalled(form.recall(probe), probe.answer)
+
         def one_arm(arm: tuple[Array, Array]):
             rows, size = arm
-            state, step, look, result = form(config, model, task)
-
-            def draw(key: Array, n_steps: int) -> table.Facts:
-                chosen = jax.random.randint(key, (n_steps, config.batch_size), 0, size)
-                return task.facts.take(rows[chosen])
 
             def measure(state) -> Measured:
-                facts = task.facts.take(task.probe)
-                attention, output = look(state, facts)
-                share = attention[0] / (attention[0] + attention[1])
-                is_right = output.argmax(axis=-1) == facts.answer
-                return Measured(is_right.mean(), attention[0].mean(), share.mean())
+                own, is_own = _spread(rows, size)
+                return _measure(form.look, state, task, is_stored, task.facts.take(own), is_own)
 
-            key = jax.random.key(task.seed)
-            state, trace = train.run(step, state, draw, measure, n_steps=config.steps, n_records=n_records, key=key)
-            return result(state), trace
+            def development_loss(state) -> Float[Array, ""]:
+                facts = task.facts.take(task.development)
+                loss = table.error(form.look(state, facts)[1], facts.answer, task.constants.multiplicity)[0]
+                return _mean(loss, jnp.arange(len(loss)) < task.n_rows[1])
+
+            state, trace = train.run(
+                form.step,
+                form.state,
+                lambda key, n: task.facts.take(_draw(config, task, rows, size, records[-1], key, n)),
+                measure,
+                records=records,
+                block=BLOCK,
+                key=jax.random.key(task.seed),
+                score=development_loss if config.stop == "early" else None,
+            )
+            # Of an early stop the last record is of another state.
+            last = jax.tree.map(lambda records: records[-1], trace.measured)
+            return form.result(state), trace, measure(state) if config.stop == "early" else last
 
         return jax.lax.map(one_arm, (task.arms, task.sizes))
 
-    return train.over_worlds(finetune)
+    return Program(finetune)
 
 
-def _finetune_table(config: FinetuneConfig, model: ModelConfig, task: Task):
-    assert isinstance(task.base, table.Values)
-    values, logits = start(task.base, config.prompt)
-    rate = jnp.asarray(config.learning_rate, logits.shared.dtype)
-    value_rate = jnp.asarray(config.value_learning_rate, rate.dtype) if config.train == "everything" else None
-
-    # Values that stay the base's are closed over, so that the loop carries no copy of them.
-    def unpack(state: Any) -> tuple[table.Values, table.Logits]:
-        return state if config.train == "everything" else (values, state)
-
-    def step(state, batch):
-        moved_values, moved, losses = table.answer_questions(
-            *unpack(state), batch, rate, value_rate, model, config.prompt
-        )
-        return (moved_values, moved) if config.train == "everything" else moved, losses
-
-    def look(state, facts):
-        attention, _, output = table.forward(*unpack(state), facts, model)
-        return attention, output
-
-    def result(state):
-        moved_values, moved = unpack(state)
-        return Tuned(moved_values if config.train == "everything" else None, moved, None)
-
-    return (values, logits) if config.train == "everything" else logits, step, look, result
+def _draw(
+    config: FinetuneConfig, task: Task, rows: Array, size: Array, n_steps: Array, key: Array, n: Array
+) -> Int[Array, "step fact"]:
+    """Return the facts of the block of steps from step n on."""
+    shape = (BLOCK, config.batch_size)
+    low, high = jnp.zeros_like(size), size
+    if config.order != "mixed":
+        is_first = (n + jnp.arange(BLOCK)[:, None]) < n_steps / 2
+        half = size // 2
+        of_known = is_first if config.order == "known_first" else ~is_first
+        low, high = jnp.where(of_known, 0, half), jnp.where(of_known, half, size)
+    if task.rates.replay is None:
+        return rows[jax.random.randint(key, shape, low, high)]
+    key, repeat_key, known_key = jax.random.split(key, 3)
+    repeated = task.known[jax.random.randint(known_key, shape, 0, task.n_rows[2])]
+    is_repeated = jax.random.uniform(repeat_key, shape) < task.rates.replay
+    return jnp.where(is_repeated, repeated, rows[jax.random.randint(key, shape, low, high)])
 
 
-def _finetune_dense(config: FinetuneConfig, model: ModelConfig, task: Task):
-    assert isinstance(task.base, dense.Parameters)
-    parameters = task.base
-    vectors = jax.tree.map(lambda rows: rows.astype(parameters.value.dtype), task.vectors)
-    value_rate = config.value_learning_rate if config.train == "everything" else 0.0
-    transform = dense.optimizer(config.optimizer, value=value_rate, attention=config.learning_rate)
+def _spread(rows: Int[Array, " row"], size: Int[Array, ""]) -> tuple[Int[Array, " own"], Bool[Array, " own"]]:
+    """Return at most `PROBE` of an arm's facts, evenly spaced, and which of them are facts and not padding."""
+    n_own = min(len(rows), PROBE)
+    index = (jnp.arange(n_own) * (jnp.maximum(size, n_own) / n_own)).astype(jnp.int32)
+    return rows[jnp.minimum(index, len(rows) - 1)], index < size
 
-    def look(state, facts):
-        return dense.forward(state.parameters, vectors, facts, model, config.prompt)
 
-    state = dense.State(parameters, transform.init(parameters))
-    return (
-        state,
-        dense.stepper(vectors, model, config.prompt, transform),
-        look,
-        lambda s: Tuned(None, None, s.parameters),
+def _measure(look, state, task: Task, is_stored, own: table.Facts, is_own) -> Measured:
+    probe = task.facts.take(task.probe)
+    attention, output = look(state, probe)
+    is_right = table.recalled(output, probe.answer)
+    is_right_own = table.recalled(look(state, own)[1], own.answer)
+    is_probe = jnp.arange(len(task.probe)) < task.n_rows[0]
+    loss, _ = table.error(output, probe.answer, task.constants.multiplicity)
+    no_template = jnp.zeros((), output.dtype)
+    return Measured(
+        _mean(is_right, is_probe),
+        _mean(attention[0], is_probe),
+        _mean(attention[1], is_probe),
+        _mean(attention[2], is_probe) if len(attention) == 3 else no_template,
+        _mean(attention[0] / (attention[0] + attention[1]), is_probe),
+        _mean(loss, is_probe),
+        _mean(table.recalled(output, task.modal[probe.relation]), is_probe),
+        _mean(is_right, is_stored & is_probe),
+        _mean(is_right_own, is_own),
     )
+
+
+def _mean(values: Array, where: Bool[Array, " fact"]) -> Float[Array, ""]:
+    """Return the mean over some of the facts; nan over none."""
+    return jnp.where(where, values, 0).sum() / where.sum()

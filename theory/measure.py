@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from theory import attention, evaluate, predict, split, statistics, theorem
+from theory import attention, evaluate, forecast, predict, split, statistics, theorem
 from theory import config as configs
 from theory.config import Config
 from theory.facts import FactStore
@@ -23,23 +23,23 @@ def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, flo
     foreground = np.flatnonzero(~store.is_background)
     base_correct = simulation.margin[foreground] > 0
     rows = foreground if len(foreground) <= MAX_ROWS else _sample(foreground, store, halves)
-    modal = {arm: evaluate.modal_answers(store, halves.arms[arm]) for arm in split.ARMS}
+    modal = {arm: evaluate.modal_answers(store, rows) for arm, rows in halves.arms.items()}
     metrics, facts = {}, []
     for arm, weights in simulation.weights.items():
         answers = evaluate.answer(weights, store, foreground)
-        columns = _fact_columns(config, simulation, arm, answers, foreground, base_correct, modal)
-        metrics[arm] = _metrics(columns, store.subject[foreground], seed=simulation.cell.split)
+        columns = fact_columns(config, simulation, arm, answers, foreground, base_correct, modal)
+        metrics[arm] = metrics_of(columns, store.subject[foreground], seed=simulation.cell.split)
         kept = np.searchsorted(foreground, rows)
         columns = {name: value[kept] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
         if arm == "base":
             columns["predicted_salience"] = predict.salience(
                 columns["exposure"], columns["salience"], configs.to_json(config)
             )
-        facts.append(_named(columns | _theory_columns(weights, store, rows), store))
+        facts.append(named(columns | _theory_columns(weights, store, rows), store))
     return metrics, facts, trace_columns(config, simulation)
 
 
-def _fact_columns(config, simulation, arm, answers, rows, base_correct, modal) -> dict[str, Any]:
+def fact_columns(config, simulation, arm, answers, rows, base_correct, modal) -> dict[str, Any]:
     """Return what one arm does on each fact, ids not yet named."""
     store, halves = simulation.store, simulation.split
     in_arm = np.zeros(len(store.subject), bool)
@@ -88,7 +88,7 @@ def _theory_columns(weights: Weights, store: FactStore, rows: np.ndarray) -> dic
     return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
 
 
-def _metrics(columns: dict[str, Any], subject: np.ndarray, *, seed: int) -> dict[str, float]:
+def metrics_of(columns: dict[str, Any], subject: np.ndarray, *, seed: int) -> dict[str, float]:
     """Return one arm's metrics over the held-out facts; accuracy's interval is bootstrapped over subjects."""
     held_out = columns["role"] == "held_out"
 
@@ -122,11 +122,11 @@ def trace_columns(config: Config, simulation: Simulation) -> list[dict[str, Any]
     """Return the traces, with R5's path beside each arm's where its assumptions about the prompt hold."""
     base = simulation.traces["base"]
     columns = [{"arm": "base", "step": base.step, "loss": base.loss, "accuracy": base.measured}]
-    predicts = config.finetune.prompt == "template" and config.finetune.optimizer == "sgd"
-    for arm in split.ARMS:
+    for arm in simulation.split.arms:
         trace = simulation.traces[arm]
-        one = {"arm": arm, "step": trace.step, "loss": trace.loss} | trace.measured._asdict()
-        if predicts:
+        one = {"arm": arm, "step": trace.step, "loss": trace.loss}
+        one |= {name: getattr(trace.measured, name) for name in ("accuracy", "subject_attention", "subject_share")}
+        if forecast.applies(config):
             path = predicted_path(config, simulation, arm)
             one |= {"predicted_subject_share": path.share, "predicted_subject_attention": path.attention[:, 0]}
         columns.append(one)
@@ -146,7 +146,7 @@ def _sample(foreground: np.ndarray, store: FactStore, halves: split.Split) -> np
     return np.sort(foreground[order[:: -(-len(foreground) // MAX_ROWS)]])
 
 
-def _named(columns: dict[str, Any], store: FactStore) -> dict[str, Any]:
+def named(columns: dict[str, Any], store: FactStore) -> dict[str, Any]:
     """Return the columns with subjects, relations and answers by name; output tokens beyond the answers are filler."""
     n_filler = max(0, int(columns["predicted"].max()) + 1 - store.n_answers)
     answers = _names(store.answer_names, "a", store.n_answers) + [f"filler{i}" for i in range(n_filler)]

@@ -6,28 +6,27 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from theory import dense, embeddings, facts, finetune, knownness, pretrain, sampling, split, table, train
+from theory import (
+    constants,
+    dense,
+    facts,
+    finetune,
+    forms,
+    knownness,
+    pretrain,
+    split,
+    table,
+    train,
+)
 from theory.config import Config
+from theory.inputs import PROBE, Cell, Prepared, Unit, family, n_bytes, pad_arms, task, world
 from theory.model import Prompt, Weights
+from theory.program import pick, stack
 
-PROBE = 1000
-"""Facts, at most, on which the traces measure."""
 MEMORY = 2**30
 """Bytes of values trained at once; more worlds than fit go one group after another."""
-
-
-class Cell(NamedTuple):
-    """The three kinds of randomness of one run."""
-
-    pretrain: int
-    """The world and the base model."""
-    split: int
-    """The held-out set, the random half, ties."""
-    seed: int
-    """The batches of finetuning."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,8 @@ class Simulation:
 
 def groups(config: Config, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     """Return the cells in groups that are simulated together, within `MEMORY`."""
-    store = facts.build(config.facts, seed=cells[0].pretrain)
-    n_values = store.n_subjects * (store.n_answers + config.model.n_filler)
-    if config.model.form == "dense":
-        n_values = (store.n_subjects + store.n_relations + store.n_answers + config.model.n_filler) ** 2
-    n_copies = len(split.ARMS) if config.finetune.train == "everything" or config.model.form == "dense" else 1
-    n_together = max(1, MEMORY // (n_values * (1 + n_copies) * np.dtype(config.precision).itemsize))
+    n_copies = len(split.ARMS) if config.finetune.train != "attention" or config.model.form == "dense" else 1
+    n_together = max(1, MEMORY // (n_bytes(config, cells[0].pretrain) * (1 + n_copies)))
     return (list(cells[at : at + n_together]) for at in range(0, len(cells), n_together))
 
 
@@ -65,133 +60,161 @@ def simulate(config: Config, cells: Sequence[Cell]) -> list[Simulation]:
     Raises:
         InputError: the facts do not suffice, or training diverged.
     """
+    clock = Clock()
     with jax.enable_x64(config.precision == "float64"):
-        return _simulate(config, cells)
+        prepared = pretrained([Unit(config, cell) for cell in cells], clock, along_the_way=True)
+        train.check_finite(
+            stack([one.trace for one in prepared]), "pretrain", [f"pretraining seed {c.pretrain}" for c in cells]
+        )
+        trained = finetuned(prepared, clock, n_probe=PROBE, along_the_way=True)
+        labels = [f"{arm} of {one.prepared.unit.cell}" for one in trained for arm in one.prepared.split.arms]
+        train.check_finite(stack([one.trace for one in trained]), "finetune", labels)
+        return [_simulation(one, clock.laps) for one in trained]
 
 
-def _simulate(config: Config, cells: Sequence[Cell]) -> list[Simulation]:
-    clock = _Clock()
-    seeds = sorted({cell.pretrain for cell in cells})
-    stores = {seed: facts.build(config.facts, seed=seed) for seed in seeds}
-    worlds = {seed: world(config, stores[seed], seed) for seed in seeds}
+class Trained(NamedTuple):
+    """A unit after finetuning; arms along the leading axis."""
+
+    prepared: Prepared
+    tuned: forms.Tuned
+    trace: train.Trace
+    measured: finetune.Measured
+
+
+def pretrained(units: Sequence[Unit], clock: "Clock", *, along_the_way: bool) -> list[Prepared]:
+    """Return the units with their base models; units whose worlds differ in the length of pretraining alone share it.
+
+    Args:
+        units: Of one structure: all arrays of one shape, and settings that differ only in numbers.
+        along_the_way: Record the trace at `n_records` steps (units of one length only), not at the ends alone.
+    """
+    stores = {(unit.config.facts, unit.cell.pretrain): None for unit in units}
+    stores = {key: facts.build(key[0], seed=key[1]) for key in stores}
+    ends: dict[Unit, list[int]] = {}
+    for unit in units:
+        ends.setdefault(family(unit), []).append(unit.config.pretrain.steps)
+    ends = {key: sorted(set(steps)) for key, steps in ends.items()}
+    worlds = {key: world(key.config, stores[key.config.facts, key.cell.pretrain], key.cell.pretrain) for key in ends}
     clock.lap("facts")
 
-    sizes = pretrain.Sizes(*(getattr(stores[seeds[0]], name) for name in pretrain.Sizes._fields))
-    stacked = _stack([worlds[seed] for seed in seeds])
-    bases, traces = pretrain.run(
-        config.pretrain, config.model, stacked, sizes, n_records=config.n_records, dtype=config.precision
+    config = units[0].config
+    if along_the_way:
+        records = [train.record_steps(steps[0], config.n_records) for steps in ends.values()]
+    else:
+        longest = max(map(len, ends.values()))
+        records = [np.array(steps + steps[-1:] * (longest - len(steps)), np.int32) for steps in ends.values()]
+    first = next(iter(stores.values()))
+    result = pretrain.run(
+        config.pretrain,
+        config.model,
+        stack(list(worlds.values())),
+        pretrain.Sizes(first.n_subjects, first.n_relations, first.n_answers),
+        records=np.stack(records),
+        keep="last" if along_the_way else "all",
     )
-    train.check_finite(traces, "pretrain", [f"pretraining seed {seed}" for seed in seeds])
-    base, base_trace = ({seed: _pick(tree, i) for i, seed in enumerate(seeds)} for tree in (bases, traces))
+    by_family = {key: pick(result, row) for row, key in enumerate(ends)}
     clock.lap("pretrain")
 
-    base_weights = {seed: weights_of(config, worlds[seed], base[seed]) for seed in seeds}
-    # What is known was asked with the relation's own token, also where finetuning has a fresh one.
-    original = replace(config, finetune=replace(config.finetune, prompt="template"))
-    asked = {seed: weights_of(original, worlds[seed], base[seed]) for seed in seeds}
-    known = {seed: knownness.score(config.knownness, asked[seed], stores[seed]) for seed in seeds}
-    splits = {
-        (cell.pretrain, cell.split): split.select(
-            stores[cell.pretrain].subject,
-            stores[cell.pretrain].relation,
-            known[cell.pretrain],
-            config.split,
-            is_background=stores[cell.pretrain].is_background,
-            seed=cell.split,
-        )
-        for cell in cells
-    }
+    splits: dict[Any, split.Split] = {}
+    prepared = []
+    for unit in units:
+        key, store = family(unit), stores[unit.config.facts, unit.cell.pretrain]
+        base, trace = by_family[key]
+        if not along_the_way:
+            base = pick(base, ends[key].index(unit.config.pretrain.steps))
+        prepared.append(_prepare(unit, store, worlds[key], base, trace, splits))
     clock.lap("split")
+    return prepared
 
-    tasks = [task(config, worlds[c.pretrain], base[c.pretrain], splits[c.pretrain, c.split], c.seed) for c in cells]
-    tuned, traces = finetune.run(config.finetune, config.model, _stack(_pad_arms(tasks)), n_records=config.n_records)
-    train.check_finite(traces, "finetune", [f"{arm} of {cell}" for cell in cells for arm in split.ARMS])
+
+def _prepare(
+    unit: Unit,
+    store: facts.FactStore,
+    of: pretrain.World,
+    base: Any,
+    trace: train.Trace,
+    splits: dict[Any, split.Split],
+) -> Prepared:
+    """Return a unit of a family: its own numbers for the model, and its split, which units of equal knownness share."""
+    config = unit.config
+    of = of._replace(constants=constants.of(config.model, store.n_answers, config.precision))
+    if isinstance(base, table.Values):
+        one_filler = replace(config.model, n_filler=1)
+        base = base._replace(template=table.template_value(one_filler, store.n_answers, base.template.dtype))
+    is_given = config.knownness.measure == "popularity"
+    known = store.popularity if is_given else knownness.score(config.knownness, _asked(config, of, base), store)
+    key = (config.facts, config.split, unit.cell.pretrain, unit.cell.split) if is_given else unit
+    if key not in splits:
+        ids, is_background, seed = (store.subject, store.relation, known), store.is_background, unit.cell.split
+        splits[key] = split.select(*ids, config.split, is_background=is_background, seed=seed)
+    return Prepared(unit, store, of, base, trace, known, splits[key])
+
+
+def finetuned(
+    prepared: Sequence[Prepared],
+    clock: "Clock",
+    *,
+    n_probe: int,
+    along_the_way: bool,
+    arms: Sequence[str] | None = None,
+) -> list[Trained]:
+    """Return the units after finetuning.
+
+    Args:
+        n_probe: held-out facts, at most, on which the trace measures.
+        along_the_way: record the trace at `n_records` steps, not at the end alone.
+        arms: of the split; None for all.
+    """
+    config = prepared[0].unit.config
+    tasks = pad_arms([task(one, n_probe=n_probe, arms=arms) for one in prepared])
+    n_records = [
+        one.unit.config.n_records if along_the_way or config.finetune.stop == "early" else 1 for one in prepared
+    ]
+    records = np.stack(
+        [train.record_steps(one.unit.config.finetune.steps, n) for one, n in zip(prepared, n_records, strict=True)]
+    )
+    result = finetune.run(config.finetune, config.model, stack(tasks), records=records)
     clock.lap("finetune")
-
-    simulations = []
-    for row, cell in enumerate(cells):
-        arms = {arm: _pick(_pick(tuned, row), i) for i, arm in enumerate(split.ARMS)}
-        of = worlds[cell.pretrain]
-        weights = {arm: weights_of(config, of, base[cell.pretrain], one) for arm, one in arms.items()}
-        arm_traces = {arm: _pick(_pick(traces, row), i) for i, arm in enumerate(split.ARMS)}
-        simulations.append(
-            Simulation(
-                cell,
-                stores[cell.pretrain],
-                splits[cell.pretrain, cell.split],
-                known[cell.pretrain],
-                knownness.margin(asked[cell.pretrain], stores[cell.pretrain]),
-                {"base": base_weights[cell.pretrain]} | weights,
-                {"base": base_trace[cell.pretrain]} | arm_traces,
-                clock.laps,
-            )
-        )
-    return simulations
+    return [Trained(one, *pick(result, row)) for row, one in enumerate(prepared)]
 
 
-def world(config: Config, store: facts.FactStore, seed: int) -> pretrain.World:
-    """Return what pretraining reads of a store."""
-    foreground = np.flatnonzero(~store.is_background)
-    vectors = None
-    if config.model.form == "dense":
-        n_outputs = store.n_answers + config.model.n_filler
-        vectors = embeddings.build(config.model, store.n_subjects, store.n_relations, n_outputs, seed=seed)
-    return pretrain.World(
-        table.Facts(store.subject, store.relation, store.answer),
-        sampling.alias_table(store.exposure),
-        _spread(foreground, PROBE),
-        vectors,
-        np.asarray(seed, np.uint32),
+def _simulation(trained: Trained, seconds: dict[str, float]) -> Simulation:
+    prepared = trained.prepared
+    config, of = prepared.unit.config, prepared.world
+    rows = {arm: index for index, arm in enumerate(prepared.split.arms)}
+    weights = {arm: weights_of(config, of, prepared.base, pick(trained.tuned, row)) for arm, row in rows.items()}
+    return Simulation(
+        prepared.unit.cell,
+        prepared.store,
+        prepared.split,
+        prepared.knownness,
+        knownness.margin(_asked(config, of, prepared.base), prepared.store),
+        {"base": weights_of(config, of, prepared.base)} | weights,
+        {"base": prepared.trace} | {arm: pick(trained.trace, row) for arm, row in rows.items()},
+        seconds,
     )
 
 
-def task(config: Config, of: pretrain.World, base: Any, halves: split.Split, seed: int) -> finetune.Task:
-    """Return what finetuning reads of a world, its base model and its split."""
-    arms = [halves.arms[arm] for arm in split.ARMS]
-    rows = np.zeros((len(arms), max(map(len, arms))), np.int32)
-    for row, arm in zip(rows, arms, strict=True):
-        row[: len(arm)] = arm
-    held_out = np.flatnonzero(halves.role == split.ROLES.index("held_out"))
-    sizes = np.array([len(arm) for arm in arms], np.int32)
-    return finetune.Task(base, of.facts, rows, sizes, _spread(held_out, PROBE), of.vectors, np.asarray(seed, np.uint32))
+def _asked(config: Config, of: pretrain.World, base: Any) -> Weights:
+    """Return the base as it is asked what it knows: with the relation's own token, whatever finetuning has."""
+    return weights_of(replace(config, finetune=replace(config.finetune, prompt="template")), of, base)
 
 
-def weights_of(config: Config, of: pretrain.World, base: Any, tuned: finetune.Tuned | None = None) -> Weights:
+def weights_of(config: Config, of: pretrain.World, base: Any, tuned: forms.Tuned | None = None) -> Weights:
     """Return a model as its measurements see it: tuned, or the base at the question prompt."""
     prompt: Prompt = config.finetune.prompt
     if config.model.form == "dense":
         parameters = tuned.parameters if tuned else base
         assert parameters is not None and of.vectors is not None
         return dense.weights(parameters, of.vectors, config.model, prompt)
-    values, logits = finetune.start(jax.tree.map(jnp.asarray, base), prompt)
+    values, logits = forms.start(base, prompt)
     if tuned:
         values, logits = tuned.values or values, tuned.logits
     assert logits is not None
-    return table.weights(values, logits)
+    return table.weights(values, logits, n_filler=config.model.n_filler)
 
 
-def _spread(rows: np.ndarray, n: int) -> np.ndarray:
-    """Return at most n of the rows, evenly spaced."""
-    return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)].astype(np.int32)
-
-
-def _pad_arms(tasks: list[finetune.Task]) -> list[finetune.Task]:
-    """Return the tasks with arms and probes of one length (splits of a real table differ by a few facts)."""
-    width, n_probe = max(t.arms.shape[1] for t in tasks), min(len(t.probe) for t in tasks)
-    return [
-        t._replace(arms=np.pad(t.arms, ((0, 0), (0, width - t.arms.shape[1]))), probe=t.probe[:n_probe]) for t in tasks
-    ]
-
-
-def _stack(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-
-
-def _pick(tree: Any, index: int) -> Any:
-    return jax.tree.map(lambda leaf: np.asarray(leaf[index]), tree)
-
-
-class _Clock:
+class Clock:
     """Wall time between laps, by name."""
 
     def __init__(self) -> None:

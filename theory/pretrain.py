@@ -1,22 +1,25 @@
 """Pretraining: the model stores the facts, popular ones first."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from theory import dense, sampling, table, train
+from theory import constants, dense, sampling, table, train
 from theory.embeddings import Embeddings
 from theory.model import ModelConfig
+from theory.program import Program
 
 LANES = 16
 """float32 numbers in a CPU's widest register: the outputs are padded to a multiple, so that no loop has a remainder."""
 NEVER = -1e6
 """Value of an output that pads: no probability, hence no gradient."""
+BLOCK = 100
+"""Steps whose facts are drawn at once."""
 Base = table.Values | dense.Parameters
 """What pretraining leaves: the table form's values, or the dense form's matrices."""
 
@@ -26,7 +29,8 @@ class PretrainConfig:
     """Prompts (subject, relation), sampled by popularity, under uniform attention."""
 
     steps: int = 2000
-    """SGD steps. Long pretraining stores everything and reverses the arms' order."""
+    """SGD steps. Long pretraining stores everything and reverses the arms' order. A shorter pretraining of a world is
+    the beginning of a longer one."""
     batch_size: int = 256
     """Facts per step."""
     learning_rate: float = 40.0
@@ -47,6 +51,8 @@ class World(NamedTuple):
     """Facts on which the trace measures accuracy."""
     vectors: Embeddings | None
     """The dense form's embeddings."""
+    constants: constants.Constants
+    learning_rate: Float[np.ndarray, "*world"]
     seed: Int[np.ndarray, "*world"]
 
 
@@ -59,35 +65,53 @@ class Sizes(NamedTuple):
 
 
 def run(
-    config: PretrainConfig, model: ModelConfig, worlds: World, sizes: Sizes, *, n_records: int, dtype: str
+    config: PretrainConfig,
+    model: ModelConfig,
+    worlds: World,
+    sizes: Sizes,
+    *,
+    records: Int[np.ndarray, "world record"],
+    keep: Literal["last", "all"] = "last",
 ) -> tuple[Base, train.Trace]:
-    """Return the stacked worlds' base models and traces (accuracy on the probe, prompted without template)."""
-    return _program(config, model, sizes, n_records, dtype)(worlds)
+    """Return the stacked worlds' base models and traces (accuracy on the probe, prompted without template).
+
+    Args:
+        config: its steps and learning rate are not read: `records` and `worlds` hold every world's own.
+        records: the steps at which to measure, the last of which ends the training.
+        keep: `all` returns the models at all records, along an axis after the worlds'.
+    """
+    # What differs between worlds of one program is left out of its key.
+    structure = replace(config, steps=0, learning_rate=0.0), constants.structure(model)
+    return _program(*structure, sizes, keep, worlds.learning_rate.dtype.name)(records, worlds)
 
 
-@lru_cache(maxsize=8)
-def _program(config: PretrainConfig, model: ModelConfig, sizes: Sizes, n_records: int, dtype: str):
-    def pretrain(world: World):
-        def draw(key: Array, n_steps: int) -> table.Facts:
-            return world.facts.take(sampling.draw(key, world.sampler, (n_steps, config.batch_size)))
+@lru_cache(maxsize=32)
+def _program(config: PretrainConfig, model: ModelConfig, sizes: Sizes, keep: Literal["last", "all"], dtype: str):
+    form = _pretrain_dense if model.form == "dense" else _pretrain_table
 
-        form = _pretrain_dense if model.form == "dense" else _pretrain_table
+    def pretrain(records: Int[Array, " record"], world: World):
+        def draw(key: Array, n: Int[Array, ""]) -> table.Facts:
+            return world.facts.take(sampling.draw(key, world.sampler, (BLOCK, config.batch_size)))
+
         state, step, outputs, finish = form(config, model, world, sizes, jnp.dtype(dtype))
 
-        def accuracy(state) -> Float[Array, ""]:
+        def measure(state) -> tuple[Float[Array, ""], Any]:
             facts = world.facts.take(world.probe)
-            return (outputs(state, facts).argmax(axis=-1) == facts.answer).mean()
+            accuracy = table.recalled(outputs(state, facts), facts.answer).mean()
+            return accuracy, finish(state) if keep == "all" else None
 
         key = jax.random.key(world.seed)
-        state, trace = train.run(step, state, draw, accuracy, n_steps=config.steps, n_records=n_records, key=key)
-        return finish(state), trace
+        state, trace = train.run(step, state, draw, measure, records=records, block=BLOCK, key=key)
+        accuracy, kept = trace.measured
+        base = finish(state) if keep == "last" else jax.tree.map(lambda rows: rows[1:], kept)
+        return base, trace._replace(measured=accuracy)
 
-    return train.over_worlds(pretrain)
+    return Program(pretrain)
 
 
 def _pretrain_table(config: PretrainConfig, model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype):
-    values = table.initial_values(model, *sizes, dtype)
-    rate = jnp.asarray(config.learning_rate, dtype)
+    # One filler for all; the template's value is the caller's to set.
+    values = table.initial_values(replace(model, n_filler=1), *sizes, dtype)
     n_outputs = len(values.template)
     padding = -n_outputs % LANES
 
@@ -98,19 +122,23 @@ def _pretrain_table(config: PretrainConfig, model: ModelConfig, world: World, si
         return jax.tree.map(lambda rows: rows[..., :n_outputs], values)
 
     def outputs(values, facts):
-        return table.stored(values, facts, model)
+        return table.stored(values, facts, world.constants)
 
-    return jax.tree.map(pad, values), lambda values, batch: table.store(values, batch, rate, model), outputs, finish
+    def step(values, batch):
+        return table.store(values, batch, jnp.asarray(world.learning_rate), world.constants)
+
+    return jax.tree.map(pad, values), step, outputs, finish
 
 
 def _pretrain_dense(config: PretrainConfig, model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype):
     vectors = jax.tree.map(lambda rows: rows.astype(dtype), world.vectors)
-    parameters = dense.initial(model, vectors, sizes.n_answers)
-    attention_rate = config.learning_rate if config.train == "everything" else 0.0
-    transform = dense.optimizer(config.optimizer, value=config.learning_rate, attention=attention_rate)
+    parameters = dense.initial(world.constants, vectors, sizes.n_answers)
+    attention_rate = world.learning_rate if config.train == "everything" else None
+    transform = dense.optimizer(config.optimizer, value=world.learning_rate, attention=attention_rate)
 
     def outputs(state, facts):
-        return dense.forward(state.parameters, vectors, facts, model, "bare")[1]
+        return dense.forward(state.parameters, vectors, facts, world.constants, "bare")[1]
 
     state = dense.State(parameters, transform.init(parameters))
-    return state, dense.stepper(vectors, model, "bare", transform), outputs, lambda state: state.parameters
+    step = dense.stepper(vectors, world.constants, "bare", transform)
+    return state, step, outputs, lambda state: state.parameters

@@ -15,6 +15,8 @@ from scipy.sparse import csgraph
 from theory.errors import InputError
 
 ARMS = ("top", "bottom", "whole", "random")
+MIXTURE = "mixture"
+"""The arm of a chosen share of well-known facts, where one is asked for."""
 ROLES = ("train", "development", "held_out", "background")
 TRAIN, DEVELOPMENT, HELD_OUT, BACKGROUND = range(4)
 """A fact's role is an index into ROLES."""
@@ -30,11 +32,16 @@ class SplitConfig:
     """Share of the facts on which hyperparameters are chosen, drawn as whole components."""
     within_relation: bool = False
     """Rank, halve and draw within each relation, so that top, bottom and random have the same mix of relations."""
+    known_share: float | None = None
+    """0 to 1: a fifth arm, `mixture`, of which this share is drawn from the top half and the rest from the bottom half;
+    not given: no such arm."""
+    size: float = 0.5
+    """The mixture's size as a share of the training facts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The role of every fact (an index into ROLES), and the sorted facts of each arm by its name in ARMS."""
+    """The role of every fact (an index into ROLES), and the sorted facts of each arm: of ARMS, and the mixture."""
 
     role: Int8[np.ndarray, " fact"]
     arms: dict[str, Int[np.ndarray, " _"]]
@@ -64,7 +71,7 @@ def select(
     Raises:
         InputError: there are too few facts for a set or an arm, or a training fact's knownness is not a number.
     """
-    _check(config)
+    check(config)
     rng = np.random.default_rng([seed, 2])
     role = np.full(len(subject), BACKGROUND, dtype=np.int8)
     own = np.arange(len(subject)) if is_background is None else np.flatnonzero(~is_background)
@@ -84,7 +91,13 @@ def select(
             "Lower --split.held-out or --split.development, or give more facts."
         )
     rows = halves | {"whole": np.arange(len(train))}
-    return Split(role, {name: np.sort(train[rows[name]]) for name in ARMS})
+    names = ARMS
+    if config.known_share is not None:
+        rows["mixture"] = _mix(rows, group, config.known_share, config.size, rng)
+        names = (*ARMS, MIXTURE)
+        if not len(rows[MIXTURE]):
+            raise InputError(f"--split.size {config.size} of {len(train)} training facts is none.\nRaise it.")
+    return Split(role, {name: np.sort(train[rows[name]]) for name in names})
 
 
 def check_leaks(
@@ -106,10 +119,18 @@ def check_leaks(
             raise InputError(f"{len(shared)} {name}s are in more than one set; {name} {shared[0]} is in {sets}.")
 
 
-def _check(config: SplitConfig) -> None:
+def check(config: SplitConfig) -> None:
+    """Raise InputError for shares out of range, naming the flag."""
     for flag, share in {"held-out": config.held_out, "development": config.development}.items():
         if not 0 <= share < 1:
             raise InputError(f"--split.{flag} is {share}: it must be at least 0 and below 1.")
+    if config.known_share is not None:
+        parts = {"well-known": config.known_share * config.size, "lesser-known": (1 - config.known_share) * config.size}
+        if not (0 <= config.known_share <= 1 and 0 < config.size <= 1 and max(parts.values()) <= 0.5 + 1e-9):
+            raise InputError(
+                f"--split.known-share {config.known_share} of --split.size {config.size} of the training facts: each "
+                "half has only 0.5 of them.\nChoose a share between 0 and 1, and a smaller size."
+            )
     if config.held_out + config.development >= 1:
         raise InputError(
             f"--split.held-out {config.held_out} and --split.development {config.development} leave nothing to train "
@@ -151,6 +172,25 @@ def _draw_roles(
         role[order[start:stop]] = code
         start = stop
     return role[component]
+
+
+def _mix(
+    rows: dict[str, Int[np.ndarray, " _"]],
+    group: Int[np.ndarray, " fact"],
+    known_share: float,
+    size: float,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, " _"]:
+    """Return the mixture: from each half, at random, its share of every group's facts."""
+    _, group, n_facts = np.unique(group, return_inverse=True, return_counts=True)
+    drawn = []
+    for half, share in (("top", known_share), ("bottom", 1 - known_share)):
+        order = rng.permutation(rows[half])
+        order = order[np.argsort(group[order], kind="stable")]
+        n_there = np.bincount(group[order], minlength=len(n_facts))
+        place = np.arange(len(order)) - (np.cumsum(n_there) - n_there)[group[order]]
+        drawn.append(order[place < np.rint(share * size * n_facts)[group[order]]])
+    return np.concatenate(drawn)
 
 
 def _halve(

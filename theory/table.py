@@ -5,13 +5,14 @@ through φ(x) reaches what x shares with its kind at rate ρ and what is its own
 form over whole runs). A step touches the rows of its batch only, so its cost does not depend on the number of subjects.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from theory.constants import Constants, shares_values
 from theory.model import ModelConfig, Prompt, Weights
 
 MAX_LOSS = 80.0
@@ -51,18 +52,32 @@ class Facts(NamedTuple):
         return Facts(*(ids[index] for ids in self))
 
 
+Number = float | Float[Array | np.ndarray, ""]
+
+
 class Rates(NamedTuple):
     """SGD rates of the logits' parts, per unit of the dense rate on W_KQ."""
 
-    shared: tuple[float, float]
-    subject: float
-    relation: float
-    template: float
-    shared_by_relation: float
-    subject_by_relation: float
+    shared: tuple[Number, Number]
+    subject: Number
+    relation: Number
+    template: Number
+    shared_by_relation: Number
+    subject_by_relation: Number
 
 
-def rates(shared_share: float, prompt: Prompt) -> Rates:
+class Remedies(NamedTuple):
+    """What is added to the loss of question prompts; None for nothing."""
+
+    kl: Float[Array, ""] | None = None
+    """Weight of KL(base ‖ tuned) on the output."""
+    base: Float[Array, "fact output"] | None = None
+    """The base's output probabilities on the batch, where `kl` is given."""
+    floor: Float[Array, ""] | None = None
+    """Weight of ½ max(0, ½ − t)², t the subject's share: the base's share is one half, its attention being uniform."""
+
+
+def rates(shared_share: Number, prompt: Prompt) -> Rates:
     """Return the squared lengths of φ(x)φ(query)ᵀ's parts: the rate of each part of the logits."""
     common, own = shared_share, 1 - shared_share
     if prompt == "template":
@@ -73,13 +88,19 @@ def rates(shared_share: float, prompt: Prompt) -> Rates:
 def initial_values(config: ModelConfig, n_subjects: int, n_relations: int, n_answers: int, dtype: jnp.dtype) -> Values:
     """Return the values before pretraining: nothing stored, the template followed by filler."""
     n_outputs = n_answers + config.n_filler
-    template = jnp.where(jnp.arange(n_outputs) < n_answers, 0.0, config.template_strength).astype(dtype)
     return Values(
         jnp.zeros((n_subjects, n_outputs), dtype),
         jnp.zeros((n_relations, n_outputs), dtype),
-        template,
+        jnp.asarray(template_value(config, n_answers, dtype)),
         jnp.zeros((2, n_outputs), dtype),
     )
+
+
+def template_value(config: ModelConfig, n_answers: int, dtype: Any) -> Float[np.ndarray, " output"]:
+    """Return the value of the template: filler follows it. No step of pretraining reads or moves it."""
+    value = np.zeros(n_answers + config.n_filler, dtype)
+    value[n_answers:] = config.template_strength
+    return value
 
 
 def initial_logits(values: Values, prompt: Prompt) -> Logits:
@@ -97,24 +118,53 @@ def initial_logits(values: Values, prompt: Prompt) -> Logits:
 
 
 def error(
-    output: Float[Array, "fact output"], answer: Int[Array | np.ndarray, " fact"]
+    output: Float[Array, "fact output"],
+    answer: Int[Array | np.ndarray, " fact"],
+    count: Float[Array | np.ndarray, " output"] | None = None,
 ) -> tuple[Float[Array, " fact"], Float[Array, "fact output"]]:
     r"""Return the loss $-\log p_a$ and its negative gradient on the output logits, $e_a - p$.
+
+    Of outputs that stand for several, each one's probability and gradient.
 
     The softmax is shifted by the answer's logit, not by the largest: the loss is then the log of the sum, and no pass
     for the maximum is needed. Gaps above `MAX_LOSS` are cut, which leaves a loss of at least `MAX_LOSS`: divergence.
     """
     gap = output - jnp.take_along_axis(output, answer[:, None], axis=-1, mode="promise_in_bounds")
-    odds = jnp.exp(jnp.minimum(gap, MAX_LOSS))
-    total = odds.sum(axis=-1, keepdims=True)
+    odds = jax.lax.optimization_barrier(jnp.exp(jnp.minimum(gap, MAX_LOSS)))
+    # As a product with a vector: a CPU's sum along rows is slow.
+    counted = jnp.ones((output.shape[-1], 1), output.dtype) if count is None else jnp.asarray(count)[:, None]
+    total = jnp.matmul(odds, counted, precision="highest")
     is_answer = jnp.arange(output.shape[-1]) == answer[:, None]
     return jnp.log(total[:, 0]), is_answer - odds * (1 / total)
 
 
-def stored(values: Values, facts: Facts, config: ModelConfig) -> Float[Array, "fact output"]:
+def probability(
+    output: Float[Array, "fact output"], count: Float[Array | np.ndarray, " output"] | None
+) -> Float[Array, "fact output"]:
+    """Return the softmax; of outputs that stand for several, each one's."""
+    if count is None:
+        return jax.nn.softmax(output)
+    return jax.nn.softmax(output + jnp.log(count)) / count
+
+
+def recalled(output: Float[Array, "fact output"], answer: Int[Array | np.ndarray, " fact"]) -> Bool[Array, " fact"]:
+    """Return whether the answer's logit is strictly the largest: a tie is not recalled. (XLA's argmax is slow.)"""
+    is_answer = jnp.arange(output.shape[-1]) == answer[:, None]
+    best_rival = jnp.where(is_answer, -jnp.inf, output).max(axis=-1)
+    return jnp.take_along_axis(output, answer[:, None], axis=-1)[:, 0] > best_rival
+
+
+def stored(values: Values, facts: Facts, config: ModelConfig | Constants) -> Float[Array, "fact output"]:
     """Return the output logits of pretraining prompts (subject, relation) under uniform attention."""
     output = 0.5 * (_rows(values.subject, facts.subject) + _rows(values.relation, facts.relation))
-    return output + 0.5 * values.shared.sum(axis=0) if config.value_share else output
+    return output + 0.5 * values.shared.sum(axis=0) if shares_values(config) else output
+
+
+def _count(values: Values, config: ModelConfig | Constants) -> Float[Array, " output"] | None:
+    """Return how many outputs each stands for, none for those that pad the values."""
+    if isinstance(config, ModelConfig) or config.multiplicity is None:
+        return None
+    return jnp.pad(jnp.asarray(config.multiplicity), (0, len(values.template) - config.multiplicity.shape[-1]))
 
 
 def _rows(values: Float[Array, "token output"], ids: Int[Array | np.ndarray, " fact"]) -> Float[Array, "fact output"]:
@@ -123,16 +173,17 @@ def _rows(values: Float[Array, "token output"], ids: Int[Array | np.ndarray, " f
 
 
 def store(
-    values: Values, batch: Facts, rate: Float[Array, ""], config: ModelConfig
+    values: Values, batch: Facts, rate: Float[Array, ""], config: ModelConfig | Constants
 ) -> tuple[Values, Float[Array, " fact"]]:
     """Return the values after one SGD step on prompts (subject, relation) under uniform attention, and the losses."""
-    loss, push = error(stored(values, batch, config), batch.answer)
+    count = _count(values, config)
+    loss, push = error(stored(values, batch, config), batch.answer, count)
     weight = jnp.full_like(loss, 0.5 * rate / len(loss))
     return _add_values(values, batch, (weight, weight, None), push, config), loss
 
 
 def forward(
-    values: Values, logits: Logits, facts: Facts, config: ModelConfig
+    values: Values, logits: Logits, facts: Facts, config: ModelConfig | Constants
 ) -> tuple[Float[Array, "token fact"], tuple[Float[Array, "..."], ...], Float[Array, "fact output"]]:
     """Return attention, the three tokens' values and the output logits of question prompts."""
     subject_logit = logits.shared[0] + logits.subject[facts.subject]
@@ -143,7 +194,7 @@ def forward(
     scores = jnp.stack([subject_logit, relation_logit, jnp.broadcast_to(logits.template, subject_logit.shape)])
     attention = jax.nn.softmax(scores, axis=0)
     subject, relation = _rows(values.subject, facts.subject), _rows(values.relation, facts.relation)
-    if config.value_share:
+    if shares_values(config):
         subject, relation = subject + values.shared[0], relation + values.shared[1]
     token_values = (subject, relation, values.template[None])
     output = sum(weight[:, None] * value for weight, value in zip(attention, token_values, strict=True))
@@ -154,21 +205,33 @@ def answer_questions(
     values: Values,
     logits: Logits,
     batch: Facts,
-    rate: Float[Array, ""],
+    rate: Float[Array, ""] | None,
     value_rate: Float[Array, ""] | None,
-    config: ModelConfig,
+    config: ModelConfig | Constants,
     prompt: Prompt,
+    remedies: Remedies = Remedies(),  # noqa: B008 (immutable)
 ) -> tuple[Values, Logits, Float[Array, " fact"]]:
     r"""Return values and logits after one SGD step on question prompts, and the losses.
 
     The force on token i's logit is $G_i = α_i (u_i - Σ_j α_j u_j)$ with $u_i = (e_a - p)^⊤ v_i$ (R1).
-    The values move at `value_rate`, or stay where it is None.
+    The logits move at `rate` and the values at `value_rate`; what has no rate stays.
     """
     attention, token_values, output = forward(values, logits, batch, config)
-    loss, push = error(output, batch.answer)
-    use = jnp.stack([(push * value).sum(axis=-1) for value in token_values])
-    force = attention * (use - (attention * use).sum(axis=0))
-    logits = _add_logits(logits, batch, force * (rate / len(loss)), rates(config.shared_share, prompt))
+    count = _count(values, config)
+    loss, push = error(output, batch.answer, count)
+    if remedies.kl is not None:
+        assert remedies.base is not None
+        tuned = jax.nn.one_hot(batch.answer, push.shape[-1], dtype=push.dtype) - push
+        push = push + remedies.kl * (remedies.base - tuned)
+    if rate is not None:
+        total_push = push if count is None else push * count
+        use = jnp.stack([(total_push * value).sum(axis=-1) for value in token_values])
+        force = attention * (use - (attention * use).sum(axis=0))
+        if remedies.floor is not None:
+            share = attention[0] / (attention[0] + attention[1])
+            lift = remedies.floor * jnp.maximum(0.5 - share, 0) * share * (1 - share)
+            force = force + jnp.stack([lift, -lift, jnp.zeros_like(lift)])
+        logits = _add_logits(logits, batch, force * (rate / len(loss)), rates(config.shared_share, prompt))
     if value_rate is not None:
         subject, relation, template = attention * (value_rate / len(loss))
         values = _add_values(values, batch, (subject, relation, template), push, config)
@@ -180,10 +243,10 @@ def _add_values(
     batch: Facts,
     weights: tuple[Float[Array, " fact"], Float[Array, " fact"], Float[Array, " fact"] | None],
     push: Float[Array, "fact output"],
-    config: ModelConfig,
+    config: ModelConfig | Constants,
 ) -> Values:
     """Return the values moved by each token's weight times push, each part at its rate."""
-    own, shared = 1 - config.shared_share, config.shared_share * config.value_share
+    own = 1 - config.shared_share
     by_subject, by_relation, by_template = weights
     subject_push = by_subject[:, None] * push
     relation_push = by_relation[:, None] * push
@@ -193,9 +256,9 @@ def _add_values(
     )
     if by_template is not None:
         moved = moved._replace(template=values.template + by_template @ push)
-    if shared:
+    if shares_values(config) and config.value_share is not None:
         both = jnp.stack([subject_push.sum(axis=0), relation_push.sum(axis=0)])
-        moved = moved._replace(shared=values.shared + shared * both)
+        moved = moved._replace(shared=values.shared + config.shared_share * config.value_share * both)
     return moved
 
 
@@ -221,12 +284,16 @@ def _add_logits(logits: Logits, batch: Facts, push: Float[Array, "token fact"], 
     )
 
 
-def weights(values: Values, logits: Logits) -> Weights:
-    """Return the model as its measurements see it."""
+def weights(values: Values, logits: Logits, *, n_filler: int = 1) -> Weights:
+    """Return the model as its measurements see it, the last output as often as it stands for a filler."""
+    value: Any
     value, logit = jax.tree.map(np.asarray, (values, logits))
     subject_logit = logit.shared[0] + logit.subject
     if logit.shared_by_relation.size:
         subject_logit = subject_logit[:, None] + logit.shared_by_relation + logit.subject_by_relation
+    if n_filler > 1:
+        repeats = np.append(np.ones(value.template.shape[-1] - 1, int), n_filler)
+        value = jax.tree.map(lambda rows: np.repeat(rows, repeats, axis=-1), value)
     is_shared = value.shared.any()
     return Weights(
         value.subject + value.shared[0] if is_shared else value.subject,

@@ -33,10 +33,10 @@ def print_arms(experiment: str, runs: Sequence[Run], console: Console) -> None:
         for arm in arms
     }
     for arm in arms:
-        table.add_row(arm, *(_interval(values) for values in by_arm[arm].values()))
+        table.add_row(arm, *(interval(values) for values in by_arm[arm].values()))
     table.add_section()
     gaps = [by_arm["top"][metric] - by_arm["bottom"][metric] for metric in COLUMNS]
-    table.add_row("top − bottom", *(_interval(gap, signed=True) for gap in gaps))
+    table.add_row("top − bottom", *(interval(gap, signed=True) for gap in gaps))
     console.print(table)
 
 
@@ -64,13 +64,13 @@ def _by_world(worlds: Sequence[int], values: Sequence[float | None]) -> np.ndarr
     return np.bincount(world, numbers) / np.bincount(world)
 
 
-def _interval(values: np.ndarray, *, signed: bool = False) -> str:
+def interval(values: np.ndarray, *, signed: bool = False) -> str:
     """Return the mean over worlds and half of its interval; a dash where there was nothing to average over."""
     if not np.isfinite(values).all():
         return "–"
-    interval = statistics.mean_interval(values)
-    half = f" ± {(interval.high - interval.low) / 2:.3f}" if np.isfinite(interval.low) else ""
-    return f"{interval.mean:{'+' if signed else ''}.3f}{half}"
+    found = statistics.mean_interval(values)
+    half = f" ± {(found.high - found.low) / 2:.3f}" if np.isfinite(found.low) else ""
+    return f"{found.mean:{'+' if signed else ''}.3f}{half}"
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The training loop of both stages and both forms: one scan, with its randomness drawn ahead of the steps."""
+"""The training loop of both stages and both forms, and the programs that run it for many worlds at once."""
 
 import os
 from collections.abc import Callable
@@ -27,52 +27,81 @@ class Trace(NamedTuple):
     """The first step whose loss was not finite or at least `table.MAX_LOSS`; -1 if there is none."""
 
 
+def record_steps(n_steps: int, n_records: int) -> Int[np.ndarray, " record"]:
+    """Return the steps after which to record: `n_records` of them, evenly spaced, and the last step.
+
+    Where the steps do not divide evenly, that is one more; of fewer steps, each.
+    """
+    length = n_steps // n_records
+    steps = length * np.arange(1, n_records + 1) if length else np.arange(1, n_steps + 1)
+    return np.append(steps, n_steps)[: len(steps) + (steps[-1] < n_steps)].astype(np.int32)
+
+
 def run(
     step: Callable[[State, Any], tuple[State, Float[Array, " fact"]]],
     state: State,
-    draw: Callable[[Array, int], Any],
+    draw: Callable[[Array, Int[Array, ""]], Any],
     measure: Callable[[State], Any],
     *,
-    n_steps: int,
-    n_records: int,
+    records: Int[Array, " record"],
+    block: int,
     key: Array,
+    score: Callable[[State], Float[Array, ""]] | None = None,
 ) -> tuple[State, Trace]:
-    """Return the trained state and its trace: `n_records` records after the one at step 0, evenly spaced.
+    """Return the trained state and its trace: a record at step 0, then one after each of the steps in `records`.
 
-    Where the steps do not divide evenly, one more record follows at the end; of fewer steps, each is recorded.
+    The batches are drawn `block` steps at a time, outside the loop over steps. Which facts step n sees depends on the
+    key and n alone: a shorter run is the beginning of a longer one, wherever either is recorded.
 
     Args:
         step: (state, batch) to the next state and the losses of the batch's facts.
-        draw: (key, n) to the batches of n steps, stacked. Called once between two records, so that no random number is
-            drawn inside the loop over steps.
+        draw: (key, n) to the batches of the `block` steps from step n on, stacked.
+        records: positive and not decreasing; they may be traced, so that one program serves any number of steps.
+        score: if given, the state returned is that of the record, step 0 among them, where this is least.
     """
-    length, rest = divmod(n_steps, n_records)
-    lengths = [length] * n_records + [rest] * (rest > 0) if length else [1] * n_steps
-    keys = jax.random.split(key, len(lengths))
 
-    def advance(carry, batch):
-        state, n_done, diverged_at = carry
-        state, losses = step(state, batch)
+    def advance(carry, batches, n_first):
+        state, n_done, diverged_at, total, first = carry
+        state, losses = step(state, jax.tree.map(lambda x: x[n_done - n_first], batches))
         is_bad = ~(losses.max() < MAX_LOSS) & (diverged_at < 0)
-        return (state, n_done + 1, jnp.where(is_bad, n_done, diverged_at)), losses.mean()
+        loss = losses.mean()
+        first = jnp.where(n_done == 0, loss, first)
+        return state, n_done + 1, jnp.where(is_bad, n_done, diverged_at), total + loss, first
 
-    def segment(carry, key, n_in_segment):
-        carry, losses = jax.lax.scan(advance, carry, draw(key, n_in_segment))
-        return carry, (carry[1], losses.mean(), losses[0], measure(carry[0]))
+    def one_block(carry, stop):
+        which = carry[1] // block
+        batches = draw(jax.random.fold_in(key, which), which * block)
+        stop = jnp.minimum(stop, (which + 1) * block)
+        return jax.lax.while_loop(lambda c: c[1] < stop, lambda c: advance(c, batches, which * block), carry)
 
-    first = measure(state)
-    carry: Any = (state, jnp.zeros((), jnp.int32), -jnp.ones((), jnp.int32))
-    n_equal = len(lengths) - (rest > 0 and length > 0)
-    carry, records = jax.lax.scan(lambda c, k: segment(c, k, lengths[0]), carry, keys[:n_equal])
-    if n_equal < len(lengths):
-        carry, last = segment(carry, keys[-1], rest)
-        records = jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), records, last)
-    steps, losses, first_losses, measured = records
-    return carry[0], Trace(
+    def segment(carry, stop):
+        state, n_before, diverged_at, total, first = carry
+        carry = (state, n_before, diverged_at, jnp.zeros_like(total), first)
+        carry = jax.lax.while_loop(lambda c: c[1] < stop, lambda c: one_block(c, stop), carry)
+        return carry, (carry[1], carry[3] / jnp.maximum(carry[1] - n_before, 1), measure(carry[0]))
+
+    def keep_best(carry, stop):
+        inner, best, least = carry
+        inner, record = segment(inner, stop)
+        now = score(inner[0])  # type: ignore
+        best = jax.tree.map(lambda old, new: jnp.where(now < least, new, old), best, inner[0])
+        return (inner, best, jnp.minimum(now, least)), record
+
+    at_start = measure(state)
+    nothing = jnp.zeros((), jax.tree.leaves(state)[0].dtype)
+    start: Any = (state, jnp.zeros((), jnp.int32), -jnp.ones((), jnp.int32), nothing, nothing)
+    if score is None:
+        carry, (steps, losses, measured) = jax.lax.scan(segment, start, records)
+        best = carry[0]
+    else:
+        begin = (start, state, score(state))
+        (carry, best, _), (steps, losses, measured) = jax.lax.scan(keep_best, begin, records)
+    _, _, diverged_at, _, first = carry
+    return best, Trace(
         jnp.concatenate([jnp.zeros(1, steps.dtype), steps]),
-        jnp.concatenate([first_losses[:1], losses]),
-        jax.tree.map(lambda zero, many: jnp.concatenate([zero[None], many]), first, measured),
-        carry[2],
+        jnp.concatenate([first[None], losses]),
+        jax.tree.map(lambda zero, many: jnp.concatenate([zero[None], many]), at_start, measured),
+        diverged_at,
     )
 
 
@@ -93,38 +122,6 @@ def n_cores() -> int:
 
 
 def use_all_cores() -> None:
-    """Make a JAX device of each core, for `over_worlds`; to be called before JAX is first used."""
+    """Make a JAX device of each core, for `program.Program`; to be called before JAX is first used."""
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", n_cores())
-
-
-def over_worlds(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the jitted `function` over a leading axis of every argument: worlds, shared out over all local devices.
-
-    Within a device the worlds are vectorised on an accelerator and run one after another on a CPU, where one world's
-    rows stay in the core's cache. The axis is padded to a multiple of the devices by repeating the last world.
-    """
-    devices = np.array(jax.devices())
-    mesh = jax.sharding.Mesh(devices, ("world",))
-    spec = jax.sharding.PartitionSpec("world")
-    batch_size = 1 if devices[0].platform == "cpu" else None
-
-    def on_device(*stacked):
-        if batch_size is None:
-            return jax.vmap(function)(*stacked)
-        return jax.lax.map(lambda arguments: function(*arguments), stacked)
-
-    sharded = jax.jit(jax.shard_map(on_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
-    alone = jax.jit(on_device)
-
-    def call(*stacked):
-        n_worlds = len(jax.tree.leaves(stacked)[0])
-        if n_worlds == 1:
-            return alone(*stacked)
-        padding = -n_worlds % len(devices)
-        repeat = np.minimum(np.arange(n_worlds + padding), n_worlds - 1)
-        sharding = jax.sharding.NamedSharding(mesh, spec)
-        out = sharded(*jax.tree.map(lambda x: jax.device_put(np.asarray(x)[repeat], sharding), stacked))
-        return jax.tree.map(lambda x: x[:n_worlds], out)
-
-    return call

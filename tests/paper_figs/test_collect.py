@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,19 +8,37 @@ import pyarrow.parquet as pq
 import pytest
 
 from paper_figs import collect, load
-from paper_figs.__main__ import FIGURES
+from paper_figs.__main__ import FIGURES, missing, read_by
 
 RESULTS = Path(collect.__file__).parent / "results"
 
 
-def test_collected_runs_give_every_figure_the_same_claim(results, tmp_path, capsys):
-    results.add_worlds()
-    results.add_worlds("stored", tops=(0.4, 0.4, 0.4), steps=8000)
+def test_collected_results_give_every_figure_the_same_claim(results, tmp_path, capsys):
+    results.add_everything()
     assert collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")]) == 0
-    assert re.search(r"runs: paper 3, stored 3$", capsys.readouterr().out.strip())
-    whole, kept = load.experiments(results.folder), load.experiments(tmp_path / "kept")
+    printed = capsys.readouterr().out.strip()
+    assert re.search(r"runs: deep-1 3, .*, paper 3, stored 3; sweeps: dose-share, .*, remedies$", printed)
+    whole, kept = load.results(results.folder), load.results(tmp_path / "kept")
     for name, module in FIGURES.items():
-        assert module.draw(kept)[0] == module.draw(whole)[0], name
+        assert module.draw(read_by(module, kept))[0] == module.draw(read_by(module, whole))[0], name
+
+
+def test_only_what_figures_read_of_sweeps_and_deep_runs_is_kept(results, tmp_path):
+    results.add_everything()
+    (results.add_sweep("phase-format").parent / "phase-format").rename(results.folder / "theory" / "my-own")
+    collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")])
+    kept = tmp_path / "kept" / "theory"
+    assert not (kept / "my-own").exists()
+    table = pq.read_table(kept / "phase-exposure" / "table.parquet")
+    assert not {"unit", "config", "n", "loss"} & set(table.column_names)
+    assert "double" not in {str(kind) for kind in table.schema.types}
+    assert len(table) == 3 * 6 * 3 * 2 and set(table["arm"].to_pylist()) == {"top", "bottom"}
+    grid = json.loads((kept / "phase-exposure" / "grid.json").read_text())
+    assert grid == {"sweep": "phase-exposure", "schema": 1, "arms": ["base", "top", "bottom"], "collected": True}
+    deep = kept / "deep-2" / "pretrain_0" / "split_0" / "seed_0"
+    assert {file.name for file in deep.iterdir()} == {"report.json", "attention.parquet"}
+    # Two layers of two heads, of base, top and bottom; the subject's span alone.
+    assert len(pq.read_table(deep / "attention.parquet")) == 3 * 2 * 2
 
 
 def test_only_what_figures_read_of_synthetic_facts_is_kept(results, tmp_path):
@@ -46,23 +65,38 @@ def test_no_row_of_a_real_table_is_kept_nor_its_place(results, tmp_path):
         assert "somebody" not in report.read_text()
 
 
-def test_collecting_again_replaces_what_was_collected(results, tmp_path):
+def test_collecting_again_replaces_what_has_the_same_name_and_keeps_the_rest(results, tmp_path):
+    arguments = ["--runs", str(results.folder), "--out", str(tmp_path / "kept")]
     results.add_worlds("stored")
-    for _ in range(2):
-        results.add("paper", world=len(list(results.folder.glob("theory/paper/*"))))
-        assert collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")]) == 0
-    assert {name: len(found.runs) for name, found in load.experiments(tmp_path / "kept").items()} == {
-        "paper": 2,
-        "stored": 3,
+    results.add_sweep("remedies")
+    assert collect.main(arguments) == 0
+    shutil.rmtree(results.folder / "theory")
+    results.add("paper")
+    results.add("stored", world=7)
+    assert collect.main(arguments) == 0
+    kept = load.results(tmp_path / "kept")
+    assert {name: [run.world for run in found.runs] for name, found in kept.experiments.items()} == {
+        "paper": [0],
+        "stored": [7],
     }
+    assert list(kept.sweeps) == ["remedies"]
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["theory"]
 
 
-def test_whole_runs_are_never_replaced(results, capsys):
+@pytest.mark.parametrize("file", ["table.parquet", "part-0123.parquet"])
+def test_whole_runs_and_sweeps_are_never_replaced(results, file, capsys):
     path = results.add()
     assert collect.main(["--runs", str(results.folder), "--out", str(results.folder)]) == 2
     assert "is a whole run, which would be lost" in capsys.readouterr().err
     assert (path / "facts.parquet").exists()
+    shutil.rmtree(results.folder / "theory")
+    path = results.add_sweep("remedies")
+    shutil.copytree(results.folder, results.folder.parent / "other")
+    (path / "table.parquet").rename(path / file)
+    arguments = ["--runs", str(results.folder.parent / "other"), "--out", str(results.folder)]
+    assert collect.main(arguments) == 2
+    assert "is a whole sweep, which would be lost" in capsys.readouterr().err
+    assert (path / file).exists()
 
 
 def test_missing_columns_and_folders_are_named(results, tmp_path, capsys):
@@ -78,14 +112,14 @@ def test_missing_columns_and_folders_are_named(results, tmp_path, capsys):
 def test_committed_results_are_small_and_hold_no_rows_of_a_real_table():
     files = [file for file in RESULTS.rglob("*") if file.is_file()]
     assert 0 < sum(file.stat().st_size for file in files) < 3_000_000
-    for run in (run for found in load.experiments(RESULTS).values() for run in found.runs):
+    for run in (run for found in load.results(RESULTS).experiments.values() for run in found.runs):
         if collect.is_real(run.report):
             assert not (run.path / "facts.parquet").exists()
             assert "/" not in run.report["config"]["facts"]["table"]
 
 
 def test_single_precision_moves_no_committed_fact_across_its_critical_share():
-    for run in load.experiments(RESULTS)["paper"].runs:
+    for run in load.results(RESULTS).experiments["paper"].runs:
         for arm in ("top", "bottom"):
             columns = ("correct", "critical_low", "critical_high", "subject_attention", "relation_attention")
             facts = run.facts(arm, *columns, role="held_out")
@@ -95,5 +129,7 @@ def test_single_precision_moves_no_committed_fact_across_its_critical_share():
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_in_the_gallery_has_its_results(name):
-    assert (RESULTS.parent / "gallery" / f"{name}.png").is_file()
+def test_every_figure_whose_results_are_kept_is_in_the_gallery(name):
+    module = FIGURES[name]
+    is_drawable = not missing(module, "NEEDS", read_by(module, load.results(RESULTS)))
+    assert (RESULTS.parent / "gallery" / f"{name}.png").is_file() == is_drawable

@@ -31,3 +31,9 @@ def test_text_rounds_and_keeps_no_sign_before_zero():
     assert found.text(1) == "0.0 ± 0.0"
     assert found.scaled(100).text(1, signed=True) == "−2.0 ± 0.0"
     assert number(1.25, 1, signed=True) == "+1.2"
+
+
+def test_signs_are_told_point_by_point():
+    found = over_worlds(np.array([[1.0, -1.0, -1.0], [1.1, -1.1, 1.0]]))
+    assert found.signs.tolist() == [1, -1, 0]
+    assert over_worlds(np.array([[1.0, -1.0]])).signs.tolist() == [0, 0]

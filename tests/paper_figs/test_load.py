@@ -1,5 +1,6 @@
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from paper_figs import load
@@ -34,9 +35,9 @@ def test_facts_are_those_of_the_arm_and_role(results):
 
 def test_missing_folder_and_folder_without_runs_are_named_with_the_remedy(tmp_path):
     with pytest.raises(InputError, match="there is no folder .*absent"):
-        load.experiments(tmp_path / "absent")
+        load.results(tmp_path / "absent")
     with pytest.raises(InputError, match="no finished runs under .*\n.*python -m theory run paper"):
-        load.experiments(tmp_path)
+        load.results(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"seeds": {}}', "\udcff"])
@@ -75,3 +76,93 @@ def test_runs_of_different_configs_share_no_interval(results):
     results.add(world=1, steps=3000)
     with pytest.raises(InputError, match="pretrain_0.* and .*pretrain_1.* runs of different configs"):
         results.read()
+
+
+AXES = ("facts.answer_skew", "model.template_strength")
+
+
+def _change(results, change):
+    """Rewrite the table of a made-up sweep, and read the sweep."""
+    path = results.add_sweep("phase-format") / "table.parquet"
+    pq.write_table(change(pq.read_table(path)), path)
+    return results.read_sweep("phase-format")
+
+
+def test_sweep_is_read_by_world_and_level_in_whatever_order_its_rows_are(results):
+    shuffled = _change(results, lambda table: table.take(np.random.default_rng(0).permutation(len(table))))
+    found = shuffled.by_world("top", "accuracy", *AXES)
+    skew, strength = (shuffled.levels(axis) for axis in AXES)
+    world = np.arange(3)[:, None, None] - 1
+    np.testing.assert_allclose(
+        found, 0.6 + (0.01 * (strength - 4 - 2 * skew[:, None]) + 0.004 * world) / 2, rtol=0, atol=1e-12
+    )
+    np.testing.assert_array_equal(shuffled.by_world("top", "accuracy", *AXES[::-1]), found.swapaxes(1, 2))
+
+
+def test_runs_of_one_world_in_a_sweep_are_averaged(results):
+    def merge(table):
+        at = table.schema.get_field_index("pretrain_seed")
+        return table.set_column(at, table.schema.field(at), pa.array(np.minimum(table["split_seed"], 1), pa.int32()))
+
+    merged = _change(results, merge).by_world("top", "accuracy", *AXES)
+    results.add_sweep("phase-format")
+    alone = results.read_sweep("phase-format").by_world("top", "accuracy", *AXES)
+    np.testing.assert_allclose(merged, [alone[0], alone[1:].mean(axis=0)])
+
+
+def test_levels_are_numbers_in_order_and_words_as_designed(results):
+    results.add_sweep("remedies")
+    assert results.read_sweep("remedies").levels("remedy").tolist() == [
+        "early stopping",
+        "none",
+        "KL 0.1",
+        "values only",
+    ]
+    found = _change(results, lambda table: table.take(np.arange(len(table))[::-1])).levels(AXES[1])
+    assert found.tolist() == [0, 5, 10, 20]
+
+
+def test_number_that_a_run_of_a_sweep_lacks_is_nan(results):
+    results.add_sweep("phase-format")
+    found = results.read_sweep("phase-format").by_world("base", "predicted_subject_share", *AXES)
+    assert found.shape == (3, 3, 4) and np.isnan(found).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.slice(1), r"lacks 1 of 36 combinations of world, facts.answer_skew, .*\n.*full grid"),
+        (lambda table: pa.concat_tables([table, table]), "has several rows for one facts.answer_skew, .* other fields"),
+        (lambda table: table.drop_columns(["model.template_strength"]), "it has no column model.template_strength"),
+        (lambda table: table.slice(0, 0), "table.parquet has no rows of base"),
+    ],
+)
+def test_sweep_that_is_no_full_grid_is_named_with_the_remedy(results, change, message):
+    with pytest.raises(InputError, match=message):
+        _change(results, change).by_world("base", "accuracy", *AXES)
+
+
+def test_folder_with_a_sweep_alone_is_read_and_one_with_parts_alone_is_not(results):
+    path = results.add_sweep("phase-format")
+    found = load.results(results.folder)
+    assert not found.experiments and list(found.sweeps) == ["phase-format"]
+    (path / "table.parquet").rename(path / "part-0123.parquet")
+    with pytest.raises(InputError, match="no finished runs"):
+        load.results(results.folder)
+
+
+def test_damaged_sweep_is_named(results):
+    path = results.add_sweep("phase-format")
+    sweep = results.read_sweep("phase-format")
+    (path / "table.parquet").write_bytes((path / "table.parquet").read_bytes()[:-20])
+    with pytest.raises(InputError, match="cannot read .*table.parquet: .*\n.*make it again"):
+        sweep.by_world("top", "accuracy", *AXES)
+    (path / "grid.json").write_text("[]")
+    with pytest.raises(InputError, match="cannot read .*grid.json"):
+        results.read()
+
+
+def test_commands_name_what_makes_runs_sweeps_and_deep_runs(tmp_path):
+    assert load.command("stored", tmp_path) == f"python -m theory run stored --seeds 10 --out {tmp_path}"
+    assert load.command("deep-2", tmp_path) == f"python -m theory deep deep-2 --seeds 10 --out {tmp_path}"
+    assert load.command("remedies", tmp_path) == f"python -m theory sweep remedies --out {tmp_path}"

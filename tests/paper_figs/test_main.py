@@ -18,8 +18,7 @@ def _error(capsys, *arguments):
 
 
 def test_every_figure_is_drawn_and_gets_a_line_with_its_file_and_claim(results, tmp_path, capsys):
-    results.add_worlds()
-    results.add_worlds("stored", steps=8000)
+    results.add_everything()
     assert main(["--runs", str(results.folder), "--out", str(tmp_path)]) == 0
     lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     assert [Path(file).resolve() for file, _ in lines] == [tmp_path / f"{name}.png" for name in FIGURES]
@@ -54,26 +53,36 @@ def test_figures_need_neither_jax_nor_torch_nor_the_other_packages(results, tmp_
 def test_figure_without_its_runs_is_skipped_and_the_command_for_them_named(results, tmp_path, capsys):
     results.add_worlds("stored")
     message = _error(capsys, "--runs", results.folder, "--out", tmp_path / "out")
-    assert message == "error: no figure drawn: the runs they need are missing.\n"
+    assert message == "error: no figure drawn: the results they need are missing.\n"
     assert main(["--runs", str(results.folder), "--out", str(tmp_path / "out"), "--only", "fig1"]) == 2
     assert f"fig1_effect_by_arm: skipped; python -m theory run paper --seeds 10 --out {results.folder} makes" in (
         capsys.readouterr().out
     )
 
 
+def test_figure_of_a_sweep_is_drawn_from_the_sweep_alone_and_skipped_without_it(results, tmp_path, capsys):
+    results.add_sweep("dose-share")
+    chosen = ["--runs", str(results.folder), "--out", str(tmp_path / "out"), "--only", "fig7", "fig8"]
+    assert main(chosen) == 0
+    skipped, without, drawn = capsys.readouterr().out.splitlines()
+    assert f"skipped; python -m theory sweep phase-exposure --out {results.folder} makes" in skipped
+    assert without.startswith("fig8_dose_response: drawn without dose-size, which python -m theory sweep dose-size")
+    assert "fig8_dose_response.png  Finetuning on more well-known facts" in drawn
+
+
 def test_panel_without_its_runs_is_left_out_and_said_so(results, tmp_path, capsys):
     results.add_worlds()
     assert main(["--runs", str(results.folder), "--out", str(tmp_path / "out"), "--only", "fig3"]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("fig3_attention_along_finetuning: without its panel on stored; python -m theory run stored")
+    assert first.startswith("fig3_attention_along_finetuning: drawn without stored, which python -m theory run stored")
     assert second.endswith("top ends above bottom after 2,000 pretraining steps")
 
 
 def test_mistakes_are_named_in_a_line_or_two(results, tmp_path, capsys):
     assert "there is no folder" in _error(capsys, "--runs", tmp_path / "absent")
     path = results.add()
-    assert "there is no figure fig9.\nThe figures: fig1_effect_by_arm" in (
-        _error(capsys, "--runs", results.folder, "--only", "fig9")
+    assert "there is no figure fig99.\nThe figures: fig1_effect_by_arm" in (
+        _error(capsys, "--runs", results.folder, "--only", "fig99")
     )
     (path / "facts.parquet").write_bytes(b"PAR1")
     assert "facts.parquet: " in _error(capsys, "--runs", results.folder, "--out", tmp_path / "out", "--only", "fig2")

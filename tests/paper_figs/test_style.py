@@ -32,3 +32,17 @@ def test_title_and_note_fit_the_width_of_the_figure():
 @pytest.mark.parametrize(("values", "expected"), [([[1.0], [3.0]], [[12.706], [12.706]]), ([[1.0]], [[0], [0]])])
 def test_bars_reach_the_ends_of_the_interval_and_vanish_without_one(values, expected):
     np.testing.assert_allclose(style.bars(over_worlds(np.array(values))), expected, rtol=1e-4)
+
+
+def test_leads_are_white_at_zero_and_told_apart_by_more_than_red_and_green():
+    below, zero, above = (np.array(style.LEAD(at)[:3]) for at in (0.25, 0.5, 0.75))
+    np.testing.assert_allclose(zero, 1, atol=0.01)
+    assert above[2] - below[2] > 0.5
+    assert style.LEAD(np.ma.masked_invalid([np.nan]))[0, :3].max() < 0.7
+
+
+@pytest.mark.parametrize("n", [1, 3, 6])
+def test_lines_of_a_series_differ_in_marker_and_rise_in_lightness(n):
+    looks = style.series(n)
+    assert len({look.marker for look in looks}) == n
+    assert n == 1 or min(np.diff([_grey(look.colour) for look in looks])) > 4

@@ -1,7 +1,12 @@
 """One small world for all tests of a process, so that its programs are compiled once."""
 
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SMALL = [
     *("--facts.n-subjects", "300", "--pretrain.steps", "600", "--pretrain.batch-size", "128"),
@@ -65,6 +70,26 @@ def random_weights(store):
         )
 
     return draw
+
+
+HEARS_CTRL_C = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+@pytest.fixture
+def interruptible():
+    """Return a function that starts a command which hears Ctrl-C, as a background job of a shell would not."""
+
+    def start(command: list[str]) -> subprocess.Popen:
+        # Not with preexec_fn: it forks, which JAX's threads do not survive.
+        return subprocess.Popen(
+            [sys.executable, "-c", HEARS_CTRL_C, *command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
 
 
 class Told:

@@ -2,7 +2,6 @@
 
 import errno
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ def files(out: Path) -> list[Path]:
         (["run", "paper", "--finetune.step", "5"], "--finetune.steps"),
         (["run", "paper", "--pretrain.steps", "many"], "--pretrain.steps"),
         (["run", "paper", "--model.form", "tabel"], "'table', 'dense'"),
-        (["runn"], "run, verify, compare, list"),
+        (["runn"], "run, sweep, deep, verify, compare, list"),
     ],
 )
 def test_a_misspelt_command_is_refused_with_a_suggestion(arguments, suggestion, capsys):
@@ -142,11 +141,11 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, tell, monkeypatch, sm
     assert files(tmp_path) == []
 
 
-def test_ctrl_c_ends_the_program_at_once_with_130_and_nothing_half_written(tmp_path):
+def test_ctrl_c_ends_the_program_at_once_with_130_and_nothing_half_written(tmp_path, interruptible):
     out = tmp_path / "runs"
     endless = ["--pretrain.steps", "100000000", "--pretrain.batch-size", "1", "--n-records", "100000"]
     command = [sys.executable, "-m", "theory", "run", "paper", *endless, "--out", str(out)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = interruptible(command)
     try:
         deadline = time.monotonic() + 60
         while not out.exists():
@@ -155,7 +154,7 @@ def test_ctrl_c_ends_the_program_at_once_with_130_and_nothing_half_written(tmp_p
         time.sleep(1.5)
         process.send_signal(signal.SIGINT)
         start = time.monotonic()
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=90)
     finally:
         process.kill()
     assert process.returncode == 130

@@ -160,3 +160,61 @@ def test_a_knownness_that_is_not_a_number_is_an_input_error_only_where_it_ranks(
         split.select(subject, relation, knownness, SplitConfig(held_out=0.0), seed=0)
     mask = subject == 0
     split.select(subject, relation, knownness, SplitConfig(), is_background=mask, seed=0)
+
+
+@settings(max_examples=30)
+@given(
+    known_share=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]),
+    size=st.sampled_from([0.1, 0.3, 0.5]),
+    within_relation=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_the_mixture_has_its_size_and_its_share_of_each_half_and_leaves_the_other_arms_alone(
+    known_share, size, within_relation, seed
+):
+    subject, relation, _ = grid(201, 3)
+    knownness = np.random.default_rng(seed).random(len(subject))
+    config = SplitConfig(within_relation=within_relation)
+    mixed = SplitConfig(within_relation=within_relation, known_share=known_share, size=size)
+    plain, chosen = (split.select(subject, relation, knownness, c, seed=seed) for c in (config, mixed))
+    assert tuple(chosen.arms) == (*split.ARMS, split.MIXTURE)
+    for arm in split.ARMS:
+        np.testing.assert_array_equal(chosen.arms[arm], plain.arms[arm])
+    mixture, n_train = chosen.arms[split.MIXTURE], len(chosen.arms["whole"])
+    assert (np.diff(mixture) > 0).all() and np.isin(mixture, chosen.arms["whole"]).all()
+    for facts in [relation == r for r in range(3)] if within_relation else [np.ones(len(subject), dtype=bool)]:
+        n_facts = int(facts[chosen.arms["whole"]].sum())
+        for half, share in (("top", known_share), ("bottom", 1 - known_share)):
+            expected = share * size * n_facts
+            assert abs(int(facts[np.intersect1d(mixture, chosen.arms[half])].sum()) - expected) <= 0.5
+    assert abs(len(mixture) - size * n_train) <= 3
+
+
+def test_a_mixture_of_one_half_alone_at_full_size_is_that_half_and_smaller_ones_are_drawn_by_the_seed():
+    subject, relation, knownness = grid(40, 2)
+    for share, half in ((1.0, "top"), (0.0, "bottom")):
+        whole = split.select(subject, relation, knownness, SplitConfig(known_share=share), seed=1)
+        np.testing.assert_array_equal(whole.arms[split.MIXTURE], whole.arms[half])
+    config = SplitConfig(held_out=0.2, known_share=0.5, size=0.25)
+    drawn = [split.select(subject, subject * 0, knownness, config, seed=seed) for seed in range(200)]
+    often = np.zeros(len(subject))
+    for one in drawn:
+        often[one.arms[split.MIXTURE]] += 1
+    assert np.abs(often / 200 - 0.2).max() < 0.15  # a quarter of the four fifths that are trained on
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "named"),
+    [
+        (1.1, 0.5, "share 1.1 of --split.size 0.5"),
+        (-0.1, 0.5, "share -0.1"),
+        (0.8, 0.7, "each half has only 0.5 of them.\nChoose a share between 0 and 1"),
+        (0.5, 0.0, "--split.size 0.0"),
+        (0.5, float("nan"), "--split.size nan"),
+        (0.5, 0.001, "--split.size 0.001 of 40 training facts is none.\nRaise it."),
+    ],
+)
+def test_a_mixture_that_the_halves_cannot_give_is_an_input_error(share, size, named):
+    with pytest.raises(InputError) as refused:
+        split.select(*grid(40, 2), SplitConfig(known_share=share, size=size), seed=0)
+    assert named in str(refused.value)

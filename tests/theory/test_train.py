@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -15,24 +12,26 @@ from theory.table import MAX_LOSS
 ROOT = Path(train.__file__).resolve().parent.parent
 
 
-def count(n_steps: int, n_records: int, losses=lambda step: 1.0 * step):
+def count(n_steps: int, n_records: int, losses=lambda step: 1.0 * step, **options):
     """Train a counter: the loss of step k is losses(k), for two facts a batch, and the state counts the steps."""
+    records = train.record_steps(n_steps, n_records)
 
     def step(state, batch):
         assert batch.shape == (2,)
         return state + 1, jnp.broadcast_to(losses(state), 2)
 
     def draw(key, n):
-        return jax.random.uniform(key, (n, 2))
+        return jax.random.uniform(key, (BLOCK, 2))
 
     return jax.jit(
-        lambda: train.run(
-            step, jnp.zeros(()), draw, lambda state: 10 * state, n_steps=n_steps, n_records=n_records, key=KEY
+        lambda at: train.run(
+            step, jnp.zeros(()), draw, lambda state: 10 * state, records=at, block=BLOCK, key=KEY, **options
         )
-    )()
+    )(records)
 
 
 KEY = jax.random.key(0)
+BLOCK = 5
 
 
 @pytest.mark.parametrize(
@@ -57,7 +56,8 @@ def test_every_number_of_steps_and_records_is_met_exactly(n_steps, n_records, ex
     assert trace.diverged_at == -1
 
 
-def test_no_two_steps_get_the_same_random_numbers():
+def random_numbers(n_steps: int, n_records: int) -> list[float]:
+    """Return what each step was given."""
     seen = []
 
     def step(state, batch):
@@ -65,11 +65,29 @@ def test_no_two_steps_get_the_same_random_numbers():
         return state, batch
 
     def draw(key, n):
-        return jax.random.uniform(key, (n, 1))
+        return jax.random.uniform(key, (BLOCK, 1))
 
-    train.run(step, jnp.zeros(()), draw, lambda state: state, n_steps=11, n_records=3, key=KEY)
+    records = jnp.asarray(train.record_steps(n_steps, n_records))
+    train.run(step, jnp.zeros(()), draw, lambda state: state, records=records, block=BLOCK, key=KEY)
     jax.effects_barrier()
+    return seen
+
+
+def test_no_two_steps_get_the_same_random_numbers():
+    seen = random_numbers(11, 3)
     assert len(seen) == 11 == len(set(seen))
+
+
+def test_a_shorter_run_is_the_beginning_of_a_longer_one_wherever_either_is_recorded():
+    longer = random_numbers(23, 4)
+    assert random_numbers(11, 3) == longer[:11]
+    assert random_numbers(11, 11) == longer[:11]
+
+
+def test_with_a_score_the_state_is_that_of_the_best_record():
+    state, trace = count(12, 4, score=lambda state: jnp.abs(state - 5.6))
+    assert state == 6 and trace.step[-1] == 12
+    assert count(12, 4, score=lambda state: state)[0] == 0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, MAX_LOSS, 1e30])
@@ -88,33 +106,3 @@ def test_divergence_names_stage_step_and_run():
     with pytest.raises(InputError, match=r"finetune diverged at step 41 \(third\).*above 80 nats.\nLower --finetune"):
         train.check_finite(trace, "finetune", ["first", "second", "third", "fourth"])
     train.check_finite(trace._replace(diverged_at=np.array(-1)), "finetune", ["only"])
-
-
-SHARDED = """
-import jax, numpy as np
-from theory import train
-n_devices, n_worlds = jax.device_count(), 4
-
-def cumulate(world):
-    start, nothing = world
-    return jax.lax.scan(lambda total, x: (total + x, total), start[0], start), nothing
-
-worlds = np.random.default_rng(0).normal(size=(n_worlds, 50)).astype(np.float32)
-together = train.over_worlds(cumulate)((worlds, None))
-for number, world in enumerate(worlds):
-    alone = train.over_worlds(cumulate)((world[None], None))
-    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
-        assert len(one) == n_worlds
-        np.testing.assert_array_equal(one[number], other[0])
-print(n_devices, "devices agree")
-"""
-
-
-@pytest.mark.parametrize("n_devices", [1, 3])
-def test_worlds_shared_out_over_devices_are_each_as_if_alone(n_devices):
-    """A process of its own: the number of devices is fixed when JAX starts. Three devices leave two without a world."""
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(n_devices)}
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.stdout == f"{n_devices} devices agree\n", done.stderr

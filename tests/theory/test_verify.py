@@ -116,7 +116,7 @@ def test_a_theorem_that_forgets_the_facts_of_the_same_relation_fails(config, fre
     real = theorem.transfer
 
     def forgetful(force, relation, attention, held_out_relation, **options):
-        return real(force, relation, attention, np.full_like(held_out_relation, -1), **options)
+        return real(force, relation, attention, np.full_like(held_out_relation, relation.max() + 1), **options)
 
     monkeypatch.setattr(theorem, "transfer", forgetful)
     assert verify.first_step(config, fresh)[0]["verdict"] == "fails"

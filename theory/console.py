@@ -1,0 +1,39 @@
+"""Where the command line prints, and its progress bar."""
+
+import datetime
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+OUTPUT = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+ERRORS = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Speed(ProgressColumn):
+    """How many are done each second, and the time left."""
+
+    def render(self, task: Task) -> str:
+        if task.speed is None or task.time_remaining is None:
+            return ""
+        return f"{task.speed:,.1f}/s, {datetime.timedelta(seconds=int(task.time_remaining))} left"
+
+
+@contextmanager
+def progress(name: str, total: int) -> Iterator[Callable[[str, int], None]]:
+    """Show a bar on stderr; gives the function that is told what is being done and how many more are done."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, _Speed(), console=ERRORS, disable=not total, speed_estimate_period=600) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda doing, n: bar.update(task, advance=n, description=f"{name}: {doing}" if doing else None)

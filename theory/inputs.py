@@ -1,0 +1,138 @@
+"""What the stages read: a unit of work, its world for pretraining, its task for finetuning, all of one shape."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from theory import constants, embeddings, evaluate, facts, finetune, forms, pretrain, sampling, split, table, train
+from theory.config import Config
+
+PROBE = 1000
+"""Facts, at most, on which the traces measure."""
+
+
+class Cell(NamedTuple):
+    """The three kinds of randomness of one run."""
+
+    pretrain: int
+    """The world and the base model."""
+    split: int
+    """The held-out set, the random half, ties."""
+    seed: int
+    """The batches of finetuning."""
+
+
+class Unit(NamedTuple):
+    """One experiment with one random state."""
+
+    config: Config
+    cell: Cell
+
+
+class Prepared(NamedTuple):
+    """A unit with its base model and its arms."""
+
+    unit: Unit
+    store: facts.FactStore
+    world: pretrain.World
+    base: Any
+    trace: train.Trace
+    knownness: np.ndarray
+    split: split.Split
+
+
+def n_bytes(config: Config, seed: int) -> int:
+    """Return the size of one base model."""
+    store = facts.build(config.facts, seed=seed)
+    n_values = (store.n_subjects + store.n_relations + 1) * (store.n_answers + 1)
+    if config.model.form == "dense":
+        n_outputs = store.n_answers + config.model.n_filler
+        n_values = (store.n_subjects + store.n_relations + n_outputs) ** 2
+    return n_values * np.dtype(config.precision).itemsize
+
+
+def family(unit: Unit) -> Unit:
+    """Return what decides a unit's pretraining but for its length."""
+    model = unit.config.model
+    if model.form == "table":
+        model = replace(model, template_strength=0.0)  # nothing in pretraining reads the template's value
+    config = Config(
+        facts=unit.config.facts,
+        model=model,
+        pretrain=replace(unit.config.pretrain, steps=0),
+        precision=unit.config.precision,
+    )
+    return Unit(config, Cell(unit.cell.pretrain, 0, 0))
+
+
+def world(config: Config, store: facts.FactStore, seed: int) -> pretrain.World:
+    """Return what pretraining reads of a store."""
+    foreground = np.flatnonzero(~store.is_background)
+    vectors = None
+    if config.model.form == "dense":
+        n_outputs = store.n_answers + config.model.n_filler
+        vectors = embeddings.build(config.model, store.n_subjects, store.n_relations, n_outputs, seed=seed)
+    return pretrain.World(
+        table.Facts(store.subject, store.relation, store.answer),
+        sampling.alias_table(store.exposure),
+        spread(foreground, PROBE),
+        vectors,
+        constants.of(config.model, store.n_answers, config.precision),
+        np.asarray(config.pretrain.learning_rate, config.precision),
+        np.asarray(seed, np.uint32),
+    )
+
+
+def task(prepared: Prepared, *, n_probe: int, arms: Sequence[str] | None = None) -> forms.Task:
+    """Return what finetuning reads of a world, its base model and its split."""
+    config, halves = prepared.unit.config, prepared.split
+    chosen = [halves.arms[arm] for arm in arms or halves.arms]
+    training, known = halves.arms["whole"], np.zeros(0, np.int32)
+    if config.finetune.order != "mixed" or config.finetune.replay:
+        ranked = np.argsort(-prepared.knownness, kind="stable")
+        if config.finetune.order != "mixed":
+            chosen = [ranked[np.isin(ranked, arm)] for arm in chosen]
+        if config.finetune.replay:
+            known = ranked[np.isin(ranked, training)][: max(1, len(training) // 10)].astype(np.int32)
+    rows = np.zeros((len(chosen), max(map(len, chosen))), np.int32)
+    for row, arm in zip(rows, chosen, strict=True):
+        row[: len(arm)] = arm
+    development = halves.role == split.DEVELOPMENT if config.finetune.stop == "early" else np.zeros(0, bool)
+    probe = spread(np.flatnonzero(halves.role == split.HELD_OUT), n_probe)
+    stop_by = spread(np.flatnonzero(development), n_probe)
+    return forms.Task(
+        prepared.base,
+        prepared.world.facts,
+        rows,
+        np.array([len(arm) for arm in chosen], np.int32),
+        probe,
+        stop_by,
+        known,
+        np.array([len(probe), len(stop_by), len(known)], np.int32),
+        evaluate.modal_answers(prepared.store, training).astype(np.int32),
+        prepared.world.vectors,
+        prepared.world.constants,
+        finetune.rates(config.finetune, config.precision),
+        np.asarray(prepared.unit.cell.seed, np.uint32),
+    )
+
+
+def spread(rows: np.ndarray, n: int) -> np.ndarray:
+    """Return at most n of the rows, evenly spaced."""
+    if not len(rows):
+        return rows.astype(np.int32)
+    return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)].astype(np.int32)
+
+
+def pad_arms(tasks: list[forms.Task]) -> list[forms.Task]:
+    """Return the tasks with arms and other sets of one length (splits of a real table differ by a few facts)."""
+    longest = {
+        name: max(getattr(t, name).shape[-1] for t in tasks) for name in ("arms", "probe", "development", "known")
+    }
+
+    def pad(rows: np.ndarray, n: int) -> np.ndarray:
+        return np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, n - rows.shape[-1])])
+
+    return [t._replace(**{name: pad(getattr(t, name), n) for name, n in longest.items()}) for t in tasks]

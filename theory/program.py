@@ -1,0 +1,166 @@
+"""Functions of one world, compiled and run for many worlds: on all local devices, within the memory there is."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+from jaxtyping import PyTree
+
+MEMORY_SHARE = 0.5
+"""Of the memory that is free, what the worlds that run together may take."""
+CPU_LANES = 8
+"""Worlds in one call for each core: they run one after another, so more would gain nothing."""
+
+
+class Program:
+    """A function of a world, compiled once for each shape of a world.
+
+    Worlds are given stacked along a leading axis. Within a device they are vectorised on an accelerator and run one
+    after another on a CPU, where one world's rows stay in the core's cache. `alike` (numbers of steps, say) decides
+    how long a world takes: on an accelerator only worlds that agree on it run together. More worlds than fit into
+    memory run in turns; how many fit, the compiled program itself says. Turns have one size, and what pads one has an
+    `alike` of zeros, so that it takes no time.
+    """
+
+    compilations = 0
+    """Of all programs of this process."""
+    bytes_per_world = 0
+    """The most that a compiled program of this process takes for a world: arguments, results and what lies between."""
+
+    def __init__(self, function: Callable[..., Any]):
+        devices = np.array(jax.devices())
+        self._n_devices = len(devices)
+        self._is_cpu = devices[0].platform == "cpu"
+        self._mesh = jax.sharding.Mesh(devices, ("world",))
+        self._compiled: dict[Any, tuple[int, Any]] = {}
+
+        def one_after_another(alike, *stacked):
+            return jax.lax.map(lambda both: function(both[0], *both[1]), (alike, stacked))
+
+        def together(alike, *stacked):
+            return jax.vmap(lambda *world: function(alike, *world))(*stacked)
+
+        self._function = one_after_another if self._is_cpu else together
+        across, whole = jax.sharding.PartitionSpec("world"), jax.sharding.PartitionSpec()
+        self._specs = (across if self._is_cpu else whole, across)
+
+    def __call__(self, alike: PyTree, *stacked: PyTree) -> PyTree:
+        """Return the function's results as numpy arrays, stacked over the worlds."""
+        n_worlds = len(jax.tree.leaves(stacked)[0])
+        parts, order = [], []
+        for chosen in self._groups(alike, n_worlds):
+            compiled, n_lanes = self._program(alike, stacked, len(chosen))
+            for start in range(0, len(chosen), n_lanes):
+                turn = chosen[start : start + n_lanes]
+                lanes = self._lanes(len(turn), n_lanes)
+                out = compiled(*self._place(alike, stacked, turn, lanes, n_lanes))
+                parts.append(jax.tree.map(lambda x, lanes=lanes: np.asarray(x)[lanes], out))
+                order.append(turn)
+        if len(parts) == 1:
+            return parts[0]
+        back = np.argsort(np.concatenate(order))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *parts)
+
+    def _groups(self, alike: PyTree, n_worlds: int) -> Iterator[np.ndarray]:
+        """Return the worlds that may run together."""
+        leaves = jax.tree.leaves(alike)
+        if self._is_cpu or not leaves:
+            yield np.arange(n_worlds)
+            return
+        rows = np.concatenate([np.reshape(leaf, (n_worlds, -1)) for leaf in leaves], axis=1)
+        group = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
+        for which in range(group.max() + 1):
+            yield np.flatnonzero(group == which)
+
+    def _lanes(self, n_worlds: int, n_lanes: int) -> np.ndarray | slice:
+        """Return the lanes that so many worlds take, as many on every device; a view of the only one."""
+        if n_lanes == 1:
+            return slice(0, 1)
+        return np.arange(n_lanes).reshape(self._n_devices, -1).T.ravel()[:n_worlds]
+
+    def _place(
+        self, alike: PyTree, stacked: PyTree, turn: np.ndarray, lanes: np.ndarray | slice, n_lanes: int
+    ) -> list[PyTree]:
+        """Return a turn's arguments on the devices."""
+        padded: Any = slice(turn[0], turn[0] + 1)  # a view: one world may fill half the memory
+        if n_lanes > 1:
+            padded = np.full(n_lanes, turn[-1])
+            padded[lanes] = turn
+        worlds = jax.tree.map(lambda x: np.asarray(x)[padded], stacked)
+        if self._is_cpu:
+            is_padding = np.ones(n_lanes, bool)
+            is_padding[lanes] = False
+            alike = jax.tree.map(lambda x: np.where(_column(is_padding, x), 0, np.asarray(x)[padded]), alike)
+        else:
+            alike = jax.tree.map(lambda x: np.asarray(x)[turn[0]], alike)
+        if n_lanes == 1:
+            return [alike, *worlds]
+        shardings = [jax.sharding.NamedSharding(self._mesh, spec) for spec in self._specs]
+        return [jax.device_put(alike, shardings[0]), *jax.device_put(worlds, shardings[1])]
+
+    def _program(self, alike: PyTree, stacked: PyTree, n_worlds: int) -> tuple[Any, int]:
+        """Return the compiled program for worlds of this shape, and how many of them it takes."""
+        leaves, structure = jax.tree.flatten((alike, stacked))
+        n_lanes = 1
+        if n_worlds > 1:  # on an accelerator the next power of two, so that few programs serve all numbers
+            on_each = -(-n_worlds // self._n_devices)
+            n_lanes = self._n_devices * (CPU_LANES if self._is_cpu else 1 << (on_each - 1).bit_length())
+        key = (structure, tuple((np.shape(x)[1:], np.result_type(x)) for x in leaves), n_lanes)
+        if key not in self._compiled:
+            if n_lanes > 1:
+                n_lanes = self._fitting(n_lanes, 2 * sum(x.nbytes for x in map(np.asarray, leaves)) // n_worlds)
+            compiled, n_bytes = self._compile(alike, stacked, n_lanes)
+            while n_lanes > self._fitting(n_lanes, n_bytes):
+                n_lanes = self._fitting(n_lanes, n_bytes)
+                compiled, n_bytes = self._compile(alike, stacked, n_lanes)
+            Program.bytes_per_world = max(Program.bytes_per_world, n_bytes)
+            self._compiled[key] = compiled, n_lanes
+        return self._compiled[key]
+
+    def _fitting(self, n_lanes: int, bytes_per_world: int) -> int:
+        """Return as many lanes, at most `n_lanes`, as fit into memory; at least one for each device."""
+        fitting = int(MEMORY_SHARE * free_memory() // max(1, bytes_per_world))
+        return n_lanes if n_lanes <= max(fitting, 1) else max(1, fitting // self._n_devices) * self._n_devices
+
+    def _compile(self, alike: PyTree, stacked: PyTree, n_lanes: int) -> tuple[Any, int]:
+        """Return the program for so many worlds, and the bytes that it takes for each."""
+        arguments = self._place(alike, stacked, np.zeros(1, int), slice(0, 1), n_lanes)
+        function = self._function
+        if n_lanes > 1:
+            specs = (self._specs[0], *[self._specs[1]] * len(stacked))
+            function = jax.shard_map(
+                function, mesh=self._mesh, in_specs=specs, out_specs=self._specs[1], check_vma=False
+            )
+        compiled = jax.jit(function).lower(*arguments).compile()
+        Program.compilations += 1
+        memory: Any = compiled.memory_analysis()
+        n_devices = self._n_devices if n_lanes > 1 else 1
+        total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+        return compiled, total * n_devices // n_lanes
+
+
+def stack(trees: Sequence[PyTree]) -> PyTree:
+    """Return the worlds' arrays along a leading axis: a view of the only one, which may fill half the memory."""
+    if len(trees) == 1:
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[None], trees[0])
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def pick(tree: PyTree, index: int) -> PyTree:
+    """Return one of the stacked worlds."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf[index]), tree)
+
+
+def free_memory() -> int:
+    """Return the bytes that are free: on all accelerators together, or in this machine."""
+    statistics = [device.memory_stats() for device in jax.local_devices()]
+    if all(statistics):
+        return sum(one["bytes_limit"] - one["bytes_in_use"] for one in statistics)
+    return psutil.virtual_memory().available
+
+
+def _column(is_padding: np.ndarray, of: Any) -> np.ndarray:
+    """Return the mask with as many trailing axes as the array."""
+    return is_padding.reshape(-1, *[1] * (np.ndim(of) - 1))
