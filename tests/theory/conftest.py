@@ -1,6 +1,7 @@
 """One small world for all tests of a process, so that its programs are compiled once."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,11 @@ def random_weights(store):
     return draw
 
 
-HEARS_CTRL_C = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+HEARS_CTRL_C = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.fixture
