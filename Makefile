@@ -2,8 +2,10 @@
 #
 # Variables, each given as `make TARGET NAME=VALUE`:
 #   PYTHON       the interpreter .venv is made from, 3.11 or newer
-#   SEEDS, OUT   how many worlds `reproduce` runs, and where results go
-#   POPQA        PopQA's table, for `reproduce`; without it the Hugging Face hub is asked
+#   SEEDS, OUT   how many worlds `reproduce` runs through the toy, and where results go
+#   LM_SEEDS     how often it finetunes the small language model on each arm
+#   POPQA        PopQA's table, for `reproduce` and `studies`; without it the Hugging Face hub is asked
+#   QUESTIONS    EntityQuestions' folder, for `studies`; without it that study is left out
 #   ARGS         more arguments for pytest or the benchmark
 #   TORCH, JAX   another build than the pinned one, as arguments for pip. The pins it replaces are dropped:
 #                  make setup TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
@@ -12,8 +14,10 @@
 #   CONSTRAINTS  another file of pins altogether
 PYTHON ?= python3
 SEEDS ?= 10
+LM_SEEDS ?= 3
 OUT ?= runs
 POPQA ?=
+QUESTIONS ?=
 ARGS ?=
 TORCH ?=
 JAX ?=
@@ -25,6 +29,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PINS := $(VENV)/constraints.txt
 THEORY := $(VENV)/.theory-is-installed
+EMPIRICAL := $(VENV)/.empirical-is-installed
 DEV := $(VENV)/.dev-is-installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -32,7 +37,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint reproduce sweeps figures benchmark clean
+.PHONY: help setup test lint reproduce sweeps studies figures benchmark clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -49,18 +54,27 @@ lint: $(DEV)  ## ruff, its formatting, and pyright
 	$(VENV)/bin/ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
 
-reproduce: $(THEORY)  ## the experiment, every theorem and the figures, into OUT; what is finished is not run again
+reproduce: $(EMPIRICAL)  ## toy and language model, every theorem, the figures, into OUT; what is finished is not run again
 	$(RUN) -m theory run paper --seeds $(SEEDS) --out $(OUT)
 	$(RUN) -m theory run stored --seeds $(SEEDS) --out $(OUT)
 	$(RUN) -m theory run popqa $(if $(POPQA),--facts.table "$(POPQA)",$(HUB)) --seeds $(SEEDS) --out $(OUT) $(if $(POPQA),,|| \
 		echo "PopQA is left out (reason above). Name a copy of its table: make reproduce POPQA=FILE")
 	$(RUN) -m theory verify --out $(OUT)
+	$(RUN) -m empirical run tiny --seeds $(LM_SEEDS) --out $(OUT)
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
-	@echo "Pictures: $(OUT)/figures. Tables: $(OUT)/theory/*/predictions.parquet"
+	@echo "Pictures: $(OUT)/figures. Tables: $(OUT)/*/*/predictions.parquet"
 
 sweeps: $(THEORY)  ## the phase diagrams, dose and response, remedies and the deep toy, with their figures, into OUT
 	for name in phase-exposure phase-format dose-share dose-size remedies; do $(RUN) -m theory sweep $$name --out $(OUT) || exit; done
 	for name in deep-1 deep-2 deep-3 deep-4 deep-names; do $(RUN) -m theory deep $$name --out $(OUT) || exit; done
+	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
+
+studies: $(EMPIRICAL)  ## the language model's studies: adapters, PopQA's and EntityQuestions' facts, the window, into OUT
+	$(RUN) -m empirical run tiny --seeds 5 --pretrain-seeds 3 --out $(OUT)
+	$(RUN) -m empirical run tiny-lora --seeds 5 --pretrain-seeds 3 --out $(OUT)
+	$(if $(POPQA),$(RUN) -m empirical run tiny-popqa --facts.path "$(POPQA)" --seeds 3 --pretrain-seeds 3 --out $(OUT))
+	$(if $(QUESTIONS),$(RUN) -m empirical run tiny-entity-questions --facts.path "$(QUESTIONS)" --seeds 3 --pretrain-seeds 3 --out $(OUT))
+	$(RUN) -m empirical run window --out $(OUT)
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
 
 figures: $(THEORY)  ## the figures from the results in the repository, no experiment run
@@ -74,7 +88,7 @@ clean:  ## removes .venv and caches, never results
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Running needs the theory extra alone; torch, the test tools and the type checker wait until a target asks for them.
+# The toy needs the theory extra alone; torch, the test tools and the type checker wait until a target asks for them.
 $(THEORY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is %d.%d; name another with PYTHON=" % sys.version_info[:2])'
 	@echo "Setting up $(VENV), once: one to three minutes, most of it downloads."
@@ -84,8 +98,13 @@ $(THEORY): pyproject.toml $(CONSTRAINTS)
 	$(RUN) -m pip install --quiet -c $(PINS) -e ".[theory,hub]"
 	@touch $@
 
-$(DEV): $(THEORY)
-	@echo "Adding the tools for tests and benchmark to $(VENV), once."
+$(EMPIRICAL): $(THEORY)
+	@echo "Adding the language-model flow to $(VENV), once."
 	$(if $(TORCH),$(RUN) -m pip install --quiet -c $(PINS) $(TORCH))
-	$(RUN) -m pip install --quiet -c $(PINS) -e ".[theory,hub,cluster,dev]"
+	$(RUN) -m pip install --quiet -c $(PINS) -e ".[theory,empirical,hub]"
+	@touch $@
+
+$(DEV): $(EMPIRICAL)
+	@echo "Adding the tools for tests and benchmark to $(VENV), once."
+	$(RUN) -m pip install --quiet -c $(PINS) -e ".[theory,empirical,hub,cluster,dev]"
 	@touch $@

@@ -1,5 +1,6 @@
-"""`python -m benchmarks theory|sweep|scale`: parse and call."""
+"""`python -m benchmarks theory|sweep|scale|attention`: parse and call."""
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +10,17 @@ import tyro
 from benchmarks import scale, sweep, theory
 from theory.errors import InputError
 
-COMMANDS = {"theory": theory.Settings, "sweep": sweep.Settings, "scale": scale.Settings}
+COMMANDS: dict[str, type] = {"theory": theory.Settings, "sweep": sweep.Settings, "scale": scale.Settings}
 RUN: dict[type, Callable[[Any], None]] = {
     theory.Settings: theory.run,
     sweep.Settings: sweep.run,
     scale.Settings: scale.run,
 }
+if importlib.util.find_spec("transformers"):  # the others need no language models
+    from benchmarks import attention
+
+    COMMANDS["attention"] = attention.Settings
+    RUN[attention.Settings] = attention.run
 
 
 def main() -> int:

@@ -16,7 +16,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("theory", "empirical", "paper_figs")
 
-SHARED = {f"theory.{name}" for name in "facts split theorem statistics results columns provenance errors".split()}
+SHARED = {
+    f"theory.{name}" for name in "facts split theorem statistics results columns provenance errors console".split()
+}
 """What empirical may import of theory, and with it what these import themselves."""
 
 NUMPY_ONLY = SHARED | {"theory", "theory.compare"}

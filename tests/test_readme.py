@@ -44,7 +44,7 @@ def test_a_command_of_an_sh_block_parses(line: str) -> None:
     words = shlex.split(line)
     if words[0] == "make":
         _run(["make", "--dry-run", *words[1:]], ROOT)
-    elif words[1:4] == ["-m", "theory", "run"]:
+    elif words[1:4] in (["-m", "theory", "run"], ["-m", "empirical", "run"]) and words[4] != "window":
         _run([sys.executable, *words[1:], "--dry-run"], ROOT)
     else:
         _run([sys.executable, *words[1:4], "--help"], ROOT)
@@ -56,8 +56,9 @@ def test_every_picture_and_file_that_the_readme_names_is_there() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_the_tree_names_every_module_of_the_theory() -> None:
+def test_the_tree_names_every_module_of_both_flows() -> None:
     tree = next(text for text in README.split("```") if "pyproject.toml  constraints.txt" in text)
-    modules = {path.name for path in (ROOT / "theory").glob("*.py")} - {"__init__.py", "errors.py"}
+    files = [path for flow in ("theory", "empirical") for path in (ROOT / flow).rglob("*.py")]
+    modules = {path.name for path in files} - {"__init__.py", "errors.py"}
     assert [name for name in sorted(modules) if name not in tree] == []
     assert [name for name in re.findall(r"\w+\.py\b", tree) if name not in modules] == []

@@ -50,6 +50,15 @@ def test_the_readme_lists_the_stages_in_order_with_their_modules():
         assert all((ROOT / "theory" / f"{name}.py").exists() for name in named)
 
 
+def test_a_study_runs_the_stages_in_order():
+    tree = ast.parse((ROOT / "empirical" / "study.py").read_text(encoding="utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    parts = ("base", "_knownness", "questions", "tune")
+    used_in_turn = [name for part in parts for name in used(functions[part], [*STAGES, "world"])]
+    expected = ["pretrain", "world", "knownness", "split", "finetune"]
+    assert list(dict.fromkeys(used_in_turn)) == expected
+
+
 def test_the_pipeline_runs_the_stages_in_order():
     tree = ast.parse((ROOT / "theory" / "pipeline.py").read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}

@@ -70,9 +70,14 @@ def unfinished(config: Config, experiment: str, wanted: Sequence[Cell], out: Pat
         InputError: a directory holds a run of another config, or cannot be written to.
     """
     results.check_writable(out)
+    stored = configs.to_json(config)
+    replaced = {directory(out, experiment, cell) for cell in wanted} if overwrite else set()
+    # Runs of another config under other seeds, too, would be averaged with these.
+    for run in results.find_runs(out, FLOW, experiment):
+        if run.path not in replaced:
+            results.is_done(run.path, stored)
     if overwrite:
         return list(wanted)
-    stored = configs.to_json(config)
     return [cell for cell in wanted if not results.is_done(directory(out, experiment, cell), stored)]
 
 

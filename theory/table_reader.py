@@ -8,6 +8,7 @@ Parquet by its number, from 1.
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,16 +50,55 @@ def read(path: Path) -> Table:
     if str(path).startswith(HUB):
         return _read_hub(path)
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check --facts.table") from error
+    content = _content(path)
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: unknown extension {path.suffix!r}; name it {', '.join(readers)} by what it holds")
     table = readers[path.suffix.lower()](path, content)
     if not table.numbers:
         raise InputError(f"{path}: the table has no rows")
     return table
+
+
+def matching(table: Table, where: str | None) -> list[int]:
+    """Return the indices of the rows in whose cell the expression of "COLUMN=REGEX" is found; of all if None."""
+    if where is None:
+        return list(range(len(table.numbers)))
+    column, equals, expression = where.partition("=")
+    if not equals:
+        raise InputError(f"--facts.where is {where!r}: write it as COLUMN=REGEX.")
+    cells = table.require(column, f"--facts.where {where}")
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise InputError(f"--facts.where is {where!r}: {expression!r} is no regular expression ({error}).") from error
+    return [row for row, cell in enumerate(cells) if pattern.search("" if cell is None else str(cell).strip())]
+
+
+def read_text(path: Path) -> str:
+    """Return a UTF-8 file's text; InputError if it cannot be read or holds something else."""
+    return _decoded(path, _content(path))
+
+
+def read_rows(path: Path, text: str, delimiter: str) -> tuple[list[list[str]], list[int]]:
+    """Return the cells of each row that is not blank, and the lines on which they start; InputError for bad quoting."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows, numbers, line = [], [], 1
+    try:
+        for row in reader:
+            if row:
+                rows.append(row)
+                numbers.append(line)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}, line {line}: malformed quoting ({error}); double each quote in a cell") from error
+    return rows, numbers
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
 def _read_hub(path: Path) -> Table:
@@ -83,25 +123,20 @@ def _read_hub(path: Path) -> Table:
 def _decoded(path: Path, content: bytes) -> str:
     """Return the text of a UTF-8 file, with or without a byte order mark."""
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {line}: not UTF-8 text; convert the file to UTF-8") from error
+    if (place := content.find(b"\0")) >= 0:
+        line = content.count(b"\n", 0, place) + 1
+        raise InputError(f"{path}, line {line}: a NUL byte, so the file is damaged or no text; fetch it anew")
+    return text
 
 
 def _read_csv(path: Path, content: bytes) -> Table:
     """Return the table of a CSV or TSV file, whose first row is the header."""
     tab = path.suffix.lower() == ".tsv"
-    reader = csv.reader(io.StringIO(_decoded(path, content), newline=""), delimiter="\t" if tab else ",", strict=True)
-    rows, numbers, line = [], [], 1
-    try:
-        for row in reader:
-            if row:
-                rows.append(row)
-                numbers.append(line)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}, line {line}: malformed quoting ({error}); double each quote in a cell") from error
+    rows, numbers = read_rows(path, _decoded(path, content), "\t" if tab else ",")
     header = _distinct(path, rows[0] if rows else [])
     for row, number in zip(rows, numbers, strict=True):
         if len(row) != len(header):
@@ -118,7 +153,7 @@ def _read_jsonl(path: Path, content: bytes) -> Table:
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # not only JSONDecodeError: a number of 5,000 digits
             raise InputError(f"{path}, line {number}: malformed JSON ({error})") from error
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: not a JSON object; write one {{column: value}} a line")
@@ -132,11 +167,12 @@ def _read_parquet(path: Path, content: bytes) -> Table:
     """Return the table of a Parquet file."""
     try:
         table = pq.ParquetFile(pa.BufferReader(content)).read()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+        cells = [column.to_pylist() for column in table.columns]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a readable Parquet file ({reason})") from error
     names = _distinct(path, table.column_names)
-    columns = {name: column.to_pylist() for name, column in zip(names, table.columns, strict=True)}
-    return Table(path, columns, "row", range(1, table.num_rows + 1))
+    return Table(path, dict(zip(names, cells, strict=True)), "row", range(1, table.num_rows + 1))
 
 
 def _distinct(path: Path, names: list[str]) -> list[str]:

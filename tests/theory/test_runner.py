@@ -1,5 +1,7 @@
 """Which runs are asked for, and what a finished one can be recomputed from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -131,3 +133,13 @@ def test_verdicts_are_remembered_for_this_config_count_of_worlds_and_code(tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.parquet", "report.json"]
     monkeypatch.setattr(runner, "__file__", str(tmp_path / "theory.py"))  # other sources
     assert runner.read_verdicts(tmp_path, config, 2) is None
+
+
+def test_runs_of_another_config_under_other_seeds_are_refused_as_they_would_be_averaged(tmp_path, small):
+    runner.run(small, "mixed", [Cell(0, 0, 0)], tmp_path)
+    other = replace(small, finetune=replace(small.finetune, steps=small.finetune.steps + 1))
+    with pytest.raises(InputError, match="another config"):
+        runner.unfinished(other, "mixed", [Cell(1, 1, 1)], tmp_path, overwrite=False)
+    with pytest.raises(InputError, match="another config"):
+        runner.unfinished(other, "mixed", [Cell(1, 1, 1)], tmp_path, overwrite=True)
+    assert runner.unfinished(other, "mixed", [Cell(0, 0, 0)], tmp_path, overwrite=True) == [Cell(0, 0, 0)]

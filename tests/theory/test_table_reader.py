@@ -65,6 +65,9 @@ def test_a_key_that_a_json_row_lacks_is_an_empty_cell(tmp_path):
         ("a.tsv", "subject\tanswer\nA\tb\tc\n", "line 2: 3 cells, but the header has 2"),
         ("a.csv", 'subject,answer\nA,b\n"C,d\nE,f\n', "line 3: malformed quoting"),
         ("a.csv", b"subject,answer\nA,b\nC,\xff\n", "line 3: not UTF-8"),
+        ("a.tsv", b"subject\tanswer\nA\tb\0\n", "line 2: a NUL byte"),
+        ("a.csv", "subject,answer\nA," + 140_000 * "b", "line 2: malformed quoting .field larger"),
+        ("a.jsonl", '{"a": ' + 5000 * "1" + "}", "line 1: malformed JSON"),
         ("a.jsonl", '{"a": 1}\n{"a": \n', "line 2: malformed JSON"),
         ("a.jsonl", '{"a": 1}\n\n[1]\n', "line 3: not a JSON object"),
         ("a.parquet", "not Parquet", "not a readable Parquet file"),
@@ -81,6 +84,23 @@ def test_a_truncated_parquet_file_is_an_input_error(tmp_path):
     cut = write(tmp_path, "cut.parquet", (tmp_path / "a.parquet").read_bytes()[:-20])
     with pytest.raises(InputError, match="not a readable Parquet file"):
         table_reader.read(cut)
+
+
+def test_a_parquet_file_whose_text_is_not_utf8_is_an_input_error(tmp_path):
+    pq.write_table(pa.table({"a": ["Abba!"] * 3}), tmp_path / "a.parquet", compression="none")
+    bent = write(tmp_path, "bent.parquet", (tmp_path / "a.parquet").read_bytes().replace(b"Abba!", b"Abb\xff!"))
+    with pytest.raises(InputError, match="bent.parquet: not a readable Parquet file"):
+        table_reader.read(bent)
+
+
+def test_rows_are_chosen_by_an_expression_found_in_a_column(tmp_path):
+    table = table_reader.read(write(tmp_path, "a.jsonl", '{"a": "BC"}\n{"a": null}\n{"a": 12}\n'))
+    assert table_reader.matching(table, None) == [0, 1, 2]
+    assert table_reader.matching(table, "a=[C1]") == [0, 2]
+    assert table_reader.matching(table, "a=^$") == [1]
+    for where, message in {"a": "write it as COLUMN=REGEX", "b=x": "no column 'b'", "a=[": "no regular exp"}.items():
+        with pytest.raises(InputError, match=message):
+            table_reader.matching(table, where)
 
 
 def test_a_missing_file_or_a_folder_is_an_input_error(tmp_path):

@@ -1,0 +1,246 @@
+"""Finished runs of a study beside the theory's signs: effect sizes, intervals, p-values, verdicts.
+
+The unit of an interval is what the result is meant to hold for. With three base models or more that are the pretraining
+seeds: a t-interval over their means. With fewer it is the questions: a bootstrap that draws finetuning seeds and
+clusters of questions, by relation where there are ten or more, else by subject; a row's note says which.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from theory import results, statistics
+from theory.results import Run
+
+Row = dict[str, Any]
+
+SIGNS = {
+    "a": "Accuracy is higher after finetuning on well-known facts.",
+    "b": "Attention to the subject is higher after finetuning on well-known facts.",
+    "c": "Generic answers are rarer after finetuning on well-known facts.",
+    "d": "The accuracy gap is largest at middling knownness.",
+    "f": "The random half lies between the top and the bottom half.",
+    "whole": "Finetuning on well-known facts is at least as good as on all of them (Ghosal et al. 2024).",
+    "retention": "Facts that the base model recalls survive finetuning on well-known facts better.",
+    "guessed": "Facts that the base model does not recall are answered, by guessing, after which half?",
+    "blindness": "The subject decides the answer more often after finetuning on well-known facts.",
+    "knockout": "The answer depends more on attention to the subject after the well-known.",
+}
+"""(a) to (f): the theory's signs for any model. The others are read with them, as accuracy mixes what was kept with
+what was guessed. (e), growth with the contrast between the halves, needs several worlds: the window study."""
+N_FIFTHS = 5
+MIN_WORLDS, MIN_RELATIONS = 3, 10
+N_DRAWS = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The runs of one base model and split: the same questions after every finetuning seed."""
+
+    world: int
+    seeds: tuple[int, ...]
+    columns: dict[str, dict[str, np.ndarray]]
+    """By arm: facts.parquet's columns, each (seed, question)."""
+    cluster: Int[np.ndarray, " question"]
+    fifth: Int[np.ndarray, " question"]
+    """Of knownness among the tested facts, 0 the best known."""
+    by_relation: bool
+
+
+def read(runs: Sequence[Run]) -> list[Group]:
+    """Return the finished runs by base model and split."""
+    groups: dict[tuple[int, int], list[Run]] = {}
+    for run in runs:
+        seeds = run.report["seeds"]
+        groups.setdefault((seeds["pretrain"], seeds["split"]), []).append(run)
+    return [_group(key[0], members) for key, members in sorted(groups.items())]
+
+
+def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[Row]:
+    """Return every row of predictions.parquet that these runs decide; rows of arms that were not run are left out."""
+    wanted = [
+        ("a", "top", "bottom", "correct", "held-out accuracy"),
+        ("b", "top", "bottom", "subject_attention", "mean over layers and heads, at the last prompt token"),
+        ("b", "top", "bottom", "subject_attention_nonsink", "as a share of the attention that is not on the sink"),
+        ("c", "bottom", "top", "is_generic_arm", "answers that are the relation's most frequent in the arm"),
+        ("f", "top", "random", "correct", "held-out accuracy"),
+        ("f", "random", "bottom", "correct", "held-out accuracy"),
+        ("whole", "top", "whole", "correct", "held-out accuracy"),
+        ("retention", "top", "bottom", "retained", "accuracy where the base model recalls the fact"),
+        ("guessed", "top", "bottom", "guessed", "accuracy where it does not"),
+        (
+            "guessed",
+            "top",
+            "bottom",
+            "majority_correct",
+            "what always giving the arm's most frequent answer would earn",
+        ),
+        ("blindness", "bottom", "top", "is_blind", "answers that stay when the subject is swapped"),
+        ("knockout", "top", "bottom", "knockout_drop", "log-probability lost without attention to the subject, nats"),
+    ]
+    made = [_row(*one, groups) for one in wanted if {one[1], one[2]} <= set(arms)]
+    if {"top", "bottom"} <= set(arms):
+        made += [_middle(groups)] + [_fifth(groups, fifth) for fifth in range(N_FIFTHS)]
+    common = {"experiment": experiment, "seeds": sum(len(group.seeds) for group in groups)}
+    return [common | {"statement": SIGNS[row["result"]]} | row for row in made]
+
+
+def difference(group: Group, one: str, other: str, column: str) -> Float[np.ndarray, "seed question"]:
+    """Return the paired differences of a column between two arms; nan where a question has no part in it."""
+    return _values(group, one, column) - _values(group, other, column)
+
+
+def interval(
+    groups: Sequence[Group], values: Callable[[Group], Float[np.ndarray, "seed question"]]
+) -> statistics.PairedInterval:
+    """Return the mean of paired differences with its 95 % interval and two-sided p-value (see the module)."""
+    parts = [values(group) for group in groups]
+    worlds = [group.world for group in groups]
+    if len(set(worlds)) >= MIN_WORLDS:
+        means = _by_world(worlds, [float(np.nanmean(part)) for part in parts])
+        return statistics.paired_interval(means, np.zeros_like(means))
+    draws = np.mean([_bootstrap(part, group.cluster) for part, group in zip(parts, groups, strict=True)], axis=0)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    p_value = min(1.0, 2 * min((draws <= 0).mean(), (draws >= 0).mean()) + 2 / N_DRAWS)
+    mean = float(np.mean([np.nanmean(part) for part in parts]))
+    return statistics.PairedInterval(mean, float(low), float(high), float(p_value))
+
+
+def unit(groups: Sequence[Group]) -> str:
+    """Return what intervals count."""
+    n_worlds = len({group.world for group in groups})
+    if n_worlds >= MIN_WORLDS:
+        return f"{n_worlds} base models"
+    return "questions by " + ("relation" if all(group.by_relation for group in groups) else "subject")
+
+
+def _group(world: int, runs: Sequence[Run]) -> Group:
+    tables = [run.table("facts").filter(_held_out(run)) for run in runs]
+    names = list(dict.fromkeys(tables[0]["arm"].to_pylist()))
+    columns: dict[str, dict[str, np.ndarray]] = {}
+    for arm in names:
+        of_arm = [_arm_columns(table, arm) for table in tables]
+        columns[arm] = {name: np.stack([one[name] for one in of_arm]) for name in of_arm[0]}
+    first = tables[0].filter(np.array([arm == "base" for arm in tables[0]["arm"].to_pylist()]))
+    relation, subject = (np.array(first[name].to_pylist()) for name in ("relation", "subject"))
+    by_relation = len(set(relation)) >= MIN_RELATIONS
+    fact = first["fact"].to_numpy()
+    cluster = relation if by_relation else np.where(subject == "", fact.astype(str), subject)
+    rank = np.argsort(np.argsort(-first["knownness"].to_numpy(), kind="stable"), kind="stable")
+    seeds = tuple(run.report["seeds"]["seed"] for run in runs)
+    fifth = rank * N_FIFTHS // len(rank)
+    return Group(world, seeds, columns, np.unique(cluster, return_inverse=True)[1], fifth, by_relation)
+
+
+def _held_out(run: Run) -> np.ndarray:
+    return np.array([role == "held_out" for role in run.table("facts", ["role"])["role"].to_pylist()])
+
+
+_COLUMNS = ("correct", "is_generic_arm", "majority_correct", "base_correct", "knockout_drop")
+_ATTENTION = ("subject_attention", "subject_attention_nonsink")
+
+
+def _arm_columns(table: Any, arm: str) -> dict[str, np.ndarray]:
+    """Return an arm's columns as numbers, null as nan, and those that are made of two."""
+    one = table.filter(np.array([name == arm for name in table["arm"].to_pylist()]))
+    numbers = {
+        name: np.array([np.nan if v is None else float(v) for v in one[name].to_pylist()])
+        for name in (*_COLUMNS, *_ATTENTION)
+    }
+    known = numbers["base_correct"] == 1
+    numbers["retained"] = np.where(known, numbers["correct"], np.nan)
+    numbers["guessed"] = np.where(known, np.nan, numbers["correct"])
+    pairs = zip(one["predicted"].to_pylist(), one["swapped_predicted"].to_pylist(), strict=True)
+    numbers["is_blind"] = np.array([np.nan if b is None else float(a == b) for a, b in pairs])
+    return numbers
+
+
+def _values(group: Group, arm: str, column: str) -> Float[np.ndarray, "seed question"]:
+    return group.columns[arm][column]
+
+
+def _by_world(worlds: Sequence[int], values: Sequence[float]) -> Float[np.ndarray, " world"]:
+    """Return the mean of each world's values."""
+    found = np.array(values)
+    return np.array([found[np.array(worlds) == world].mean() for world in dict.fromkeys(worlds)])
+
+
+def _bootstrap(
+    values: Float[np.ndarray, "seed question"], cluster: Int[np.ndarray, " question"]
+) -> Float[np.ndarray, " draw"]:
+    """Return means over redrawn seeds and clusters, questions without a value left out."""
+    rng = np.random.default_rng(0)
+    n_clusters = cluster.max() + 1
+    sums, counts = (np.zeros((len(values), n_clusters)) for _ in range(2))
+    for seed, row in enumerate(values):
+        there = ~np.isnan(row)
+        sums[seed] = np.bincount(cluster[there], row[there], n_clusters)
+        counts[seed] = np.bincount(cluster[there], minlength=n_clusters)
+    seeds = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), N_DRAWS)
+    clusters = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), N_DRAWS)
+    total = np.einsum("ds,sc,dc->d", seeds, sums, clusters)
+    return total / np.maximum(np.einsum("ds,sc,dc->d", seeds, counts, clusters), 1)
+
+
+def _row(result: str, one: str, other: str, column: str, note: str, groups: Sequence[Group]) -> Row:
+    found = interval(groups, lambda group: difference(group, one, other, column))
+    p_value = found.p_value
+    if result == "a" and len(groups) == 1 and len(groups[0].seeds) == 1:
+        a, b = (_values(groups[0], arm, column)[0] == 1 for arm in (one, other))
+        p_value, note = statistics.mcnemar(a, b), f"{note}; McNemar's exact p"
+    is_sign = result in "abcdf"
+    return _measured(result, f"{one} − {other}", found, p_value, f"{note} ({unit(groups)})", is_sign=is_sign)
+
+
+def _measured(
+    result: str, arm: str, found: statistics.PairedInterval, p_value: float, note: str, *, is_sign: bool
+) -> Row:
+    verdict = "reported"
+    if is_sign:
+        verdict = "holds" if found.low > 0 else "fails" if found.high < 0 else "undecided"
+    return {
+        "result": result,
+        "arm": arm,
+        "measured": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "p_value": p_value,
+        "verdict": verdict,
+        "note": note,
+    }
+
+
+def _in_fifth(group: Group, fifth: int) -> Float[np.ndarray, "seed question"]:
+    gap = difference(group, "top", "bottom", "correct")
+    return np.where(group.fifth == fifth, gap, np.nan)
+
+
+def _fifth(groups: Sequence[Group], fifth: int) -> Row:
+    found = interval(groups, lambda group: _in_fifth(group, fifth))
+    place = {0: " (best known)", N_FIFTHS - 1: " (least known)"}.get(fifth, "")
+    note = f"accuracy gap, fifth {fifth + 1}{place} ({unit(groups)})"
+    return _measured("d", "top − bottom", found, found.p_value, note, is_sign=False)
+
+
+def _middle(groups: Sequence[Group]) -> Row:
+    """Return the gap in the three middle fifths minus that in the outer two, every fifth weighing alike."""
+
+    def contrast(group: Group) -> Float[np.ndarray, "seed question"]:
+        gap = difference(group, "top", "bottom", "correct")
+        outer = (group.fifth == 0) | (group.fifth == N_FIFTHS - 1)
+        weight = np.where(outer, -1 / outer.mean(), 1 / (~outer).mean())
+        return gap * weight
+
+    found = interval(groups, contrast)
+    note = f"accuracy gap, three middle fifths − outer two ({unit(groups)})"
+    return _measured("d", "top − bottom", found, found.p_value, note, is_sign=True)
+
+
+def write(experiment: str, out: Any, runs: Sequence[Run]) -> list[Row]:
+    """Write and return the rows of predictions.parquet of a study's finished runs."""
+    made = rows(experiment, read(runs), list(runs[0].report["metrics"]))
+    results.write_predictions(out / "empirical" / experiment / "predictions.parquet", made)
+    return made

@@ -1,0 +1,89 @@
+"""The whole study's configuration: the stages' own, nested."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import cattrs
+from cattrs.preconf.json import make_converter
+
+from empirical import evaluate, facts, finetune, pretrain
+from empirical.evaluate import EvaluateConfig
+from empirical.facts import FactsConfig, world
+from empirical.facts.world import WorldConfig
+from empirical.finetune import FinetuneConfig
+from empirical.knownness import KnownnessConfig
+from empirical.model import ModelConfig
+from empirical.pretrain import PretrainConfig
+from theory import split
+from theory.errors import InputError
+from theory.split import ARMS, SplitConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """One study: facts, a model that knows them more or less, and what is done to it."""
+
+    facts: FactsConfig = field(default_factory=FactsConfig)
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """How facts are told to a model that we pretrain; not read where --model.name names one."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    """The model that we pretrain; not read where --model.name names one."""
+    knownness: KnownnessConfig = field(default_factory=KnownnessConfig)
+    split: SplitConfig = field(default_factory=lambda: SplitConfig(held_out=0.4, development=0.1))
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    arms: tuple[str, ...] = ARMS
+    """Which arms are finetuned."""
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether the study pretrains its own model."""
+        return not self.model.name
+
+
+def check(config: Config) -> None:
+    """Raise InputError for a setting out of range or a combination that means nothing, naming the flags."""
+    facts.check(config.facts)
+    world.check(config.world)
+    pretrain.check(config.pretrain)
+    split.check(config.split)
+    finetune.check(config.finetune)
+    evaluate.check(config.evaluate)
+    if config.facts.source == "world" and not config.pretrains:
+        raise InputError(
+            f"{config.model.name} has not been told the facts of a synthetic world.\n"
+            "Name questions with --facts.source and --facts.path, or leave --model.name."
+        )
+    if not config.split.held_out:
+        raise InputError("--split.held-out is 0: that leaves nothing to test.")
+    if len(config.finetune.learning_rates) > 1 and not config.split.development:
+        raise InputError(
+            "several --finetune.learning-rates are chosen from on development facts.\nAdd --split.development 0.1."
+        )
+    allowed = split.ARMS if config.split.known_share is None else (*split.ARMS, split.MIXTURE)
+    if not config.arms or len(set(config.arms)) < len(config.arms) or not set(config.arms) <= set(allowed):
+        raise InputError(f"--arms {' '.join(config.arms)}: name each of {', '.join(allowed)} once at most.")
+
+
+_CONVERTER = make_converter(forbid_extra_keys=True)
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """Return the resolved config as JSON-ready values."""
+    return _CONVERTER.unstructure(config)
+
+
+def from_json(data: dict[str, Any]) -> Config:
+    """Return the config that `to_json` wrote.
+
+    Raises:
+        InputError: it does not fit this version's fields.
+    """
+    try:
+        return _CONVERTER.structure(data, Config)
+    except cattrs.BaseValidationError as error:
+        raise InputError(
+            f"the stored config does not fit this version: {'; '.join(cattrs.transform_error(error))}.\n"
+            "Name the study instead of --from-run."
+        ) from error

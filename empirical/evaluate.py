@@ -1,0 +1,100 @@
+"""Questions answered: generated text against the accepted answers, letters for multiple choice, swapped subjects."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from empirical import generate, letters, prompts, scores
+from empirical.facts.record import Fact
+from empirical.model import Loaded
+from empirical.prompts import Encoded
+from theory.errors import InputError
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How questions are answered."""
+
+    max_new_tokens: int = 16
+    """An answer is cut after so many tokens."""
+    batch_size: int = 64
+    """Questions answered at once; the answers do not depend on it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """One entry a question."""
+
+    predicted: list[str]
+    exact_match: Bool[np.ndarray, " question"]
+    """After SQuAD's normalisation, against any accepted answer; of multiple choice the letter."""
+    substring_match: list[bool | None]
+    """PopQA's rule; None for multiple choice."""
+    token_f1: list[float | None]
+    """The best over accepted answers; None for multiple choice."""
+    logprob: Float[np.ndarray, " question"]
+    """Sum of log p over the tokens of the first accepted answer and the end."""
+
+
+def check(config: EvaluateConfig) -> None:
+    """Raise InputError for a setting out of range, naming the flag."""
+    if config.max_new_tokens < 1 or config.batch_size < 1:
+        raise InputError("--evaluate.max-new-tokens and --evaluate.batch-size must be at least 1.")
+
+
+def answer(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], encoded: Sequence[Encoded]) -> Answers:
+    """Return the model's greedy answers and their scores; of multiple choice the most likely letter."""
+    predicted = predict(config, loaded, facts, encoded)
+    logprob = generate.answer_logprob(
+        loaded.model,
+        [one.prompt for one in encoded],
+        [one.completion for one in encoded],
+        pad=loaded.pad,
+        batch_size=config.batch_size,
+    )
+    asked = list(zip(predicted, facts, strict=True))
+    return Answers(
+        predicted,
+        np.array(
+            [text in fact.answers if fact.choices else scores.exact_match(text, fact.answers) for text, fact in asked]
+        ),
+        [None if fact.choices else scores.substring_match(text, fact.answers) for text, fact in asked],
+        [None if fact.choices else scores.token_f1(text, fact.answers) for text, fact in asked],
+        logprob,
+    )
+
+
+def predict(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], encoded: Sequence[Encoded]) -> list[str]:
+    """Return the answers as text."""
+    if not facts:
+        return []
+    starts = [one.prompt for one in encoded]
+    pad = loaded.pad
+    if all(fact.choices for fact in facts):
+        ids = letters.letter_ids(loaded.tokenizer)
+        chosen = letters.choose(loaded.model, starts, ids, pad=pad, batch_size=config.batch_size)
+        return ["ABCD"[i] for i in chosen.argmax(1)]
+    stop = generate.stop_ids(loaded.tokenizer)
+    options = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
+    return generate.decode(loaded.tokenizer, generate.greedy(loaded.model, starts, stop=stop, pad=pad, **options))
+
+
+def swapped(facts: Sequence[Fact], *, seed: int) -> list[Fact | None]:
+    """Return each question with its subject swapped for another of the same relation; None where there is no other."""
+    rng = np.random.default_rng([seed, 9])
+    of_relation: dict[str, list[str]] = {}
+    for fact in facts:
+        if fact.subject and fact.subject not in of_relation.setdefault(fact.relation, []):
+            of_relation[fact.relation].append(fact.subject)
+    return [_swap(fact, of_relation.get(fact.relation, []), rng) for fact in facts]
+
+
+def _swap(fact: Fact, others: Sequence[str], rng: np.random.Generator) -> Fact | None:
+    place = prompts.find_subject(fact)
+    others = [name for name in others if name != fact.subject]
+    if place is None or not others:
+        return None
+    name = others[rng.integers(len(others))]
+    return replace(fact, subject=name, question=fact.question[: place[0]] + name + fact.question[place[1] :])

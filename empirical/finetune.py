@@ -1,0 +1,103 @@
+"""Finetuning of one arm: every weight, or a low-rank adapter; the learning rate is chosen on development facts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from empirical import train
+from empirical.model import Loaded
+from empirical.prompts import Encoded
+from empirical.train import TrainConfig
+from theory.errors import InputError
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A low-rank adapter (Hu et al. 2022)."""
+
+    rank: int = 8
+    """Rank of each update."""
+    alpha: float = 16.0
+    """Updates are scaled by alpha/rank."""
+    dropout: float = 0.05
+    """Of the adapter's input."""
+    modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Linear layers that get one, by the end of their name."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """What is trained, and at which rates."""
+
+    method: Literal["full", "lora"] = "full"
+    """`full`: every weight. `lora`: an adapter alone."""
+    learning_rates: tuple[float, ...] = (3e-4,)
+    """AdamW's peak rate. Of several, each arm takes the one that answers most development facts (ties: the smaller)."""
+    lora: Lora = Lora()
+    """The adapter."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Length and steps."""
+
+
+def check(config: FinetuneConfig) -> None:
+    """Raise InputError for a setting out of range, naming the flag."""
+    if not config.learning_rates or not all(0 < rate < float("inf") for rate in config.learning_rates):
+        raise InputError("--finetune.learning-rates: name one or more positive rates.")
+    if config.lora.rank < 1 or not config.lora.modules or not 0 <= config.lora.dropout < 1:
+        raise InputError("--finetune.lora: rank must be at least 1, dropout at least 0 and below 1, modules not empty.")
+    train.check(config.train)
+
+
+def run(
+    config: FinetuneConfig,
+    base: Loaded,
+    examples: Sequence[Encoded],
+    *,
+    learning_rate: float,
+    seed: int,
+    work: Path,
+    probe: Callable[[torch.nn.Module], dict[str, float]],
+    progress: Callable[[str, float], None] = lambda doing, share: None,
+) -> tuple[Loaded, list[dict[str, Any]]]:
+    """Return the tuned model, which is `base` changed in place, and its trace.
+
+    Adapters of one seed begin alike, whatever the examples.
+
+    Raises:
+        InputError: the training diverges, or the model has no layer of the adapter's names.
+    """
+    net = base.model
+    if config.method == "lora":
+        torch.manual_seed(seed)
+        net = _with_adapter(config.lora, base)
+    else:
+        net.requires_grad_(True)
+    options: dict[str, Any] = {"seed": seed, "work": work, "probe": probe, "progress": progress}
+    try:
+        trace = train.fit(net, examples, config.train, learning_rate=learning_rate, pad=base.pad, **options)
+    except train.Diverged as error:
+        raise InputError(
+            f"finetuning at rate {learning_rate:g} diverged at {error}.\nLower --finetune.learning-rates."
+        ) from error
+    return Loaded(net, base.tokenizer, base.name), trace
+
+
+def _with_adapter(config: Lora, base: Loaded) -> Any:
+    """Return the model with a fresh adapter on it."""
+    adapter = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number will do
+        lora_dropout=config.dropout,
+        target_modules=list(config.modules),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(base.model, adapter)
+    except ValueError as error:
+        raise InputError(
+            f"no adapter fits {base.name} ({str(error).splitlines()[0]}).\nName layers with --finetune.lora.modules."
+        ) from error

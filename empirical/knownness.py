@@ -1,0 +1,236 @@
+"""How well the base model knows each fact: its popularity, or what the model makes of few-shot prompts.
+
+The examples before a question come from facts that may be trained on, never from the held-out ones, and are the same
+for all facts of a relation that they do not give away.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+from transformers import PreTrainedTokenizerBase
+
+from empirical import generate, letters, prompts, scores
+from empirical.facts.record import Fact
+from theory.errors import InputError
+
+CLASSES = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
+"""Gekhman et al. 2024, the best known first."""
+CHOICE_SHOTS = 5
+"""Answered questions before one of multiple choice, as in Hendrycks et al. 2021."""
+
+
+@dataclass(frozen=True)
+class KnownnessConfig:
+    """By what the facts are ranked before finetuning, and how the base model is asked."""
+
+    measure: Literal["popularity", "logprob", "greedy", "sampled"] = "popularity"
+    """`popularity`: the source's; by the base model after a few examples: `logprob`: the answer's log-probability per
+    token (of multiple choice: the right letter's margin over the best other); `greedy`: how often its most probable
+    answer is right; `sampled`: the same, ties broken by how often a random answer is."""
+    shots: int = 4
+    """Answered questions before the one that is asked (of multiple choice always 5)."""
+    n_prompts: int = 4
+    """Few-shot prompts, with other examples each, over which a fact's score is averaged (of multiple choice 1)."""
+    samples: int = 8
+    """Random answers to each prompt, where the measure is `sampled`."""
+    temperature: float = 0.5
+    """Of the random answers, above 0; as in Gekhman et al. 2024."""
+    batch_size: int = 64
+    """Questions that the model reads at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The knownness of each fact, the larger the better known, and its class where answers were sampled."""
+
+    value: Float[np.ndarray, " fact"]
+    """By measure: the source's unit; nats, at most 0 (a letter's margin: of either sign); share of right answers, 0 to
+    1; the same plus at most half a prompt's share."""
+    known_class: list[str] | None
+
+
+def score(
+    config: KnownnessConfig,
+    model: generate.Model,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    pool: Sequence[Fact],
+    *,
+    seed: int,
+) -> Scores:
+    """Return how well each fact is known.
+
+    Args:
+        pool: Facts that examples may be taken from: none that is held out.
+
+    Raises:
+        InputError: a setting out of range, a fact without popularity, a pool too small, a measure that does not fit
+            multiple choice.
+    """
+    check(config)
+    if config.measure == "popularity":
+        return Scores(popularity(facts), None)
+    n_choices = sum(bool(fact.choices) for fact in facts)
+    if n_choices and (config.measure != "logprob" or n_choices < len(facts)):
+        raise InputError(
+            f"{n_choices} of {len(facts)} questions are multiple choice, scored by letter and apart from others.\n"
+            "Use --knownness.measure logprob, and facts of one kind."
+        )
+    if n_choices:
+        chosen = exemplars(facts, pool, CHOICE_SHOTS, seed=seed)
+        found = letters.answer(model, tokenizer, facts, chosen, batch_size=config.batch_size)
+        return Scores(letters.margin(found, facts), None)
+    if config.measure == "logprob":
+        return Scores(_logprob(config, model, tokenizer, facts, pool, seed), None)
+    greedy, sampled = _correctness(config, model, tokenizer, facts, pool, seed)
+    if config.measure == "greedy":
+        return Scores(greedy, None)
+    return Scores(greedy + sampled / (2 * config.n_prompts), classify(greedy, sampled))
+
+
+def check(config: KnownnessConfig) -> None:
+    """Raise InputError for a setting out of range, naming the flag."""
+    least = {"shots": 0, "n_prompts": 1, "samples": 1, "batch_size": 1}
+    for name, low in least.items():
+        if getattr(config, name) < low:
+            flag = name.replace("_", "-")
+            raise InputError(f"--knownness.{flag} is {getattr(config, name)}: it must be at least {low}.")
+    if not 0 < config.temperature < np.inf:
+        raise InputError(f"--knownness.temperature is {config.temperature}: it must be above 0.")
+
+
+def popularity(facts: Sequence[Fact]) -> Float[np.ndarray, " fact"]:
+    """Return the facts' popularity; InputError if one has none."""
+    n_missing = sum(fact.popularity is None for fact in facts)
+    if n_missing:
+        raise InputError(
+            f"{n_missing} of {len(facts)} facts have no popularity to rank them by.\n"
+            "Let the base model say how well it knows them: --knownness.measure logprob."
+        )
+    return np.array([fact.popularity for fact in facts], dtype=float)
+
+
+def classify(greedy: Float[np.ndarray, " fact"], sampled: Float[np.ndarray, " fact"]) -> list[str]:
+    """Return each fact's class by its shares of right answers, greedy and sampled (Gekhman et al. 2024, table 1).
+
+    HighlyKnown: greedy always right; MaybeKnown: sometimes; WeaklyKnown: never, but sampled sometimes; else Unknown.
+    """
+    first = np.select([greedy == 1, greedy > 0, sampled > 0], [0, 1, 2], default=3)
+    return [CLASSES[index] for index in first]
+
+
+def rank_correlation(popularity: Float[np.ndarray, " fact"], value: Float[np.ndarray, " fact"]) -> float:
+    """Return Spearman's correlation over the facts where neither is nan; nan where it is not defined.
+
+    It is not with fewer than two such facts, or where either is the same for all of them.
+    """
+    known = ~(np.isnan(popularity) | np.isnan(value))
+    if min(len(np.unique(popularity[known])), len(np.unique(value[known]))) < 2:
+        return float("nan")
+    return float(stats.spearmanr(popularity[known], value[known]).statistic)  # type: ignore
+
+
+def exemplars(facts: Sequence[Fact], pool: Sequence[Fact], n: int, *, seed: int, prompt: int = 0) -> list[list[Fact]]:
+    """Return n facts of the pool for each fact: of its relation as long as there are any, then of others.
+
+    The pool is in one random order for all; left out are facts of the same question or subject.
+
+    Args:
+        prompt: Which of several draws.
+
+    Raises:
+        InputError: the pool is too small.
+    """
+    order = np.random.default_rng([seed, 10, prompt]).permutation(len(pool))
+    shuffled = [pool[row] for row in order]
+    of_relation: dict[str, list[Fact]] = defaultdict(list)
+    for candidate in shuffled:
+        of_relation[candidate.relation].append(candidate)
+    chosen = []
+    for fact in facts:
+        others = (candidate for candidate in shuffled if candidate.relation != fact.relation)
+        candidates = chain(of_relation.get(fact.relation, ()), others)
+        chosen.append(list(islice((c for c in candidates if not _gives_away(c, fact)), n)))
+        if len(chosen[-1]) < n:
+            raise InputError(
+                f"{n} examples are needed before each question, and {fact.question[:60]!r} has {len(chosen[-1])} facts "
+                "beside it.\nLower --knownness.shots, or give more facts."
+            )
+    return chosen
+
+
+def _gives_away(candidate: Fact, fact: Fact) -> bool:
+    return candidate.question == fact.question or (fact.subject != "" and candidate.subject == fact.subject)
+
+
+def _few_shot(
+    config: KnownnessConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    pool: Sequence[Fact],
+    seed: int,
+) -> Iterator[tuple[list[int], list[prompts.Encoded]]]:
+    """Yield rows of facts that share their examples, with their prompts; each fact comes `n_prompts` times."""
+    for index in range(config.n_prompts):
+        groups: dict[str, list[int]] = defaultdict(list)
+        for row, own in enumerate(exemplars(facts, pool, config.shots, seed=seed, prompt=index)):
+            blocks = (prompts.build(fact) for fact in own)
+            groups["".join(block.text + block.completion + "\n\n" for block in blocks)].append(row)
+        for before, rows in groups.items():
+            asked = [prompts.build(facts[row]) for row in rows]
+            # Only the tokens are wanted here, not where the subject is.
+            texts = [prompts.Prompt(before + p.text, p.completion, (0, 0), None) for p in asked]
+            yield rows, prompts.encode(tokenizer, texts)
+
+
+def _logprob(
+    config: KnownnessConfig,
+    model: generate.Model,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    pool: Sequence[Fact],
+    seed: int,
+) -> Float[np.ndarray, " fact"]:
+    """Return the log-probability per token of each fact's first answer, in nats, the mean over the prompts."""
+    value = np.zeros(len(facts))
+    settings = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size}
+    for rows, encoded in _few_shot(config, tokenizer, facts, pool, seed):
+        # Without the end token: after the examples it is a line break that ends an answer.
+        answers = [e.completion[:-1] for e in encoded]
+        total = generate.answer_logprob(model, [e.prompt for e in encoded], answers, **settings)
+        value[rows] += total / [len(answer) for answer in answers]
+    return value / config.n_prompts
+
+
+def _correctness(
+    config: KnownnessConfig,
+    model: generate.Model,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    pool: Sequence[Fact],
+    seed: int,
+) -> tuple[Float[np.ndarray, " fact"], Float[np.ndarray, " fact"]]:
+    """Return the shares of right answers over the prompts: greedy, and sampled (zero where nothing is sampled)."""
+    n_greedy, n_sampled = np.zeros((2, len(facts)))
+    settings = {"stop": generate.stop_ids(tokenizer), "pad": tokenizer.pad_token_id, "batch_size": config.batch_size}
+    draws = np.random.default_rng([seed, 11])
+    for rows, encoded in _few_shot(config, tokenizer, facts, pool, seed):
+        ids = [e.prompt for e in encoded]
+        n_greedy[rows] += _right(tokenizer, [facts[row] for row in rows], generate.greedy(model, ids, **settings))
+        if config.measure == "sampled":
+            chance = {"temperature": config.temperature, "seed": int(draws.integers(2**63))}
+            drawn = generate.sample(model, ids * config.samples, **chance, **settings)
+            right = _right(tokenizer, [facts[row] for row in rows] * config.samples, drawn)
+            n_sampled[rows] += np.reshape(right, (config.samples, len(rows))).sum(axis=0)
+    return n_greedy / config.n_prompts, n_sampled / (config.n_prompts * config.samples)
+
+
+def _right(tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], ids: list[list[int]]) -> list[bool]:
+    texts = generate.decode(tokenizer, ids)
+    return [scores.exact_match(text, fact.answers) for text, fact in zip(texts, facts, strict=True)]

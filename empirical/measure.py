@@ -1,0 +1,296 @@
+"""Everything that is measured of one model on one set of questions, as the columns of the result files."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from empirical import attention, evaluate, generate, knockout, prompts, scores
+from empirical.evaluate import EvaluateConfig
+from empirical.facts.record import Fact
+from empirical.model import Loaded
+from empirical.prompts import Encoded
+from theory import statistics
+from theory.columns import Columns
+from theory.split import ROLES
+
+POSITIONS = ("prompt_end", "first_answer")
+"""Where attention is measured: at the token that predicts the answer's first, and at that first token itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """The facts of a study as the models see them, and what the split and the base model say of each."""
+
+    facts: Sequence[Fact]
+    encoded: Sequence[Encoded]
+    subject: Int[np.ndarray, " fact"]
+    relation: Int[np.ndarray, " fact"]
+    knownness: Float[np.ndarray, " fact"]
+    role: Int[np.ndarray, " fact"]
+    held_out: Int[np.ndarray, " test"]
+    """Rows of the tested facts."""
+    base_correct: Bool[np.ndarray, " test"]
+    """Of the tested facts, those that the base model recalls in a format it knows."""
+    majority: Mapping[str, str]
+    """Each relation's most frequent first answer among all training facts."""
+    seed: int
+    """Of the subjects that are swapped in."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One arm's results."""
+
+    metrics: dict[str, float | int | None]
+    facts: Columns
+    attention: Columns
+    by_question: Float[np.ndarray, "question layer head span"]
+
+
+def arm(
+    name: str, loaded: Loaded, questions: Questions, own: Int[np.ndarray, " _"] | None, config: EvaluateConfig
+) -> Measured:
+    """Return what the arm's model does: on held-out facts everything, on the arm's own facts the answers.
+
+    Args:
+        own: Rows that the arm was finetuned on; None for the base model.
+    """
+    test = questions.held_out
+    facts, encoded = _take(questions.facts, test), _take(questions.encoded, test)
+    answers = evaluate.answer(config, loaded, facts, encoded)
+    mass = attend(loaded, encoded, batch_size=config.batch_size)
+    swapped = _swapped(config, loaded, facts, questions.seed)
+    majority = questions.majority if own is None else majority_answers(_take(questions.facts, own))
+    columns = _fact_columns(name, questions, test, answers) | {
+        "is_generic": _is(answers.predicted, facts, questions.majority),
+        "is_generic_arm": None if own is None else _is(answers.predicted, facts, majority),
+        "majority_correct": [scores.exact_match(majority.get(fact.relation, ""), fact.answers) for fact in facts],
+        "base_correct": questions.base_correct,
+        "in_arm": False,
+        "swapped_predicted": swapped,
+        "knockout_drop": _knockout(loaded, encoded, batch_size=config.batch_size),
+    }
+    columns |= _attention_columns(mass[:, 0], encoded)
+    metrics = _metrics(columns, questions, mass[:, 0], encoded)
+    if own is not None:
+        trained = _take(questions.facts, own)
+        own_answers = evaluate.answer(config, loaded, trained, _take(questions.encoded, own))
+        metrics |= {"train_accuracy": float(own_answers.exact_match.mean()), "n_trained": len(own)}
+    table = attention_table(name, mass, encoded, questions.subject[test])
+    return Measured(metrics, columns, table, mass[:, 0].astype(np.float16))
+
+
+def majority_answers(facts: Sequence[Fact]) -> dict[str, str]:
+    """Return each relation's most frequent first answer, of equally frequent ones the first in the alphabet."""
+    counts: dict[str, Counter[str]] = {}
+    for fact in facts:
+        counts.setdefault(fact.relation, Counter())[fact.answers[0]] += 1
+    return {relation: min(count, key=lambda text, c=count: (-c[text], text)) for relation, count in counts.items()}
+
+
+def attend(
+    loaded: Loaded, encoded: Sequence[Encoded], *, batch_size: int
+) -> Float[np.ndarray, "question position layer head span"]:
+    """Return the attention mass from both POSITIONS to each span (`attention.SPANS`), the answer's first token true."""
+    parts = []
+    for start in range(0, len(encoded), batch_size):
+        batch = encoded[start : start + batch_size]
+        tokens, mask = pad_right([one.tokens[: one.n_prompt + 1] for one in batch], loaded.pad)
+        spans = torch.zeros((len(batch), len(attention.SPANS), tokens.shape[1]), dtype=torch.bool)
+        for i, one in enumerate(batch):
+            spans[i, :, : one.n_prompt] = torch.as_tensor(one.spans)
+        queries = torch.tensor([[one.n_prompt - 1, one.n_prompt] for one in batch])
+        parts.append(attention.measure(loaded.model, tokens, mask, queries, spans).numpy())
+    return np.concatenate(parts)
+
+
+def probe(loaded_facts: Sequence[Encoded], net: generate.Model, pad: int) -> dict[str, float]:
+    """Return accuracy (every answer token the most likely one) and mean subject attention, for the trace."""
+    net.eval()
+    tokens, mask = pad_right([one.tokens for one in loaded_facts], pad)
+    spans = torch.zeros((len(loaded_facts), len(attention.SPANS), tokens.shape[1]), dtype=torch.bool)
+    for i, one in enumerate(loaded_facts):
+        spans[i, :, : one.n_prompt] = torch.as_tensor(one.spans)
+    queries = torch.tensor([[one.n_prompt - 1] for one in loaded_facts])
+    mass = attention.measure(net, tokens, mask, queries, spans)
+    has = torch.tensor([one.has_subject for one in loaded_facts])
+    with torch.no_grad():
+        device = next(net.parameters()).device
+        best = net(input_ids=tokens[:, :-1].to(device)).logits.argmax(-1).cpu()
+    right = [
+        bool((best[i, one.n_prompt - 1 : len(one.tokens) - 1] == tokens[i, one.n_prompt : len(one.tokens)]).all())
+        for i, one in enumerate(loaded_facts)
+    ]
+    share = float(mass[has, 0, :, :, 0].mean()) if bool(has.any()) else float("nan")
+    return {"accuracy": float(np.mean(right)), "subject_attention": share}
+
+
+def pad_right(
+    rows: Sequence[Sequence[int]], pad: int
+) -> tuple[Int[torch.Tensor, "row token"], Int[torch.Tensor, "row token"]]:
+    """Return right-padded tokens and their mask."""
+    width = max(map(len, rows))
+    tokens = torch.full((len(rows), width), pad)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return tokens, mask
+
+
+def attention_table(
+    name: str,
+    mass: Float[np.ndarray, "question position layer head span"],
+    encoded: Sequence[Encoded],
+    cluster: Int[np.ndarray, " question"],
+) -> Columns:
+    """Return attention.parquet's rows of an arm: means over questions that name their subject, with 95 % intervals.
+
+    The interval is the mean ± 1.96 standard errors, robust to questions that share a subject (each such cluster's
+    deviations are summed first).
+    """
+    has = np.array([one.has_subject for one in encoded])
+    mass, cluster = mass[has], np.unique(cluster[has], return_inverse=True)[1]
+    n, *shape = mass.shape
+    if n == 0:
+        return {}
+    mean = mass.mean(0)
+    sums = np.zeros((cluster.max() + 1, *shape))
+    np.add.at(sums, cluster, mass - mean)
+    half = 1.96 * np.sqrt((sums**2).sum(0)) / n
+    position, layer, head, span = (index.ravel() for index in np.indices(shape))
+    return {
+        "arm": name,
+        "layer": layer,
+        "head": head,
+        "position": [POSITIONS[i] for i in position],
+        "span": [attention.SPANS[i] for i in span],
+        "mean": mean.ravel(),
+        "low": (mean - half).ravel(),
+        "high": (mean + half).ravel(),
+        "n": np.full(mean.size, n),
+    }
+
+
+def _fact_columns(
+    name: str, questions: Questions, rows: Int[np.ndarray, " row"], answers: evaluate.Answers
+) -> dict[str, Any]:
+    facts = _take(questions.facts, rows)
+    return {
+        "arm": name,
+        "fact": rows,
+        "subject": [fact.subject for fact in facts],
+        "relation": [fact.relation for fact in facts],
+        "answer": [fact.answers[0] for fact in facts],
+        "popularity": [fact.popularity for fact in facts],
+        "knownness": questions.knownness[rows],
+        "role": [ROLES[code] for code in questions.role[rows]],
+        "correct": answers.exact_match,
+        "answer_probability": np.exp(answers.logprob),
+        "answer_logprob": answers.logprob,
+        "predicted": answers.predicted,
+        "exact_match": answers.exact_match,
+        "substring_match": answers.substring_match,
+        "token_f1": answers.token_f1,
+    }
+
+
+def _attention_columns(mass: Float[np.ndarray, "question layer head span"], encoded: Sequence[Encoded]) -> Columns:
+    """Return the means over layers and heads; null where the question does not name its subject."""
+    has = np.array([one.has_subject for one in encoded])
+    mean = np.where(has[:, None], mass.mean((1, 2), dtype=np.float64), np.nan)
+    nonsink = np.where(has, attention.nonsink(torch.as_tensor(mass)).numpy()[..., 0].mean((1, 2)), np.nan)
+    names = [f"{span}_attention" for span in attention.SPANS]
+    return dict(zip(names, mean.T, strict=True)) | {"subject_attention_nonsink": nonsink}
+
+
+def _metrics(
+    columns: Mapping,
+    questions: Questions,
+    mass: Float[np.ndarray, "question layer head span"],
+    encoded: Sequence[Encoded],
+) -> dict[str, float | int | None]:
+    """Return the report's numbers of an arm, on held-out facts."""
+    correct = np.asarray(columns["correct"])
+    low, high = statistics.clustered_interval(correct, questions.subject[questions.held_out], seed=0)[1:]
+    wrong, known = ~correct, np.asarray(questions.base_correct)
+    generic = columns["is_generic_arm"] if columns["is_generic_arm"] is not None else columns["is_generic"]
+    generic = np.asarray(generic)
+    pairs = [(a, b) for a, b in zip(columns["predicted"], columns["swapped_predicted"], strict=True) if b is not None]
+    drop = np.asarray(columns["knockout_drop"], dtype=float)
+    return {
+        "accuracy": float(correct.mean()),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "retention": _mean(correct[known]),
+        "guessed": _mean(correct[~known]),
+        "n_recalled": int(known.sum()),
+        "majority_accuracy": _mean(columns["majority_correct"]),
+        "generic_rate": _mean(generic),
+        "generic_rate_wrong": _mean(generic[wrong]),
+        "subject_blindness": _mean([scores.normalise(a) == scores.normalise(b) for a, b in pairs]),
+        "substring_match": _mean([one for one in columns["substring_match"] if one is not None]),
+        "token_f1": _mean([one for one in columns["token_f1"] if one is not None]),
+        "loss": float(-np.mean(columns["answer_logprob"])),
+        "knockout_drop": _mean(drop[~np.isnan(drop)]),
+        **{f"{span}_attention": _nanmean(columns[f"{span}_attention"]) for span in attention.SPANS},
+        "subject_attention_nonsink": _nanmean(columns["subject_attention_nonsink"]),
+        "n": len(correct),
+    }
+
+
+def _mean(values: Sequence | np.ndarray) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _nanmean(values: np.ndarray) -> float | None:
+    return _mean(values[~np.isnan(values)])
+
+
+def _is(predicted: Sequence[str], facts: Sequence[Fact], majority: Mapping[str, str]) -> list[bool]:
+    """Return whether each prediction is its relation's majority answer."""
+    pairs = zip(predicted, facts, strict=True)
+    return [
+        fact.relation in majority and scores.normalise(text) == scores.normalise(majority[fact.relation])
+        for text, fact in pairs
+    ]
+
+
+def _swapped(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], seed: int) -> list[str | None]:
+    """Return what the model answers about another subject of the relation; None where there is none."""
+    others = evaluate.swapped(facts, seed=seed)
+    rows = [row for row, other in enumerate(others) if other is not None]
+    asked = [other for other in others if other is not None]
+    encoded = prompts.encode(loaded.tokenizer, [prompts.build(one) for one in asked]) if asked else []
+    answers: list[str | None] = [None] * len(facts)
+    for row, text in zip(rows, evaluate.predict(config, loaded, asked, encoded), strict=True):
+        answers[row] = text
+    return answers
+
+
+def _knockout(loaded: Loaded, encoded: Sequence[Encoded], *, batch_size: int) -> Float[np.ndarray, " question"]:
+    """Return how much log-probability the answer loses when its prediction cannot look at the subject; nan without."""
+    drop = np.full(len(encoded), np.nan)
+    rows = np.array([row for row, one in enumerate(encoded) if one.has_subject], dtype=int)
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        batch = [encoded[row] for row in part]
+        tokens, mask = pad_right([one.tokens for one in batch], loaded.pad)
+        cut, completion = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros_like(tokens, dtype=torch.bool)
+        for i, one in enumerate(batch):
+            cut[i, : one.n_prompt] = torch.as_tensor(one.spans[0])
+            completion[i, one.n_prompt : len(one.tokens)] = True
+        queries = torch.tensor([one.n_prompt - 1 for one in batch])
+        asked = (loaded.model, tokens, mask, completion, queries)
+        # Both by the same kernel: in bfloat16 another one rounds otherwise.
+        drop[part] = (knockout.logprob(*asked) - knockout.logprob(*asked, cut=cut)).numpy()
+    return drop
+
+
+def _take(rows: Sequence, chosen: Int[np.ndarray, " _"]) -> list:
+    return [rows[row] for row in chosen]

@@ -1,0 +1,218 @@
+"""A small Llama pretrained on a rendered world, saved as an ordinary checkpoint folder.
+
+The folder `<out>/models/<name>-<hash>/` exists iff the pretraining finished; it holds the model, the tokenizer, the
+world's facts as a table, and how recall grew.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float64, Int
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+
+from empirical import checkpoint, cloze, corpus, model, tokenizer
+from empirical.facts import FactSet
+from empirical.facts import world as worlds
+from empirical.facts.world import World, WorldConfig
+from theory import provenance, results
+from theory.errors import InputError
+
+N_BUCKETS = 5
+"""Recall is probed by fifths of popularity."""
+SCHEMA = 1
+"""Raised by one whenever what pretraining does changes, so that no stale model is taken from the cache."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A model of the Llama architecture and how it is pretrained."""
+
+    hidden: int = 128
+    """Width of the residual stream."""
+    layers: int = 4
+    """Transformer blocks."""
+    heads: int = 4
+    """Attention heads, each hidden/heads wide."""
+    key_value_heads: int = 4
+    """Heads of keys and values; fewer than `heads` is grouped-query attention."""
+    vocabulary: int = 2048
+    """Most tokens of the tokenizer."""
+    learning_rate: float = 2e-3
+    """Peak rate of AdamW, cosine to zero."""
+    warmup: float = 0.05
+    """Share of the steps in which the rate rises."""
+    weight_decay: float = 0.01
+    """Of all weights."""
+    batch_size: int = 128
+    """Sentences per step."""
+    epochs: float = 1.0
+    """Multiplies every expected number of statements."""
+    n_probes: int = 8
+    """Times that recall is measured, evenly along the training, its end included."""
+    checkpoint_every: int = 200
+    """Steps between the checkpoints from which an interrupted pretraining goes on."""
+
+
+def check(config: PretrainConfig) -> None:
+    """Raise InputError for a setting out of range, naming the flag."""
+    for name in ("hidden", "layers", "heads", "key_value_heads", "batch_size", "n_probes", "checkpoint_every"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--pretrain.{name.replace('_', '-')} is {getattr(config, name)}: it must be at least 1.")
+    if config.hidden % config.heads or config.heads % config.key_value_heads or (config.hidden // config.heads) % 2:
+        raise InputError(
+            f"--pretrain.hidden {config.hidden}, heads {config.heads}, key-value-heads {config.key_value_heads}: "
+            "heads must divide hidden into even parts, and key-value-heads must divide heads."
+        )
+    if config.vocabulary < 300:
+        raise InputError(f"--pretrain.vocabulary is {config.vocabulary}: 256 bytes and 3 marks leave too few tokens.")
+    for name in ("learning_rate", "epochs"):
+        if not 0 < getattr(config, name) < float("inf"):
+            raise InputError(f"--pretrain.{name.replace('_', '-')} is {getattr(config, name)}: it must be positive.")
+
+
+def folder(config: PretrainConfig, world: WorldConfig, given: FactSet | None, out: Path, *, seed: int) -> Path:
+    """Return where this very model belongs."""
+    told = None if given is None else results.config_hash([asdict(fact) for fact in given.facts])
+    identity = {"pretrain": config, "world": world, "facts": told, "seed": seed, "schema": SCHEMA}
+    return out / "models" / f"seed{seed}-{results.config_hash(identity)[:16]}"
+
+
+def run(
+    config: PretrainConfig,
+    world_config: WorldConfig,
+    given: FactSet | None,
+    out: Path,
+    *,
+    seed: int,
+    progress: Callable[[str, float], None] = lambda doing, share: None,
+) -> Path:
+    """Return the folder of the pretrained model, made now unless it is there; goes on from where it was interrupted.
+
+    Args:
+        given: The facts to tell; None for a sampled world.
+
+    Raises:
+        InputError: a setting out of range, or a folder that cannot be written.
+    """
+    check(config)
+    path = folder(config, world_config, given, out, seed=seed)
+    if path.exists():
+        return path
+    world = worlds.build(world_config, given, seed=seed)
+    results.check_writable(path.parent)
+    partial = path.with_name(f".{path.name}.partial")
+    words = tokenizer.train(corpus.vocabulary(world), size=config.vocabulary)
+    started = time.monotonic()
+    trained, probes = _train(config, world, words, partial, seed=seed, progress=progress)
+    trained.save_pretrained(partial / "model")
+    words.save_pretrained(partial / "model")
+    _write_facts(world, partial / "model" / "facts.parquet")
+    record = {
+        "config": results.plain(config),
+        "world": results.plain(world_config),
+        "seed": seed,
+        "parameters": trained.num_parameters(),
+        "statements": float(world.told.sum() * config.epochs),
+        "recall": probes,
+        "seconds": time.monotonic() - started,
+    } | provenance.environment()
+    (partial / "model" / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (partial / "model").rename(path)
+    shutil.rmtree(partial)
+    return path
+
+
+def n_steps(config: PretrainConfig, world: World) -> int:
+    """Return how many steps tell every fact as often as it should be, on average."""
+    return max(1, round(world.told.sum() * config.epochs / config.batch_size))
+
+
+def _train(
+    config: PretrainConfig,
+    world: World,
+    words: PreTrainedTokenizerBase,
+    partial: Path,
+    *,
+    seed: int,
+    progress: Callable[[str, float], None],
+) -> tuple[LlamaForCausalLM, list[dict]]:
+    """Return the trained model and its recall by fifth at every probe."""
+    torch.manual_seed(seed)
+    net: Any = LlamaForCausalLM(architecture(config, words)).to(device=model.device())  # type: ignore[call-arg]
+    steps = n_steps(config, world)
+    optimizer = torch.optim.AdamW(net.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    schedule = get_cosine_schedule_with_warmup(optimizer, round(config.warmup * steps), steps)
+    state = checkpoint.State(net, optimizer, schedule, partial / "checkpoint.pt")
+    start, probes = state.resume() or (0, [])
+    sentences = corpus.build(world, words)
+    at = {round(steps * (i + 1) / config.n_probes) for i in range(config.n_probes)}
+    for step in range(start, steps):
+        batch = sentences.draw(config.batch_size, np.random.default_rng([seed, 6, step]))
+        loss = _step(net, optimizer, torch.as_tensor(batch, dtype=torch.long), pad=tokenizer.mark(words, "pad"))
+        schedule.step()
+        if step + 1 in at:
+            probes.append({"step": step + 1, "loss": float(loss), "recall": recall_by_fifth(net, words, world)})
+        if (step + 1) % config.checkpoint_every == 0:
+            state.save(step + 1, probes)
+        if step % 10 == 0:
+            progress(f"loss {float(loss):.2f}", (step + 1) / steps)
+    return net.eval(), probes
+
+
+def _step(
+    net: LlamaForCausalLM, optimizer: torch.optim.Optimizer, tokens: Int[torch.Tensor, "sentence token"], *, pad: int
+) -> torch.Tensor:
+    """Take one step on a batch of right-padded sentences and return its loss."""
+    net.train()
+    tokens = tokens.to(net.device)
+    # No mask is needed: attention is causal, and padding comes last and is not scored.
+    logits = net(tokens[:, :-1]).logits
+    loss = functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), ignore_index=pad)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    optimizer.step()
+    return loss.detach()
+
+
+def architecture(config: PretrainConfig, words: PreTrainedTokenizerBase) -> LlamaConfig:
+    """Return the Llama architecture of this size, embeddings tied."""
+    return LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=config.hidden,
+        intermediate_size=(8 * config.hidden // 3 + 7) // 8 * 8,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.key_value_heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.mark(words, "bos"),
+        eos_token_id=tokenizer.mark(words, "eos"),
+        pad_token_id=tokenizer.mark(words, "pad"),
+    )
+
+
+def recall_by_fifth(net: LlamaForCausalLM, words: PreTrainedTokenizerBase, world: World) -> list[float]:
+    """Return the share of recalled facts, by cloze, in each fifth of popularity, the best known first."""
+    facts = world.fact_set().facts
+    recalled = cloze.recall(net, words, facts, n_statements=world.n_statements) >= 0.5
+    return [float(recalled[rows].mean()) for rows in fifths(np.array([fact.popularity for fact in facts]))]
+
+
+def fifths(popularity: Float64[np.ndarray, " fact"]) -> list[Int[np.ndarray, " _"]]:
+    """Return the rows of each fifth of popularity, the best known first."""
+    return np.array_split(np.argsort(-popularity, kind="stable"), N_BUCKETS)
+
+
+def _write_facts(world: World, path: Path) -> None:
+    pq.write_table(pa.table(worlds.to_table(world)), path)

@@ -1,0 +1,203 @@
+"""Runs of one study: each arm's results kept as soon as they are there, and one directory written when all are."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from empirical import config as configs
+from empirical import facts, study
+from empirical.config import Config
+from empirical.measure import Measured, Questions
+from empirical.study import Base, Cell, Progress
+from theory import provenance, results
+from theory.columns import Columns
+from theory.errors import InputError
+from theory.results import Run
+from theory.split import ROLES, Split
+
+FLOW = "empirical"
+TABLES = ("facts", "trace", "attention")
+PRETRAINING, MEASURING = 0.3, 0.35
+"""Shares of a run's time, roughly, by which the base model is there, and by which it is measured."""
+
+
+def directory(out: Path, name: str, cell: Cell) -> Path:
+    """Return where a run belongs."""
+    return results.run_directory(out, FLOW, name, **cell._asdict())
+
+
+def unfinished(config: Config, name: str, wanted: Sequence[Cell], out: Path, *, overwrite: bool) -> list[Cell]:
+    """Return the cells still to be run.
+
+    Raises:
+        InputError: a directory holds a run of another config, or cannot be written to.
+    """
+    results.check_writable(out)
+    stored = configs.to_json(config)
+    replaced = {directory(out, name, cell) for cell in wanted} if overwrite else set()
+    # Runs of another config under other seeds, too, would be averaged with these.
+    for run in results.find_runs(out, FLOW, name):
+        if run.path not in replaced:
+            results.is_done(run.path, stored)
+    if overwrite:
+        return list(wanted)
+    return [cell for cell in wanted if not results.is_done(directory(out, name, cell), stored)]
+
+
+def run(
+    config: Config, name: str, wanted: Sequence[Cell], out: Path, *, overwrite: bool = False, progress: Progress
+) -> None:
+    """Run the cells, one after another; a cell that was interrupted goes on after its last arm or checkpoint.
+
+    Args:
+        progress: told what is being done, and how many of all cells (with a fraction) are done by then.
+    """
+    configs.check(config)
+    given = facts.load(config.facts) if wanted else None
+    for number, cell in enumerate(wanted):
+        label = f"{cell.pretrain}/{cell.split}/{cell.seed}"
+        told = Told(progress, label, number)
+        base = study.base(config, given, out, seed=cell.pretrain, progress=told.part("pretraining", 0, PRETRAINING))
+        _Cell(config, name, cell, base, out, overwrite, told).run()
+        progress(label, number + 1)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A run's part of the progress."""
+
+    progress: Progress
+    label: str
+    number: int
+
+    def part(self, doing: str, start: float, stop: float) -> Progress:
+        """Return the progress function of what takes the run from one share of its time to another."""
+        return lambda detail, share: self.progress(
+            f"{self.label} {doing} {detail}", self.number + start + share * (stop - start)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What is kept of one arm before the run is whole."""
+
+    arm: str
+    measured: Measured | None = None
+    choice: dict[str, Any] = field(default_factory=dict)
+    trace: Columns = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cell:
+    """One run, arm by arm."""
+
+    config: Config
+    name: str
+    cell: Cell
+    base: Base
+    out: Path
+    overwrite: bool
+    told: Told
+
+    def run(self) -> None:
+        """Measure base and arms, those that are not kept already, and write the run."""
+        path = directory(self.out, self.name, self.cell)
+        self.told.part("measuring the base model", PRETRAINING, MEASURING)("", 0)
+        asked, halves, notes = study.questions(self.config, self.base, self.out, seed=self.cell.split)
+        parts = [self._keep(self._shared / "base", lambda: self._base(asked))]
+        width = (1 - MEASURING) / len(self.config.arms)
+        for number, arm in enumerate(self.config.arms):
+            tell = self.told.part(arm, MEASURING + width * number, MEASURING + width * (number + 1))
+            parts.append(self._arm(arm, asked, halves, tell))
+        roles = {role: int((halves.role == code).sum()) for code, role in enumerate(ROLES)}
+        self._write(path, parts, notes | roles)
+        shutil.rmtree(self._work, ignore_errors=True)
+
+    @property
+    def _shared(self) -> Path:
+        """What all seeds of a split share: the base model's measurements, the chosen rates."""
+        return directory(self.out, self.name, self.cell).parent / ".shared"
+
+    @property
+    def _work(self) -> Path:
+        return directory(self.out, self.name, self.cell).parent / f".seed_{self.cell.seed}.work"
+
+    def _base(self, asked: Questions) -> Part:
+        return Part("base", study.measure_base(self.config, self.base, asked))
+
+    def _arm(self, arm: str, asked: Questions, halves: Split, progress: Progress) -> Run:
+        own = halves.arms[arm]
+        shared = {"work": self._shared / "rates" / f"{arm}.work", "progress": progress}
+
+        def choose() -> Part:
+            rate, by_rate = study.choose_rate(self.config, self.base, asked, own, **shared)
+            return Part(arm, choice={"learning_rate": rate, "development_accuracy": by_rate})
+
+        choice = self._keep(self._shared / "rates" / arm, choose).report["choice"]
+
+        def tune() -> Part:
+            tuned, trace = study.tune(
+                self.config,
+                self.base,
+                asked,
+                own,
+                rate=choice["learning_rate"],
+                seed=self.cell.seed,
+                work=self._work / f"{arm}.work",
+                progress=progress,
+            )
+            columns = {name: [record.get(name) for record in trace] for name in trace[-1]}
+            return Part(arm, study.measure_arm(self.config, arm, tuned, asked, own), choice, {"arm": arm} | columns)
+
+        return self._keep(self._work / arm, tune)
+
+    def _keep(self, folder: Path, make: Callable[[], Part]) -> Run:
+        """Return the part kept in this folder, made now unless it is there."""
+        stored = configs.to_json(self.config)
+        try:
+            if results.is_done(folder, stored):
+                return results.read_run(folder)
+        except InputError:
+            if not self.overwrite:
+                raise
+        started = time.monotonic()
+        part = make()
+        report = {"config": stored, "arm": part.arm, "choice": part.choice, "seconds": time.monotonic() - started}
+        tables: dict[str, Columns] = {"trace": part.trace} if part.trace else {}
+        arrays = None
+        if part.measured is not None:
+            report["metrics"] = part.measured.metrics
+            tables |= {"facts": part.measured.facts, "attention": part.measured.attention}
+            arrays = {"by_question": {"mass": part.measured.by_question}}
+        results.write_run(folder, report, tables, arrays, overwrite=self.overwrite)
+        shutil.rmtree(folder.with_name(f"{folder.name}.work"), ignore_errors=True)
+        return results.read_run(folder)
+
+    def _write(self, path: Path, parts: Sequence[Run], notes: dict[str, Any]) -> None:
+        by_arm = {part.report["arm"]: part for part in parts}
+        report = {
+            "flow": FLOW,
+            "experiment": self.name,
+            "seeds": self.cell._asdict(),
+            "config": configs.to_json(self.config),
+            "metrics": {arm: part.report["metrics"] for arm, part in by_arm.items()},
+            "choices": {arm: part.report["choice"] for arm, part in by_arm.items() if arm != "base"},
+            "split": notes,
+            "notes": self.base.notes,
+            "model": {"name": self.base.model.name, "revision": self.base.model.revision},
+            "seconds": {arm: part.report["seconds"] for arm, part in by_arm.items()},
+        } | provenance.environment()
+        tables = {
+            name: [_columns(part, name) for part in parts if (part.path / f"{name}.parquet").exists()]
+            for name in TABLES
+        }
+        arrays = {"attention_by_question": {arm: part.arrays("by_question")["mass"] for arm, part in by_arm.items()}}
+        results.write_run(path, report, tables, arrays, overwrite=self.overwrite)
+
+
+def _columns(part: Run, name: str) -> Columns:
+    table = part.table(name)
+    return dict(zip(table.column_names, table.columns, strict=True))

@@ -1,0 +1,220 @@
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from empirical import generate, knownness, letters, prompts, tokenizer
+from empirical.facts.record import Fact
+from empirical.knownness import KnownnessConfig
+from theory.errors import InputError
+
+
+def ask(number, relation="capital", answers=None, popularity=None):
+    answers = answers or (f"city {number % 3}",)
+    return Fact(
+        f"{relation}{number}", f"S{number}", relation, f"What is the {relation} of S{number}?", answers, popularity
+    )
+
+
+FACTS = [ask(n, relation) for relation in ("capital", "sport") for n in range(9)]
+CHOICES = [Fact(f"m{n}", "", "law", f"Number {n}?", ("ABCD"[n % 4],), None, ("p", "q", "r", "s")) for n in range(8)]
+
+
+@pytest.fixture(scope="module")
+def words():
+    texts = [prompts.build(fact).text + prompts.build(fact).completion + "\n\n" for fact in FACTS]
+    return tokenizer.train(texts + [letters.format_question(fact, with_answer=True) for fact in CHOICES] * 9, size=500)
+
+
+@pytest.fixture(scope="module")
+def model(words):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def says(monkeypatch, words, greedy, sampled=None):
+    """Make generation say what the functions return for a prompt's text; return the settings of every call."""
+    calls = []
+
+    def speak(answer):
+        def continuations(model, ids, **settings):
+            calls.append(settings)
+            return [words(" " + answer(words.decode(row)) + "\n", add_special_tokens=False)["input_ids"] for row in ids]
+
+        return continuations
+
+    monkeypatch.setattr(generate, "greedy", speak(greedy))
+    monkeypatch.setattr(generate, "sample", speak(sampled or greedy))
+    return calls
+
+
+def asked(prompt):
+    """Return the last question's subject of a few-shot prompt."""
+    return prompt.rpartition(" of ")[2].partition("?")[0]
+
+
+def test_popularity_is_the_source_s_and_needs_no_model():
+    facts = [ask(0, popularity=3.0), ask(1, popularity=0.5)]
+    assert knownness.popularity(facts).tolist() == [3.0, 0.5]
+
+
+def test_missing_popularity_is_counted_and_the_remedy_named(model, words):
+    facts = [ask(0, popularity=3.0), ask(1), ask(2)]
+    with pytest.raises(InputError, match="2 of 3 facts have no popularity") as error:
+        knownness.score(KnownnessConfig(), model, words, facts, facts, seed=0)
+    assert "--knownness.measure logprob" in str(error.value)
+
+
+@pytest.mark.parametrize("shots", [0, 1, 3])
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_log_probability_per_token_is_that_of_full_passes_over_the_few_shot_texts(model, words, shots, batch_size):
+    config = KnownnessConfig("logprob", shots=shots, n_prompts=2, batch_size=batch_size)
+    found = knownness.score(config, model, words, FACTS, FACTS[:12], seed=4)
+    expected = np.zeros((2, len(FACTS)))
+    for prompt in range(2):
+        chosen = knownness.exemplars(FACTS, FACTS[:12], shots, seed=4, prompt=prompt)
+        for row, (fact, own) in enumerate(zip(FACTS, chosen, strict=True)):
+            before = "".join(f"Question: {f.question}\nAnswer: {f.answers[0]}\n\n" for f in own)
+            text = f"{before}Question: {fact.question}\nAnswer:"
+            n_prompt = len(words(text)["input_ids"])
+            ids = torch.tensor([words(f"{text} {fact.answers[0]}")["input_ids"]])
+            with torch.no_grad():
+                logprobs = model(ids).logits[0, n_prompt - 1 : -1].double().log_softmax(-1)
+            expected[prompt, row] = logprobs.gather(1, ids[0, n_prompt:, None]).mean()
+    np.testing.assert_allclose(found.value, expected.mean(axis=0), atol=1e-5)
+    assert found.known_class is None
+    assert not shots or np.abs(expected[0] - expected[1]).max() > 0.01
+
+
+def test_greedy_correctness_is_the_share_of_prompts_answered_with_any_alias(model, words, monkeypatch):
+    facts = [ask(n, answers=("Paris", "City of Light")) for n in range(6)]
+    seen = {}
+
+    def answer(prompt):
+        subject = asked(prompt)
+        seen[subject] = seen.get(subject, 0) + 1
+        return {"S0": "the city of light.", "S1": "paris" if seen[subject] > 1 else "rome"}.get(subject, "rome")
+
+    says(monkeypatch, words, answer)
+    config = KnownnessConfig("greedy", shots=2, n_prompts=4)
+    found = knownness.score(config, model, words, facts, facts, seed=0)
+    assert found.value.tolist() == [1.0, 0.75, 0, 0, 0, 0]
+    assert found.known_class is None
+
+
+def test_sampled_correctness_gives_the_four_classes_in_the_order_of_its_values(model, words, monkeypatch):
+    facts = [ask(n, answers=("Paris",)) for n in range(6)]
+    seen = {}
+
+    def greedy(prompt):
+        subject = asked(prompt)
+        seen[subject] = seen.get(subject, 0) + 1
+        return "Paris" if subject in ("S0", "S1") or (subject in ("S2", "S3") and seen[subject] == 1) else "Rome"
+
+    calls = says(monkeypatch, words, greedy, lambda prompt: "Paris" if asked(prompt) in ("S1", "S3", "S4") else "Rome")
+    config = KnownnessConfig("sampled", shots=2, n_prompts=2, samples=3, temperature=0.7, batch_size=5)
+    found = knownness.score(config, model, words, facts, facts, seed=0)
+    classes = ["HighlyKnown", "HighlyKnown", "MaybeKnown", "MaybeKnown", "WeaklyKnown", "Unknown"]
+    assert found.known_class == classes
+    assert found.value.tolist() == [1, 1.25, 0.5, 0.75, 0.25, 0]
+    assert {call["batch_size"] for call in calls} == {5}
+    assert {call.get("temperature") for call in calls} == {None, 0.7}
+    seeds = [call["seed"] for call in calls if "seed" in call]
+    assert len(set(seeds)) == len(seeds) > 1
+
+
+def test_the_model_s_own_samples_depend_on_the_seed_alone(model, words):
+    facts = [ask(n, answers=tuple(words.decode([token]) for token in range(3, len(words)))) for n in range(8)]
+    config = KnownnessConfig("sampled", shots=1, n_prompts=1, samples=4, temperature=2.0)
+    first, again, other = (knownness.score(config, model, words, facts, facts, seed=s).value for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
+
+
+@pytest.mark.parametrize(
+    ("greedy", "sampled", "expected"),
+    [(1, 0, 0), (1, 1, 0), (0.75, 0, 1), (0.01, 1, 1), (0, 0.01, 2), (0, 1, 2), (0, 0, 3)],
+)
+def test_the_classes_are_gekhman_s(greedy, sampled, expected):
+    found = knownness.classify(np.array([float(greedy)]), np.array([float(sampled)]))
+    assert found == [knownness.CLASSES[expected]]
+
+
+def test_examples_come_from_the_pool_and_the_relation_and_never_give_the_answer_away():
+    pool = [*FACTS[:6], ask(3, "river"), Fact("twin", "T", "capital", FACTS[0].question, ("city 9",))]
+    chosen = knownness.exemplars(FACTS, pool, 3, seed=0)
+    for fact, own in zip(FACTS, chosen, strict=True):
+        assert len({id(candidate) for candidate in own}) == 3
+        assert all(candidate in pool for candidate in own)
+        assert all(candidate.question != fact.question and candidate.subject != fact.subject for candidate in own)
+        if fact.relation == "capital":
+            assert {candidate.relation for candidate in own} == {"capital"}
+
+
+def test_too_few_of_the_relation_are_made_up_from_others_and_too_few_of_all_are_an_error():
+    facts = [ask(0, "river"), ask(1, "river"), ask(2), ask(3)]
+    chosen = knownness.exemplars(facts[:1], facts, 3, seed=0)
+    assert chosen[0][0] is facts[1]
+    assert {fact.relation for fact in chosen[0][1:]} == {"capital"}
+    with pytest.raises(InputError, match="4 examples are needed .* has 3 facts"):
+        knownness.exemplars(facts[:1], facts, 4, seed=0)
+
+
+def test_examples_are_shared_within_a_relation_and_change_with_seed_and_draw():
+    first = knownness.exemplars(FACTS, FACTS, 2, seed=0)
+    assert len({tuple(fact.id for fact in own) for own in first[:9]}) <= 2 + 2
+    assert first == knownness.exemplars(FACTS, FACTS, 2, seed=0)
+    assert first != knownness.exemplars(FACTS, FACTS, 2, seed=1)
+    assert first != knownness.exemplars(FACTS, FACTS, 2, seed=0, prompt=1)
+
+
+def test_multiple_choice_is_known_by_the_margin_of_its_letter_after_five_examples(model, words):
+    found = knownness.score(KnownnessConfig("logprob"), model, words, CHOICES, CHOICES, seed=2)
+    shots = knownness.exemplars(CHOICES, CHOICES, 5, seed=2)
+    expected = letters.margin(letters.answer(model, words, CHOICES, shots), CHOICES)
+    np.testing.assert_allclose(found.value, expected)
+    assert len(set(found.value)) == len(CHOICES)
+
+
+@pytest.mark.parametrize(
+    ("measure", "facts"), [("greedy", CHOICES), ("sampled", CHOICES), ("logprob", CHOICES + FACTS)]
+)
+def test_a_measure_that_does_not_fit_multiple_choice_is_refused(model, words, measure, facts):
+    with pytest.raises(InputError, match="8 of .* multiple choice"):
+        knownness.score(KnownnessConfig(measure), model, words, facts, facts, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "flag"),
+    [
+        ({"shots": -1}, "--knownness.shots"),
+        ({"n_prompts": 0}, "--knownness.n-prompts"),
+        ({"samples": 0}, "--knownness.samples"),
+        ({"batch_size": 0}, "--knownness.batch-size"),
+        ({"temperature": 0.0}, "--knownness.temperature"),
+        ({"temperature": float("nan")}, "--knownness.temperature"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(model, words, setting, flag):
+    with pytest.raises(InputError, match=flag):
+        knownness.score(KnownnessConfig(**setting), model, words, [], [], seed=0)
+
+
+def test_the_rank_correlation_is_over_the_facts_that_have_both():
+    popularity = np.array([1.0, 2.0, np.nan, 4.0, 100.0])
+    assert knownness.rank_correlation(popularity, np.array([1.0, 3.0, -9.0, 5.0, 6.0])) == pytest.approx(1)
+    assert knownness.rank_correlation(popularity, np.array([1.0, 3.0, 0.0, 2.0, np.nan])) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("value", [[1.0, 1.0, 1.0], [np.nan, 2.0, np.nan]])
+def test_without_variation_there_is_no_rank_correlation(value):
+    assert np.isnan(knownness.rank_correlation(np.array([1.0, 2.0, 3.0]), np.array(value)))
