@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from empirical.commands import Attention, Compare, Evaluate, Finetune, List, Pretrain, Score, Study
+from empirical.commands import Compare, List, Pretrain, Study
+from empirical.model_commands import Attention, Evaluate, Finetune, Score
 from theory.console import ERRORS
 from theory.errors import InputError
 

@@ -24,9 +24,9 @@ TINY_LORA = replace(TINY, finetune=replace(TINY.finetune, method="lora", learnin
 WINDOW = replace(
     TINY,
     pretrain=PretrainConfig(hidden=96, layers=3, heads=4, key_value_heads=4, learning_rate=3e-3),
-    finetune=FinetuneConfig(learning_rates=(3e-4,)),
+    finetune=FinetuneConfig(learning_rates=(3e-4, 1e-3)),
 )
-"""What all worlds of the window study share: the smallest model that stores them, one rate for every arm."""
+"""What all worlds of the window study share: a model half the size of `tiny`, and two rates to choose from."""
 
 # Deep tail and background: where the language model's effect appears on real facts (see README, the window).
 REAL = WorldConfig(

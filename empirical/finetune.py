@@ -60,7 +60,7 @@ def run(
     learning_rate: float,
     seed: int,
     work: Path,
-    probe: Callable[[torch.nn.Module], dict[str, float]],
+    probe: Callable[[Any], dict[str, float]],
     progress: Callable[[str, float], None] = lambda doing, share: None,
 ) -> tuple[Loaded, list[dict[str, Any]]]:
     """Return the tuned model, which is `base` changed in place, and its trace.

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from filelock import FileLock
 from jaxtyping import Float64, Int
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
@@ -108,8 +109,25 @@ def run(
     path = folder(config, world_config, given, out, seed=seed)
     if path.exists():
         return path
-    world = worlds.build(world_config, given, seed=seed)
     results.check_writable(path.parent)
+    # Another process may be at the same model: the second waits, and finds it done.
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if not path.exists():
+            _make(config, world_config, given, path, seed=seed, progress=progress)
+    return path
+
+
+def _make(
+    config: PretrainConfig,
+    world_config: WorldConfig,
+    given: FactSet | None,
+    path: Path,
+    *,
+    seed: int,
+    progress: Callable[[str, float], None],
+) -> None:
+    """Pretrain, and put everything into a folder of this name at once."""
+    world = worlds.build(world_config, given, seed=seed)
     partial = path.with_name(f".{path.name}.partial")
     words = tokenizer.train(corpus.vocabulary(world), size=config.vocabulary)
     started = time.monotonic()
@@ -129,7 +147,6 @@ def run(
     (partial / "model" / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     (partial / "model").rename(path)
     shutil.rmtree(partial)
-    return path
 
 
 def n_steps(config: PretrainConfig, world: World) -> int:

@@ -72,7 +72,7 @@ def questions(config: Config, one: Base, out: Path, *, seed: int) -> tuple[Quest
     examples = [one.facts[row] for row in np.flatnonzero(role == split.TRAIN).tolist()]
     score, notes = _knownness(config, loaded, one, examples, out, seed=seed)
     halves = split.select(subject, relation, score, config.split, question=question, seed=seed)
-    recalled = _recalled(config, loaded, [one.facts[row] for row in held_out], examples, seed=seed)
+    recalled = _recalled(config, loaded, [one.facts[row] for row in held_out.tolist()], examples, seed=seed)
     majority = measure.majority_answers(examples)
     asked = Questions(one.facts, encoded, subject, relation, score, halves.role, held_out, recalled, majority, seed)
     known = {fact.answers[0].casefold() for fact in examples}
@@ -128,12 +128,12 @@ def choose_rate(
     if len(rates) == 1:
         return rates[0], {}
     rows = np.flatnonzero(asked.role == split.DEVELOPMENT)
-    facts_there, encoded = [asked.facts[row] for row in rows], [asked.encoded[row] for row in rows]
+    there, encoded = [asked.facts[row] for row in rows.tolist()], [asked.encoded[row] for row in rows.tolist()]
     accuracy = {}
     for rate in rates:
         folder = work / f"rate_{rate:g}"
         tuned, _ = tune(config, one, asked, own, rate=rate, seed=0, work=folder, progress=progress)
-        answers = evaluate.answer(config.evaluate, tuned, facts_there, encoded)
+        answers = evaluate.answer(config.evaluate, tuned, there, encoded)
         accuracy[f"{rate:g}"] = float(answers.exact_match.mean())
     best = max(rates, key=lambda rate: (accuracy[f"{rate:g}"], -rate))
     return best, accuracy

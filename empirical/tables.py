@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
-from empirical import window
+from empirical import published
 from empirical.compare import Row
 from theory import statistics
 from theory.results import Run
@@ -78,48 +77,15 @@ def print_signs(rows: Sequence[Row], console: Console) -> None:
         console.print(table)
 
 
-def print_worlds(about: Sequence[Mapping[str, Any]], gap: np.ndarray, toy: np.ndarray, console: Console) -> None:
-    """Print the gaps top − bottom of every world, averaged over its base models, the toy's beside them."""
-    headings = [*window.OUTCOMES.values(), *(f"toy: {name}" for name in window.TOY_OUTCOMES.values())]
-    table = Table("world", "base models", *headings, title="top − bottom, by world")
-    both = np.concatenate([gap, toy], axis=1)
-    names = list(dict.fromkeys(one["world"] for one in about))
-    means = np.array([both[[one["world"] == name for one in about]].mean(0) for name in names])
-    for name, values in zip(names, means, strict=True):
-        cells = (f"{value:+.3f}" if np.isfinite(value) else "" for value in values)
-        table.add_row(name, str(sum(one["world"] == name for one in about)), *cells)
+def print_published(console: Console) -> None:
+    """Print what others measured, with its source."""
+    table = Table("study", "data", "model", "arm", "measured", "source", title="published results", box=None)
+    for row in published.rows():
+        measured = f"{row['metric']} {row['value']} {row['unit']}"
+        source = f"{row['source']}; {row['confidence']}"
+        table.add_row(row["study"], row["dataset"], row["model"], row["arm"], measured, source)
     console.print(table)
-    outcomes = list(window.OUTCOMES.values())
-    for place, outcome in enumerate(window.TOY_OUTCOMES.values()):
-        pairs = means[:, [outcomes.index(outcome), len(outcomes) + place]]
-        pairs = pairs[np.isfinite(pairs).all(1)]
-        if len(pairs) > 2:
-            correlation, p_value = stats.spearmanr(pairs[:, 0], pairs[:, 1])
-            alike = int((np.sign(pairs[:, 0]) == np.sign(pairs[:, 1])).sum())
-            console.print(
-                f"toy and language model, {outcome}: rank correlation over {len(pairs)} worlds {correlation:+.2f} "
-                f"(p {p_value:.3f}), same sign in {alike}"
-            )
-    for place, factor in enumerate(window.FACTORS):
-        console.print(f"[dim]letter {place + 1}, {factor.name}: l {factor.low}; h {factor.high}[/dim]")
-
-
-def print_effects(effects: Sequence[window.Effect], console: Console) -> None:
-    """Print what each factor does to each gap, with its interval over base models; bold where it excludes zero."""
-    if not effects:
-        console.print("Too few base models for the effects of seven factors: at least nine are needed.")
-        return
-    outcomes = list(dict.fromkeys(effect.outcome for effect in effects))
-    table = Table("factor", *outcomes, title="effect of raising a factor on top − bottom, ± half of its 95 % interval")
-    for factor in dict.fromkeys(effect.factor for effect in effects):
-        cells = {effect.outcome: effect.found for effect in effects if effect.factor == factor}
-        table.add_row(factor, *(_effect(cells[outcome]) if outcome in cells else "" for outcome in outcomes))
-    console.print(table)
-
-
-def _effect(found: statistics.PairedInterval) -> str:
-    text = f"{found.mean:+.3f} ± {found.high - found.mean:.3f}"
-    return f"[bold]{text}[/bold]" if found.low > 0 or found.high < 0 else text
+    console.print(f"[dim]{published.NOTE}[/dim]")
 
 
 def _choice(choice: Mapping[str, Any]) -> str:

@@ -23,9 +23,9 @@ BATCH_SIZE = 256
 """The toy's default."""
 
 
-def directory(out: Path, label: str, *, seed: int) -> Path:
+def directory(config: WorldConfig, label: str, out: Path, *, seed: int) -> Path:
     """Return the folder of the toy's results in one world."""
-    return out / "toy" / f"{label}-{seed}"
+    return out / "toy" / f"{label}-{results.config_hash(config)[:8]}-{seed}"
 
 
 def run(config: WorldConfig, label: str, out: Path, *, seed: int) -> Run:
@@ -34,7 +34,7 @@ def run(config: WorldConfig, label: str, out: Path, *, seed: int) -> Run:
     Raises:
         InputError: the toy is not installed, or cannot run in this world.
     """
-    folder = directory(out, label, seed=seed)
+    folder = directory(config, label, out, seed=seed)
     if found := results.find_runs(folder, "theory", "paper"):
         return found[0]
     made = world.build(config, seed=seed)
@@ -55,5 +55,7 @@ def run(config: WorldConfig, label: str, out: Path, *, seed: int) -> Run:
     done = subprocess.run([sys.executable, "-m", "theory", "run", "paper", *arguments], capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InputError(f"the toy does not run in {label} ({reason}).\nInstall its extra: theory, or add --no-toy.")
+        raise InputError(
+            f"the toy does not run in {label} ({reason}).\nInstall its extra, theory, or leave it out: --no-toy."
+        )
     return results.find_runs(folder, "theory", "paper")[0]

@@ -80,7 +80,7 @@ def fit(
     pad: int,
     seed: int,
     work: Path,
-    probe: Callable[[torch.nn.Module], dict[str, float]],
+    probe: Callable[[Any], dict[str, float]],
     progress: Callable[[str, float], None] = lambda doing, share: None,
 ) -> list[dict[str, Any]]:
     """Train the model in place on prompt → completion, and return the trace, its start included.

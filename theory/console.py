@@ -22,18 +22,31 @@ ERRORS = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class _Speed(ProgressColumn):
-    """How many are done each second, and the time left."""
+    """How many are done each second, if it is one or more, and the time left."""
 
     def render(self, task: Task) -> str:
         if task.speed is None or task.time_remaining is None:
             return ""
-        return f"{task.speed:,.1f}/s, {datetime.timedelta(seconds=int(task.time_remaining))} left"
+        speed = f"{task.speed:,.1f}/s, " if task.speed >= 1 else ""
+        return f"{speed}{datetime.timedelta(seconds=int(task.time_remaining))} left"
 
 
 @contextmanager
-def progress(name: str, total: int) -> Iterator[Callable[[str, int], None]]:
+def progress(name: str, total: int) -> Iterator[Callable[[str, float], None]]:
     """Show a bar on stderr; gives the function that is told what is being done and how many more are done."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, _Speed(), console=ERRORS, disable=not total, speed_estimate_period=600) as bar:
         task = bar.add_task(name, total=total)
         yield lambda doing, n: bar.update(task, advance=n, description=f"{name}: {doing}" if doing else None)
+
+
+def absolute(told: Callable[[str, float], None]) -> Callable[[str, float], None]:
+    """Return a progress function that takes how many are done, a fraction too, in place of how many more."""
+    done = 0.0
+
+    def tell(doing: str, now: float) -> None:
+        nonlocal done
+        told(doing, now - done)
+        done = now
+
+    return tell

@@ -208,7 +208,9 @@ def _stored(asked: tuple[Fact, ...]) -> FactStore:
     ids = {part: {name: i for i, name in enumerate(distinct)} for part, distinct in names_of.items()}
     columns = {part: np.array([ids[part][v] for v in values], dtype=np.int32) for part, values in parts.items()}
     return FactStore(
-        **columns,
+        subject=columns["subject"],
+        relation=columns["relation"],
+        answer=columns["answer"],
         popularity=np.array([fact.popularity for fact in asked], dtype=float),
         exposure=np.full(len(asked), 1 / len(asked)),
         is_background=np.zeros(len(asked), dtype=bool),

@@ -1,3 +1,6 @@
+import json
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,16 +27,20 @@ def byte_level():
 @pytest.fixture(scope="module")
 def sentence_piece():
     """Return a tokenizer as Llama-2's: a blank becomes ▁, one is put before the text, and merges cross words."""
-    made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    learner = Tokenizer(models.BPE(unk_token="<unk>"))
+    # Words are learnt apart, punctuation and blanks from them, so that no token spans several.
+    learnt = [word for text in TEXTS for word in re.findall(r"▁?\w+|[^\w\s]", "▁" + re.sub(r"\s", " ▁", text))]
+    marks = ["<unk>", "<s>", "</s>"]
+    learner.train_from_iterator(learnt, trainers.BpeTrainer(vocab_size=160, special_tokens=marks, show_progress=False))
+    model = json.loads(learner.to_str())["model"]
+    vocab = model["vocab"] | {f"<0x{byte:02X}>": len(model["vocab"]) + byte for byte in range(256)}
+    merges = [tuple(merge) for merge in model["merges"]]
+    made = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    marks = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    # No pre-tokenizer, as there; words are learnt apart so that no token spans several of them.
-    learnt = [word for text in TEXTS for word in ("▁" + text.replace("\n", " ").replace(" ", " ▁")).split(" ")]
-    made.train_from_iterator(learnt, trainers.BpeTrainer(vocab_size=360, special_tokens=marks, show_progress=False))
     made.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
@@ -94,14 +101,15 @@ def test_a_question_that_does_not_name_its_subject_has_an_empty_span(byte_level)
 
 
 def test_a_tokenizer_that_is_not_fast_or_has_no_end_is_refused(byte_level):
-    class Slow:
-        is_fast, name_or_path, eos_token_id = False, "old", 1
+    class Slow(PreTrainedTokenizerFast):
+        is_fast = False
 
+    slow = Slow(tokenizer_object=byte_level.backend_tokenizer, name_or_path="old", eos_token=tokenizer.END)
     with pytest.raises(InputError, match="old is not fast"):
-        prompts.check(Slow())
-    Slow.is_fast, Slow.eos_token_id = True, None
+        prompts.check(slow)
+    endless = PreTrainedTokenizerFast(tokenizer_object=byte_level.backend_tokenizer)
     with pytest.raises(InputError, match="no eos token"):
-        prompts.check(Slow())
+        prompts.check(endless)
 
 
 def test_a_tokenizer_that_merges_prompt_and_answer_is_refused():

@@ -1,0 +1,147 @@
+"""The single stages on one's own model and questions, a command each."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+
+from empirical import config as configs
+from empirical import evaluate, facts, measure, prompts, study
+from empirical import model as models
+from empirical.config import Config
+from theory import results, split
+from theory.columns import ATTENTION, table
+from theory.console import OUTPUT, absolute, progress
+from theory.errors import InputError
+
+Flat = tyro.conf.arg(name="")
+
+
+@dataclass(frozen=True)
+class OnModel:
+    """What the single stages share: a model, questions, and the split that says which of them are tested."""
+
+    config: Annotated[Config, Flat] = field(default_factory=Config)
+    split_seed: int = 0
+    """Of the held-out set and the random half: the same for every stage that belongs together."""
+    out: Path = Path("runs")
+    """Folder of what is written."""
+
+    def base(self) -> study.Base:
+        """Return the model named and the questions."""
+        configs.check(self.config)
+        given = facts.load(self.config.facts)
+        if self.config.pretrains or given is None:
+            raise InputError(
+                "name the model with --model.name (a hub id or a folder) and the questions with --facts.source and "
+                "--facts.path.\nA study of our own small model: python -m empirical run tiny"
+            )
+        results.check_writable(self.out)
+        return study.Base(self.config.model, given.facts, given.notes)
+
+
+@dataclass(frozen=True)
+class Score(OnModel):
+    """Score how well a model knows each question's fact, and write scores.parquet."""
+
+    def __call__(self) -> int:
+        one = self.base()
+        asked, halves, notes = study.questions(self.config, one, self.out, seed=self.split_seed)
+        path = self.out / "scores.parquet"
+        in_arm = {arm: np.isin(np.arange(len(one.facts)), rows) for arm, rows in halves.arms.items()}
+        columns = {
+            "id": [fact.id for fact in one.facts],
+            "question": [fact.question for fact in one.facts],
+            "answer": [fact.answers[0] for fact in one.facts],
+            "knownness": asked.knownness,
+            "role": [split.ROLES[code] for code in halves.role],
+        }
+        written = pa.table(columns | in_arm)
+        results.replace_file(path, lambda file: pq.write_table(written, file))
+        for note in one.notes:
+            OUTPUT.print(f"[dim]{note}[/dim]")
+        OUTPUT.print(json.dumps(notes))
+        OUTPUT.print(f"{len(one.facts)} questions scored: {path}", soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class Finetune(OnModel):
+    """Finetune a model on one arm of the questions, and save model or adapter to OUT/ARM."""
+
+    arm: str = "top"
+    """top, bottom, whole or random (mixture, if --split.known-share is given)."""
+    seed: int = 0
+    """Of batches, adapter and dropout."""
+
+    def __call__(self) -> int:
+        one = self.base()
+        asked, halves, _ = study.questions(self.config, one, self.out, seed=self.split_seed)
+        if self.arm not in halves.arms:
+            raise InputError(f"--arm is {self.arm!r}: it must be one of {', '.join(halves.arms)}.")
+        path, own = self.out / self.arm, halves.arms[self.arm]
+        if path.exists():
+            raise InputError(f"{path} is there already.\nName another place with --out DIR, or remove it.")
+        work = self.out / f".{self.arm}.work"
+        with progress(f"finetuning on {self.arm}", 1) as told:
+            options = {"work": work, "progress": absolute(told)}
+            rate, by_rate = study.choose_rate(self.config, one, asked, own, **options)
+            tuned, trace = study.tune(self.config, one, asked, own, rate=rate, seed=self.seed, **options)
+        models.save(tuned, path)
+        OUTPUT.print(f"{len(own)} facts, rate {rate:g} {by_rate or ''}, loss {trace[-1]['loss']:.3f}: {path}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Evaluate(OnModel):
+    """Ask a model the held-out questions, or all of them, and write answers.parquet."""
+
+    which: Literal["held_out", "all"] = "held_out"
+    """Which questions: those that `finetune` with the same split seed never saw, or all."""
+
+    def __call__(self) -> int:
+        one = self.base()
+        rows = study.held_out(self.config, one, seed=self.split_seed)
+        rows = rows if self.which == "held_out" else np.arange(len(one.facts))
+        chosen, loaded = [one.facts[row] for row in rows], one.load()
+        encoded = prompts.encode(loaded.tokenizer, [prompts.build(fact) for fact in chosen])
+        answers = evaluate.answer(self.config.evaluate, loaded, chosen, encoded)
+        path = self.out / "answers.parquet"
+        columns = {
+            "id": [fact.id for fact in chosen],
+            "relation": [fact.relation for fact in chosen],
+            "question": [fact.question for fact in chosen],
+            "predicted": answers.predicted,
+            "exact_match": answers.exact_match,
+            "substring_match": answers.substring_match,
+            "token_f1": answers.token_f1,
+            "answer_logprob": answers.logprob,
+        }
+        results.replace_file(path, lambda file: pq.write_table(pa.table(columns), file))
+        OUTPUT.print(f"{len(rows)} questions, exact match {answers.exact_match.mean():.3f}: {path}", soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class Attention(OnModel):
+    """Measure where a model looks when it answers the held-out questions, and write attention.parquet."""
+
+    def __call__(self) -> int:
+        one = self.base()
+        chosen = [one.facts[row] for row in study.held_out(self.config, one, seed=self.split_seed)]
+        loaded = one.load()
+        encoded = prompts.encode(loaded.tokenizer, [prompts.build(fact) for fact in chosen])
+        mass = measure.attend(loaded, encoded, batch_size=self.config.evaluate.batch_size)
+        columns = measure.attention_table("model", mass, encoded, study.identify(chosen).subject)
+        if not columns:
+            raise InputError("no held-out question names its subject, so there is no attention to measure.")
+        path = self.out / "attention.parquet"
+        written = table(columns, ATTENTION)
+        results.replace_file(path, lambda file: pq.write_table(written, file))
+        OUTPUT.print(f"{written.num_rows} rows (layer, head, position, span): {path}", soft_wrap=True)
+        return 0

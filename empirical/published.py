@@ -1,0 +1,12 @@
+"""What others measured, with its source, to be read beside a study of ours and never in a row with it."""
+
+import csv
+from importlib import resources
+
+NOTE = "Other models, data and recipes than ours; secondary: quoted by another text, the table itself not seen."
+
+
+def rows() -> list[dict[str, str]]:
+    """Return the published numbers: study, dataset, model, arm, metric, value, unit, source, confidence."""
+    with resources.files("empirical").joinpath("published.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
