@@ -167,7 +167,8 @@ def effects(screen: Gaps) -> list[Effect]:
         residual = screen.value[there, index] - matrix @ value
         error = np.sqrt(residual @ residual / spare * np.diag(np.linalg.inv(matrix.T @ matrix)))
         half = stats.t.ppf(0.975, spare) * error
-        p_value = 2 * stats.t.sf(np.abs(value) / error, spare)
+        with np.errstate(invalid="ignore", divide="ignore"):  # no spread at all
+            p_value = 2 * stats.t.sf(np.abs(value) / error, spare)
         labels = ["mean of all worlds", *(factor.name for factor in FACTORS)]
         made += [
             Effect(label, outcome, statistics.PairedInterval(float(v), float(v - h), float(v + h), float(p)))

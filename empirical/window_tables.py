@@ -1,6 +1,6 @@
 """What the window study prints: gaps of every world beside the toy's, effects of the factors, fine levels, recipes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from scipy import stats
 
 from empirical import window_results
 from empirical.window import FACTORS
-from empirical.window_results import METRICS, Gaps, Row
+from empirical.window_results import METRICS, Effect, Gaps, Row
 from theory import statistics
 
 TOY_METRICS = ("accuracy", "subject_attention")
@@ -23,7 +23,7 @@ def print_all(rows: Sequence[Row], console: Console) -> None:
     if screen.about:
         _print_worlds("the screen: top − bottom, by world", screen, toy, ("world",), console)
         _print_agreement(screen, toy, console)
-        _print_effects(window_results.effects(screen), console)
+        _print_effects(_named_effects(screen, toy), console)
     fine = window_results.gaps(rows, "fine", "lm")
     if fine.about:
         toy = window_results.gaps(rows, "fine", "toy")
@@ -70,16 +70,25 @@ def _print_agreement(lm: Gaps, toy: Gaps, console: Console) -> None:
         )
 
 
-def _print_effects(effects: Sequence[window_results.Effect], console: Console) -> None:
+def _named_effects(screen: Gaps, toy: Gaps) -> dict[str, list[Effect]]:
+    """Return the effects by column: the language model's on every outcome, then the toy's."""
+    found: dict[str, list[Effect]] = {}
+    for effect in window_results.effects(screen):
+        found.setdefault(effect.outcome, []).append(effect)
+    for effect in window_results.effects(toy):
+        if effect.outcome in [METRICS[name] for name in TOY_METRICS]:
+            found.setdefault(f"toy: {effect.outcome}", []).append(effect)
+    return found
+
+
+def _print_effects(found: Mapping[str, Sequence[Effect]], console: Console) -> None:
     """Print what each factor does to each gap, with its interval over base models; bold where it excludes zero."""
-    if not effects:
+    if not found:
         console.print("Too few base models for the effects of seven factors: at least nine are needed.")
         return
-    outcomes = list(dict.fromkeys(effect.outcome for effect in effects))
-    table = Table("factor", *outcomes, title="effect of raising a factor on top − bottom, ± half of its 95 % interval")
-    for factor in dict.fromkeys(effect.factor for effect in effects):
-        cells = {effect.outcome: effect.found for effect in effects if effect.factor == factor}
-        table.add_row(factor, *(_effect(cells[outcome]) if outcome in cells else "" for outcome in outcomes))
+    table = Table("factor", *found, title="effect of raising a factor on top − bottom, ± half of its 95 % interval")
+    for effects in zip(*found.values(), strict=True):
+        table.add_row(effects[0].factor, *(_effect(effect.found) for effect in effects))
     console.print(table)
 
 
