@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from matplotlib.figure import Figure
@@ -24,9 +24,12 @@ from paper_figs import (
     fig8_dose_response,
     fig9_remedies,
     fig10_deep_toy,
+    fig11_language_model,
+    fig12_attention_heads,
+    fig13_window,
     load,
 )
-from paper_figs.load import Experiment, InputError, Results, Sweep
+from paper_figs.load import InputError, Results
 
 FIGURES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
@@ -41,12 +44,19 @@ FIGURES: dict[str, ModuleType] = {
         fig8_dose_response,
         fig9_remedies,
         fig10_deep_toy,
+        fig11_language_model,
+        fig12_attention_heads,
+        fig13_window,
     )
 }
 """By name. NEEDS lists the experiments without which a figure cannot be drawn, WANTS those of further panels."""
 
 OF_SWEEPS = (fig7_phase_diagram, fig8_dose_response, fig9_remedies)
-"""These read sweeps, and their NEEDS and WANTS name some; the others read experiments."""
+"""These read sweeps, and their NEEDS and WANTS name some; those below read studies; the others, experiments."""
+OF_STUDIES = (fig11_language_model, fig12_attention_heads)
+"""These read the language model's studies, and experiments beside them."""
+OF_WINDOW = (fig13_window,)
+"""This reads the window study."""
 
 METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
 """Neither date nor version, so that redrawing gives the same bytes."""
@@ -57,10 +67,11 @@ ERRORS = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
 
 @dataclass(frozen=True)
 class Options:
-    """Draw the figures of finished runs and sweeps; each is titled by its claim, worded as the numbers allow."""
+    """Draw the figures of finished results; each is titled by its claim, worded as the numbers allow."""
 
     runs: Path = Path(__file__).parent / "results"
-    """Folder that `python -m theory run … --out DIR`, `sweep` or `deep` wrote; by default the results kept here."""
+    """Folder that `python -m theory run … --out DIR`, `sweep` or `deep` wrote, or `python -m empirical run`; by default
+    the results kept here."""
     out: Path = Path(__file__).parent / "gallery"
     """Folder for the pictures."""
     only: tuple[str, ...] = ()
@@ -123,12 +134,16 @@ def _chosen(names: Sequence[str]) -> dict[str, ModuleType]:
     return chosen
 
 
-def read_by(module: ModuleType, results: Results) -> Mapping[str, Experiment] | Mapping[str, Sweep]:
-    """Return what a figure reads: the sweeps, or the experiments."""
+def read_by(module: ModuleType, results: Results) -> Mapping[str, Any]:
+    """Return what a figure reads, by name: experiments, experiments and studies, sweeps, or the window study."""
+    if module in OF_STUDIES:
+        return results.experiments | results.studies
+    if module in OF_WINDOW:
+        return results.windows
     return results.sweeps if module in OF_SWEEPS else results.experiments
 
 
-def missing(module: ModuleType, kind: str, found: Mapping[str, Experiment] | Mapping[str, Sweep]) -> list[str]:
+def missing(module: ModuleType, kind: str, found: Mapping[str, Any]) -> list[str]:
     """Return the names in a figure's NEEDS or WANTS that were not found."""
     return [name for name in getattr(module, kind, ()) if name not in found]
 

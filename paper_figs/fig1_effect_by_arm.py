@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from paper_figs import style
-from paper_figs.interval import Interval, number, over_worlds
+from paper_figs.interval import Interval, effects, number, over_worlds
 from paper_figs.load import ARMS, Experiment
 
 NEEDS = ("paper",)
@@ -46,11 +46,8 @@ def measure(experiments: Mapping[str, Experiment]) -> Effect:
 
 def claim(effect: Effect) -> str:
     """Return what finetuning on the lesser-known half does to accuracy and attention, as the intervals allow."""
-    verbs = [_verb(gap) for gap in (effect.accuracy_gap, effect.attention_gap)]
-    accuracy = _change(effect.accuracy_gap, "held-out accuracy", 1, " points")
-    attention = _change(effect.attention_gap, "subject attention", 3, "")
-    second = attention if verbs[0] == verbs[1] else f"{verbs[1]} {attention}"
-    return f"Finetuning on lesser-known rather than well-known facts {verbs[0]} {accuracy} and {second}"
+    told = effects(effect.accuracy_gap, effect.attention_gap)
+    return f"Finetuning on lesser-known rather than well-known facts {told}"
 
 
 def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
@@ -68,17 +65,6 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
 
 def _gap(experiment: Experiment, metric: str) -> Interval:
     return over_worlds(experiment.metric("top", metric) - experiment.metric("bottom", metric))
-
-
-def _verb(gap: Interval) -> str:
-    return {1: "costs", -1: "adds", 0: "does not clearly change"}[gap.sign]
-
-
-def _change(gap: Interval, what: str, digits: int, unit: str) -> str:
-    """Return what follows the verb: how much less, or more, the bottom half leaves than the top half."""
-    if gap.sign == 0:
-        return f"{what} ({gap.scaled(-1).text(digits, unit, signed=True)})"
-    return f"{gap.scaled(gap.sign).text(digits, unit)} {'of' if gap.sign > 0 else 'to'} {what}"
 
 
 def _arms(axis: Axes, intervals: Mapping[str, Interval], digits: int) -> None:

@@ -54,3 +54,25 @@ def number(value: float, digits: int, *, signed: bool = False) -> str:
     """Return a number with a true minus sign, and none before zero."""
     text = f"{value:{'+' if signed else ''}.{digits}f}"
     return text.lstrip("-+") if float(text) == 0 else text.replace("-", "−")
+
+
+def effects(accuracy: Interval, attention: Interval) -> str:
+    """Return what finetuning on lesser-known facts does, of two gaps top less bottom: as much as the intervals allow.
+
+    Args:
+        accuracy: In percentage points.
+    """
+    verbs = [_verb(gap) for gap in (accuracy, attention)]
+    first, second = _change(accuracy, "held-out accuracy", 1, " points"), _change(attention, "subject attention", 3, "")
+    return f"{verbs[0]} {first} and {second if verbs[0] == verbs[1] else f'{verbs[1]} {second}'}"
+
+
+def _verb(gap: Interval) -> str:
+    return {1: "costs", -1: "adds", 0: "does not clearly change"}[gap.sign]
+
+
+def _change(gap: Interval, what: str, digits: int, unit: str) -> str:
+    """Return what follows the verb: how much less, or more, the bottom half leaves than the top half."""
+    if gap.sign == 0:
+        return f"{what} ({gap.scaled(-1).text(digits, unit, signed=True)})"
+    return f"{gap.scaled(gap.sign).text(digits, unit)} {'of' if gap.sign > 0 else 'to'} {what}"

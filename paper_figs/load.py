@@ -1,9 +1,7 @@
-"""Results read back: experiments with their finished runs, and sweeps; columns of their tables as arrays."""
+"""Results read back: experiments of either flow with their finished runs; columns of their tables as arrays."""
 
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,22 +10,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jaxtyping import Float, Shaped
 
-FLOW = "theory"
+from paper_figs import files
+from paper_figs.files import InputError
+from paper_figs.sweep import Sweep
+from paper_figs.window import Window
+
+THEORY, EMPIRICAL = "theory", "empirical"
+"""The flows, by their folders."""
 ARMS = ("top", "whole", "random", "bottom")
 """The finetuned arms in the order in which every figure shows them."""
-SEEDS = ("pretrain_seed", "split_seed", "seed")
-"""Of a sweep's rows; the first is the world's."""
 SWEEPS = ("phase-exposure", "phase-format", "dose-share", "dose-size", "remedies")
 """The names that figures read; experiments have all others."""
+STUDIES = ("tiny", "tiny-lora")
+"""The language model's that figures read."""
+WINDOW = "window"
+"""The study of many worlds, of which one table is read and no run."""
 
 Columns = dict[str, Shaped[np.ndarray, " row"]]
-
-
-class InputError(Exception):
-    """A mistake of the user's: its message names the file and the remedy, and no traceback follows."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Run:
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Return `<name>.parquet`, or only these of its columns; InputError where it is damaged or lacks one."""
-        return _table(self.path / f"{name}.parquet", columns)
+        return files.read_table(self.path / f"{name}.parquet", columns)
 
     def _entry(self, *keys: str) -> Any:
         value: Any = self.report
@@ -88,6 +89,11 @@ class Experiment:
     name: str
     runs: tuple[Run, ...]
 
+    @property
+    def path(self) -> Path:
+        """The folder of all runs."""
+        return self.runs[0].path.parents[2]
+
     @cached_property
     def n_worlds(self) -> int:
         """How many worlds the intervals rest on."""
@@ -103,67 +109,14 @@ class Experiment:
         """Return one number of the reports, by world."""
         return self.by_world(lambda run: run.metric(arm, name))
 
-
-@dataclass(frozen=True)
-class Sweep:
-    """A finished sweep: what was swept, in memory, and its rows, read when asked for."""
-
-    path: Path
-    grid: dict[str, Any]
-
-    @classmethod
-    def read(cls, path: Path) -> "Sweep":
-        """Return the sweep in this folder; InputError where its design is damaged."""
-        return cls(path, _json(path / "grid.json"))
-
-    def levels(self, axis: str) -> Shaped[np.ndarray, " level"]:
-        """Return the values of a swept field: numbers in order, words in the design's order."""
-        column = self.table([axis])[axis].to_numpy()
-        found, first = np.unique(column, return_index=True)
-        return found if np.issubdtype(found.dtype, np.number) else found[np.argsort(first)]
-
-    def by_world(self, arm: str, metric: str, *axes: str) -> Float[np.ndarray, "world ..."]:
-        """Return an arm's metric in each world at each level of each axis, runs of one world averaged.
-
-        nan where a run has no such number: its training diverged, or the metric does not apply.
-
-        Raises:
-            InputError: a column, the arm, or a combination of levels is missing, or one is there more than once, since
-                other fields were swept too.
-        """
-        rows = self.table(["arm", *SEEDS, *axes, metric]).filter(pc.field("arm") == arm)
-        if len(rows) == 0:
-            raise InputError(
-                f"{self.path / 'table.parquet'} has no rows of {arm}.\nMake the sweep again with this arm."
-            )
-        places, shape = zip(*(self._places(rows, name) for name in (*SEEDS, *axes)), strict=True)
-        self._check_one_each(np.asarray(np.ravel_multi_index(places, shape)), axes)
-        shape = (shape[0], *shape[len(SEEDS) :])
-        cell = np.ravel_multi_index((places[0], *places[len(SEEDS) :]), shape)
-        n_rows = np.bincount(cell, minlength=int(np.prod(shape)))
-        if not n_rows.all():
-            raise InputError(
-                f"{self.path / 'table.parquet'} lacks {np.sum(n_rows == 0)} of {n_rows.size} combinations of world, "
-                f"{', '.join(axes)}.\nMake the sweep again as a full grid."
-            )
-        return (np.bincount(cell, rows[metric].to_numpy().astype(float)) / n_rows).reshape(shape)
-
-    def table(self, columns: Sequence[str]) -> pa.Table:
-        """Return these columns; InputError where the table is damaged or lacks one."""
-        return _table(self.path / "table.parquet", columns)
-
-    def _places(self, rows: pa.Table, axis: str) -> tuple[Shaped[np.ndarray, " row"], int]:
-        """Return each row's place among the axis' levels, and their number."""
-        levels = self.levels(axis)
-        order = np.argsort(levels)
-        return order[np.searchsorted(levels, rows[axis].to_numpy(), sorter=order)], len(levels)
-
-    def _check_one_each(self, units: Shaped[np.ndarray, " row"], axes: Sequence[str]) -> None:
-        if len(np.unique(units)) < len(units):
-            raise InputError(
-                f"{self.path / 'table.parquet'} has several rows for one {', '.join(axes)} and seed: other fields were "
-                "swept too.\nMake the sweep again without them."
-            )
+    def predictions(self) -> pa.Table:
+        """Return what was compared with the theory; InputError where it is missing, or rests on other runs."""
+        path = self.path / "predictions.parquet"
+        found = files.read_table(path) if path.exists() else None
+        if found is None or set(found["seeds"].to_pylist()) != {len(self.runs)}:
+            remedy = f"python -m {self.path.parent.name} compare {self.name} --out {self.path.parents[1]}"
+            raise InputError(f"{path} is missing, or rests on other runs than those beside it.\nMake it: {remedy}")
+        return found
 
 
 class Results(NamedTuple):
@@ -171,33 +124,56 @@ class Results(NamedTuple):
 
     experiments: dict[str, Experiment]
     sweeps: dict[str, Sweep]
+    studies: dict[str, Experiment]
+    """The language model's."""
+    windows: dict[str, Window]
+    """The window study, if its table is there."""
 
 
 def results(folder: Path) -> Results:
-    """Return the experiments with finished runs and the finished sweeps under `folder`.
+    """Return what is finished under `folder`: the theory's experiments and sweeps, the language model's studies.
 
     Raises:
         InputError: no such folder, nothing finished in it, a damaged report, or an experiment whose runs differ in
             config.
     """
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}.\nName one that `python -m theory run … --out DIR` wrote.")
-    by_name: dict[str, list[Run]] = {}
-    for path in sorted(folder.glob(f"{FLOW}/*/pretrain_*/split_*/seed_*/report.json"), key=_natural):
-        by_name.setdefault(path.relative_to(folder).parts[1], []).append(read(path))
-    tables = sorted(folder.glob(f"{FLOW}/*/table.parquet"))
-    if not by_name and not tables:
+        raise InputError(
+            f"there is no folder {folder}.\n"
+            "Name one that `python -m theory run … --out DIR` wrote, or `python -m empirical run`."
+        )
+    table = folder / EMPIRICAL / WINDOW / "table.parquet"
+    found = Results(
+        _experiments(folder / THEORY),
+        {path.parent.name: Sweep.read(path.parent) for path in sorted(folder.glob(f"{THEORY}/*/table.parquet"))},
+        _experiments(folder / EMPIRICAL),
+        {WINDOW: Window(table)} if table.is_file() else {},
+    )
+    if not any(found):
         raise InputError(f"no finished runs under {folder}.\nMake some: {command('paper', folder)}")
-    experiments = {name: _experiment(name, runs) for name, runs in by_name.items()}
-    return Results(experiments, {path.parent.name: Sweep.read(path.parent) for path in tables})
+    return found
 
 
 def command(name: str, folder: Path) -> str:
-    """Return the command that makes an experiment's runs, or a sweep, where the figures look for them."""
+    """Return the command that makes an experiment's runs, a sweep or a study, where the figures look for them."""
+    if name in STUDIES:
+        return f"python -m empirical run {name} --seeds 5 --pretrain-seeds 3 --out {folder}"
+    if name == WINDOW:
+        return f"python -m empirical run {name} --out {folder}"
     if name in SWEEPS:
         return f"python -m theory sweep {name} --out {folder}"
     options = " --facts.table FILE" if name.startswith("popqa") else ""
     return f"python -m theory {'deep' if name.startswith('deep-') else 'run'} {name}{options} --seeds 10 --out {folder}"
+
+
+def _experiments(folder: Path) -> dict[str, Experiment]:
+    """Return a flow's experiments with finished runs, those of single worlds of the window study left out."""
+    by_name: dict[str, list[Run]] = {}
+    for path in sorted(folder.glob("*/pretrain_*/split_*/seed_*/report.json"), key=_natural):
+        name = path.relative_to(folder).parts[0]
+        if not name.startswith(f"{WINDOW}-"):
+            by_name.setdefault(name, []).append(read(path))
+    return {name: _experiment(name, runs) for name, runs in by_name.items()}
 
 
 def _experiment(name: str, runs: Sequence[Run]) -> Experiment:
@@ -212,39 +188,13 @@ def _experiment(name: str, runs: Sequence[Run]) -> Experiment:
 
 def read(path: Path) -> Run:
     """Return the run of this report; InputError where it is damaged."""
-    report = _json(path)
-    with _damage(path):
+    report = files.read_json(path)
+    with files.damage(path):
         if "config" not in report:
             raise ValueError("it names no config")
     return Run(path.parent, report)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    with _damage(path):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
-    return found
-
-
-def _table(path: Path, columns: Sequence[str] | None) -> pa.Table:
-    with _damage(path), pq.ParquetFile(path) as parquet:
-        if absent := sorted(set(columns or ()) - set(parquet.schema_arrow.names)):
-            raise ValueError(f"it has no column {', '.join(absent)}")
-        return parquet.read(columns and list(columns))
-
-
 def _natural(path: Path) -> list[str | int]:
     """Return a sort key that puts seed_2 before seed_10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
-
-
-@contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """Turn a file's being missing or damaged into an InputError."""
-    try:
-        path.open("rb").close()  # Arrow's own message for a missing file repeats its path twice.
-        yield
-    except (OSError, EOFError, ValueError, KeyError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["damaged"])[0]
-        raise InputError(f"cannot read {path}: {reason}\nIt is missing or damaged: make it again.") from error

@@ -54,14 +54,22 @@ def figure(claim: str, note: str, height: float, **panels: Any) -> tuple[Figure,
 
     Args:
         height: in inches, title included.
-        panels: as for `Figure.subplots`; `width` in inches, if it is not that of two columns.
+        panels: as for `Figure.subplots`; `width` in inches, if it is not that of two columns; `rows` in place of a
+            grid, the widths of each row's panels relative to one another.
     """
-    width = panels.pop("width", WIDTH)
+    width, rows = panels.pop("width", WIDTH), panels.pop("rows", None)
     matplotlib.style.use(Path(__file__).parent / "paper.mplstyle")
     made = Figure(figsize=(width, height))
     made.suptitle(_wrapped(claim, width, 9 * 0.62), x=0.01, ha="left", fontsize=9, fontweight="bold")
     made.supxlabel(_wrapped(note, width, 6.5 * 0.54), x=0.01, ha="left", fontsize=6.5, color="#555555")
-    return made, list(np.ravel(made.subplots(**panels)))
+    return made, _in_rows(made, rows, **panels) if rows else list(np.ravel(made.subplots(**panels)))
+
+
+def _in_rows(made: Figure, rows: Sequence[Sequence[float | int]], **grid: Any) -> list[Axes]:
+    """Return the panels of rows that are divided each in its own way."""
+    cells = made.add_gridspec(len(rows), 1, **grid)
+    parts = [cells[at, 0].subgridspec(1, len(widths), width_ratios=widths) for at, widths in enumerate(rows)]
+    return [made.add_subplot(part[0, at]) for part in parts for at in range(part.ncols)]
 
 
 def headings(axes: Sequence[Axes], *texts: str) -> None:

@@ -8,6 +8,8 @@ Worlds of a sweep differ by a spread that their mean cancels, so that its rows f
 """
 
 import json
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from paper_figs import load
+from paper_figs.sweep import SEEDS
 from theory import columns
+
+# Tests are no package (importlib mode), so that what is beside this file is loaded by its place.
+_spec = spec_from_file_location("made_up_studies", Path(__file__).with_name("made_up_studies.py"))
+assert _spec is not None and _spec.loader is not None
+studies = sys.modules[_spec.name] = module_from_spec(_spec)
+_spec.loader.exec_module(studies)
 
 FACT = np.arange(40)
 HELD_OUT = FACT % 2 == 0
@@ -25,11 +34,8 @@ IN_ARM = {"top": FACT < 20, "bottom": FACT >= 20, "whole": FACT >= 0, "random": 
 SHARES = {"base": 0.5, "top": 0.7, "bottom": 0.5, "whole": 0.6, "random": 0.6}
 
 
-class Results:
+class Results(studies.Studies):
     """A folder of made-up runs."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
 
     def add(
         self, experiment="paper", world=0, split=0, *, predicted=None, table=None, steps=2000, changes=None, **shares
@@ -94,7 +100,7 @@ class Results:
         found = measure(swept, arm, world - (n_worlds - 1) / 2)
         for column in ("accuracy", "subject_share") if noise else ():
             found[column] = found[column] + np.random.default_rng(len(arm)).normal(scale=noise, size=len(arm))
-        found |= dict.fromkeys(load.SEEDS, world) | {"config": '{"a": 1}', "arm": arm.tolist(), "n": 2000}
+        found |= dict.fromkeys(SEEDS, world) | {"config": '{"a": 1}', "arm": arm.tolist(), "n": 2000}
         rows = columns.table(found | {"unit": [f"{at:032x}" for at in range(len(arm))]}, columns.SWEEP)
         for at, (field, values) in enumerate(zip(axes, swept, strict=True)):
             rows = rows.add_column(at, field, pa.array(values.tolist()))
@@ -114,6 +120,10 @@ class Results:
         for name, layers in {"deep-1": 1, "deep-2": 2, "deep-3": 3, "deep-4": 4, "deep-names": 2}.items():
             for world in range(n_worlds):
                 self.add_deep(name, world, layers=layers)
+        for world in range(n_worlds):
+            self.add_study("tiny", world, gap=0.1 + 0.01 * world)
+            self.add_study("tiny-lora", world, gap=0.05 + 0.01 * world)
+        self.add_window(n_models=n_worlds)
 
     def named(self, name) -> tuple:
         """Return axes, measure and arms of a named sweep, to change them."""

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from paper_figs import collect, load
+from paper_figs import collect, load, window
 from paper_figs.__main__ import FIGURES, missing, read_by
 
 RESULTS = Path(collect.__file__).parent / "results"
@@ -17,7 +17,10 @@ def test_collected_results_give_every_figure_the_same_claim(results, tmp_path, c
     results.add_everything()
     assert collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")]) == 0
     printed = capsys.readouterr().out.strip()
-    assert re.search(r"runs: deep-1 3, .*, paper 3, stored 3; sweeps: dose-share, .*, remedies$", printed)
+    assert re.search(
+        r"runs: deep-1 3, .*, stored 3; sweeps: dose-share, .*, remedies; studies: tiny-lora 3, tiny 3, window$",
+        printed,
+    )
     whole, kept = load.results(results.folder), load.results(tmp_path / "kept")
     for name, module in FIGURES.items():
         assert module.draw(read_by(module, kept))[0] == module.draw(read_by(module, whole))[0], name
@@ -65,6 +68,38 @@ def test_no_row_of_a_real_table_is_kept_nor_its_place(results, tmp_path):
         assert "somebody" not in report.read_text()
 
 
+def test_only_what_figures_read_of_studies_is_kept_and_no_place_on_a_machine(results, tmp_path):
+    results.add_study("tiny")
+    results.add_study("tiny-popqa", path="/home/somebody/data/popqa.tsv")
+    results.add_study("window-hhhhhhh")
+    assert collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")]) == 0
+    kept = tmp_path / "kept" / "empirical"
+    assert sorted(path.name for path in kept.iterdir()) == ["tiny", "tiny-popqa"]
+    tiny, popqa = (kept / name / "pretrain_0" / "split_0" / "seed_0" for name in ("tiny", "tiny-popqa"))
+    assert {file.name for file in tiny.iterdir()} == {"report.json", "attention.parquet"}
+    assert {file.name for file in popqa.iterdir()} == {"report.json"}
+    # Two layers of two heads, of base, top and bottom; one position and one span alone.
+    assert len(pq.read_table(tiny / "attention.parquet")) == 3 * 2 * 2
+    for name in ("tiny", "tiny-popqa"):
+        assert len(pq.read_table(kept / name / "predictions.parquet")) == 7
+    assert not any("somebody" in file.read_text() for file in kept.rglob("report.json"))
+    report = json.loads((popqa / "report.json").read_text())
+    assert report["config"]["facts"] == {"path": "popqa.tsv", "buckets": "popqa.tsv"}
+    assert (report["config"]["model"]["name"], report["model"]["name"]) == ("lm", "seed0")
+
+
+def test_window_study_is_kept_whole_so_that_it_can_go_on_from_there(results, tmp_path):
+    path = results.add_window()
+    collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")])
+    whole, kept = pq.read_table(path), pq.read_table(tmp_path / "kept" / path.relative_to(results.folder))
+    assert kept.column_names == whole.column_names and len(kept) == len(whole)
+    # What identifies rows and worlds stays as it is, measurements are in single precision.
+    for name in set(whole.column_names) - {*window.METRICS, *window.OTHERS}:
+        assert kept[name].equals(whole[name]), name
+    assert str(kept["accuracy"].type) == "float"
+    np.testing.assert_allclose(kept["accuracy"], whole["accuracy"], rtol=1e-6)
+
+
 def test_collecting_again_replaces_what_has_the_same_name_and_keeps_the_rest(results, tmp_path):
     arguments = ["--runs", str(results.folder), "--out", str(tmp_path / "kept")]
     results.add_worlds("stored")
@@ -99,6 +134,18 @@ def test_whole_runs_and_sweeps_are_never_replaced(results, file, capsys):
     assert (path / file).exists()
 
 
+def test_whole_studies_are_never_replaced_and_collected_ones_are(results, tmp_path, capsys):
+    path = results.add_study()
+    assert collect.main(["--runs", str(results.folder), "--out", str(results.folder)]) == 2
+    assert "is a whole run, which would be lost" in capsys.readouterr().err and (path / "facts.parquet").exists()
+    shutil.rmtree(results.folder / "empirical")
+    table = results.add_window(["screen"])
+    assert collect.main(["--runs", str(results.folder), "--out", str(results.folder)]) == 2
+    assert "is a whole study, which would be lost" in capsys.readouterr().err and table.exists()
+    for _ in range(2):
+        assert collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")]) == 0
+
+
 def test_missing_columns_and_folders_are_named(results, tmp_path, capsys):
     path = results.add()
     facts = pq.read_table(path / "facts.parquet")
@@ -116,6 +163,8 @@ def test_committed_results_are_small_and_hold_no_rows_of_a_real_table():
         if collect.is_real(run.report):
             assert not (run.path / "facts.parquet").exists()
             assert "/" not in run.report["config"]["facts"]["table"]
+    assert not list(RESULTS.glob("empirical/**/facts.parquet"))
+    assert not list(RESULTS.glob("empirical/window-*"))
 
 
 def test_single_precision_moves_no_committed_fact_across_its_critical_share():

@@ -78,6 +78,28 @@ def test_runs_of_different_configs_share_no_interval(results):
         results.read()
 
 
+def test_studies_and_the_window_are_read_apart_from_experiments_and_single_worlds_left_out(results):
+    results.add_study("tiny", world=1)
+    results.add_study("window-hhhhhhh")
+    found = load.results(results.folder)
+    assert not any((found.experiments, found.sweeps, found.windows)) and list(found.studies) == ["tiny"]
+    assert [run.world for run in found.studies["tiny"].runs] == [1]
+    results.add_window(["screen"])
+    assert list(load.results(results.folder).windows) == ["window"]
+
+
+def test_verdicts_on_other_runs_are_refused_and_the_command_named(results):
+    first = results.add_study(seed=0)
+    results.add_study(seed=1)
+    assert set(results.read_studies()["tiny"].predictions()["seeds"].to_pylist()) == {2}
+    (first / "report.json").unlink()
+    with pytest.raises(InputError, match=f"rests on other runs .*\\n.*empirical compare tiny --out {results.folder}"):
+        results.read_studies()["tiny"].predictions()
+    (results.folder / "empirical" / "tiny" / "predictions.parquet").unlink()
+    with pytest.raises(InputError, match="predictions.parquet is missing"):
+        results.read_studies()["tiny"].predictions()
+
+
 AXES = ("facts.answer_skew", "model.template_strength")
 
 
@@ -166,3 +188,9 @@ def test_commands_name_what_makes_runs_sweeps_and_deep_runs(tmp_path):
     assert load.command("stored", tmp_path) == f"python -m theory run stored --seeds 10 --out {tmp_path}"
     assert load.command("deep-2", tmp_path) == f"python -m theory deep deep-2 --seeds 10 --out {tmp_path}"
     assert load.command("remedies", tmp_path) == f"python -m theory sweep remedies --out {tmp_path}"
+
+
+def test_commands_name_what_makes_studies(tmp_path):
+    expected = f"python -m empirical run tiny-lora --seeds 5 --pretrain-seeds 3 --out {tmp_path}"
+    assert load.command("tiny-lora", tmp_path) == expected
+    assert load.command("window", tmp_path) == f"python -m empirical run window --out {tmp_path}"

@@ -70,6 +70,21 @@ def test_figure_of_a_sweep_is_drawn_from_the_sweep_alone_and_skipped_without_it(
     assert "fig8_dose_response.png  Finetuning on more well-known facts" in drawn
 
 
+def test_figure_of_both_flows_needs_both_and_that_of_the_window_its_table(results, tmp_path, capsys):
+    results.add_study()
+    results.add_study("tiny-lora")
+    chosen = ["--runs", str(results.folder), "--out", str(tmp_path / "out"), "--only", "fig11", "fig12", "fig13"]
+    assert main(chosen) == 0
+    both, drawn, window = capsys.readouterr().out.splitlines()
+    assert f"fig11_language_model: skipped; python -m theory run paper --seeds 10 --out {results.folder} makes" in both
+    assert "fig12_attention_heads.png  In one base model" in drawn
+    assert f"fig13_window: skipped; python -m empirical run window --out {results.folder} makes" in window
+    results.add()
+    results.add_window(["screen"])
+    assert main(chosen) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_panel_without_its_runs_is_left_out_and_said_so(results, tmp_path, capsys):
     results.add_worlds()
     assert main(["--runs", str(results.folder), "--out", str(tmp_path / "out"), "--only", "fig3"]) == 0

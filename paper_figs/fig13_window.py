@@ -1,0 +1,247 @@
+"""Which properties of a world open the gap in a language model, if the toy foresees it, and what finetuning does."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from paper_figs import style, window
+from paper_figs.interval import Interval, number
+from paper_figs.window import FACTORS, Effects, Gaps, Window
+
+NEEDS = ("window",)
+LABELS = {
+    "tail": "deep tail",
+    "background": "background",
+    "answers": "many answers",
+    "names": "distinctive names",
+    "relations": "distinct answers",
+    "facts_per_subject": "facts per subject",
+    "format": "questions told",
+}
+"""Of each factor's high level."""
+SIDES = LABELS | {"tail": "least statements", "answers": "answers", "names": "names", "relations": "distinct relations"}
+"""Of each factor as a side of a panel."""
+LOOKS = {
+    "accuracy": style.Look("black", "o", "-"),
+    "retention": style.Look("#c2128d", "^", "-"),
+    "subject_attention": style.Look("black", "s", "-"),
+}
+TOY = style.Look(style.GREY, "s", style.PREDICTED_LINE)
+PER_ROW = 4
+MOST_NAMED = 3
+"""Factors that the claim names."""
+
+
+class Worlds(NamedTuple):
+    """Gaps in accuracy by world of the screen, in points, with the lowest and the highest base model."""
+
+    model: Interval
+    toy: Interval
+    correlation: float
+    p_value: float
+    is_high: Shaped[np.ndarray, " world"]
+    """Has the world the high level of the factor that moves the gap most?"""
+
+
+class Found(NamedTuple):
+    """What the figure shows; accuracies and retention in percentage points."""
+
+    effects: Effects
+    worlds: Worlds | None
+    """None where the toy was not run."""
+    fine: dict[str, tuple[Gaps, Gaps]]
+    """The language model's gaps and the toy's, by series."""
+    recipe: dict[str, Gaps]
+    n_models: int
+    n_worlds: int
+
+
+def measure(study: Window) -> Found:
+    """Return effects, worlds, and what of the further parts has been run."""
+    screen, effects = study.gaps("screen", "lm"), window.effects(study)
+    fine, toys, recipe = study.gaps("fine", "lm"), study.gaps("fine", "toy"), study.gaps("recipe", "lm")
+    return Found(
+        effects,
+        _worlds(screen, study.gaps("screen", "toy"), effects),
+        {name: (part, toys.where(toys.about["series"] == name)) for name, part in _series(fine).items()},
+        _series(recipe),
+        len(screen),
+        len(np.unique(screen.about["world"])),
+    )
+
+
+def claim(found: Found) -> str:
+    """Return which properties clearly move the gap in accuracy, the strongest first, and if the toy foresees it."""
+    effect = found.effects.effect["accuracy"].scaled(100)
+    order = np.argsort(-np.abs(effect.mean)).tolist()
+    clear = [f"{LABELS[FACTORS[at]]} {effect.at(at).text(1, signed=True)}" for at in order if effect.signs[at]]
+    verb = "change" if len(clear) > 1 else "changes"
+    told = f"of {len(FACTORS)} properties of a world clearly {verb} what lesser-known facts cost a language model"
+    if clear:
+        most = "most " if len(clear) > MOST_NAMED else ""
+        told = f"{len(clear)} {told}: {most}{', '.join(clear[:MOST_NAMED])} points of accuracy"
+    else:
+        strongest = effect.at(order[0])
+        name = LABELS[FACTORS[order[0]]]
+        told = f"None {told}; at most {name}, {strongest.text(1, signed=True)} points of accuracy"
+    if found.worlds is None or not np.isfinite(found.worlds.correlation):
+        return told
+    rank = f"(rank correlation {number(found.worlds.correlation, 2, signed=True)})"
+    if not found.worlds.p_value < 0.05:
+        return f"{told}; the toy does not clearly rank the worlds alike {rank}"
+    return (
+        f"{told}; the toy ranks the worlds {'alike' if found.worlds.correlation > 0 else 'the other way round'} {rank}"
+    )
+
+
+def draw(windows: Mapping[str, Window]) -> tuple[str, Figure]:
+    """Return the claim and the figure."""
+    found = measure(windows["window"])
+    sentence = claim(found)
+    names = list(found.fine)
+    fine = [row.tolist() for row in np.array_split(names, -(-len(names) // PER_ROW))] if names else []
+    rows = [(1.25, 1, *([1.25] if found.worlds else [])), *((1,) * len(row) for row in fine)]
+    rows += [(1,) * len(found.recipe)] if found.recipe else []
+    heights = [2.5, *[1.5] * (len(rows) - 1)]
+    made, axes = style.figure(sentence, _note(found), 1.1 + sum(heights), rows=rows, height_ratios=heights)
+    panels = iter(axes)
+    headed = [_effects(next(panels), next(panels), found.effects)]
+    if found.worlds:
+        headed.append(_compare(next(panels), found))
+    shown = [_fine(next(panels), name, *gaps) for name, gaps in found.fine.items()]
+    cooked = [_recipe(next(panels), name, gaps, _recipes(found)) for name, gaps in found.recipe.items()]
+    for part in (shown, cooked):
+        _alike([axis for axis, _ in part])
+    headed += [part[0] for part in (shown, cooked) if part]
+    style.headings([axis for axis, _ in headed], *(text for _, text in headed))
+    if cooked:
+        cooked[-1][0].legend(loc="center left", bbox_to_anchor=(1, 0.5), borderpad=0.2)
+    return sentence, made
+
+
+def _series(gaps: Gaps) -> dict[str, Gaps]:
+    return {str(name): gaps.where(gaps.about["series"] == name) for name in np.unique(gaps.about["series"])}
+
+
+def _worlds(screen: Gaps, toy: Gaps, effects: Effects) -> Worlds | None:
+    """Return both flows' gaps in the worlds that both have been run in."""
+    is_kept = np.isin(screen.about["world"], toy.about["world"])
+    screen, toy = screen.where(is_kept), toy.where(np.isin(toy.about["world"], screen.about["world"]))
+    if len(screen) == 0:
+        return None
+    ours, theirs = (window.spread(100 * one.value["accuracy"], one.about["world"]) for one in (screen, toy))
+    is_told = all(len(np.unique(one.mean)) > 1 for one in (ours, theirs))
+    rank = np.array(stats.spearmanr(ours.mean, theirs.mean) if is_told else (np.nan, np.nan), dtype=float)
+    is_high = effects.is_high[is_kept][:, effects.strongest].astype(float)
+    high = window.spread(is_high, screen.about["world"]).mean > 0.5
+    return Worlds(ours, theirs, float(rank[0]), float(rank[1]), high)
+
+
+def _note(found: Found) -> str:
+    """Return what intervals are, and what the marks mean."""
+    mean = found.effects.mean["accuracy"].scaled(100).text(1, signed=True)
+    units = f"{found.n_models} base models of {found.n_worlds} worlds; mean gap {mean} points"
+    note = f"a: what the high level does to top − bottom (least squares; 95 % intervals over {units}). Hollow: the"
+    note += " interval holds zero. b to d: means over base models, bars from the lowest to the highest."
+    if found.worlds:
+        note += f" b: a point is a world; filled: {LABELS[FACTORS[found.effects.strongest]]}."
+    return note + (" c: one factor varied, levels evenly spaced; grey squares: the toy." if found.fine else "")
+
+
+def _effects(left: Axes, right: Axes, effects: Effects) -> tuple[Axes, str]:
+    """Draw each factor's effect on accuracy and retention, and beside it on attention."""
+    for axis, names, scale in ((left, ("accuracy", "retention"), 100), (right, ("subject_attention",), 1)):
+        axis.axvline(0, color=style.GREY, linewidth=0.6)
+        for shift, name in zip((-0.15, 0.15) if len(names) > 1 else (0.0,), names, strict=True):
+            _forest(axis, effects.effect[name].scaled(scale), LOOKS[name], shift, name)
+        axis.locator_params(axis="x", nbins=4)
+        axis.set(ylim=(len(FACTORS) - 0.5, -0.5), yticks=range(len(FACTORS)), yticklabels=[])
+    ends = zip(FACTORS, effects.low, effects.high, strict=True)
+    left.set_yticklabels([f"{LABELS[name]}\n{low:g} → {high:g}" for name, low, high in ends], fontsize=6.5)
+    left.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, borderpad=0, handlelength=1, columnspacing=1)
+    right.set_title("on attention")
+    return left, "effect on the gap (points)"
+
+
+def _forest(axis: Axes, effect: Interval, look: style.Look, shift: float, label: str) -> None:
+    for at in range(len(effect.mean)):
+        one = effect.at(at)
+        options = {"mfc": look.colour if one.sign else "white", "label": label if at == 0 else None}
+        mark = {"color": look.colour, "marker": look.marker, "markersize": 3.5, "elinewidth": 0.9}
+        axis.errorbar(one.mean, at + shift, xerr=style.bars(one), linestyle="none", **mark, **options)
+
+
+def _compare(axis: Axes, found: Found) -> tuple[Axes, str]:
+    """Draw the language model's gap against the toy's, a point for each world."""
+    worlds = found.worlds
+    assert worlds is not None
+    for line in (axis.axhline, axis.axvline):
+        line(0, color=style.GREY, linewidth=0.6)
+    for is_high, fill in ((True, {}), (False, {"mfc": "white"})):
+        at = np.flatnonzero(worlds.is_high == is_high)
+        toy, model = (Interval(*(end[at] for end in one)) for one in (worlds.toy, worlds.model))
+        style.points(axis, toy.mean, model, style.MEASURED, xerr=style.bars(toy), markersize=3.5, **fill)
+    axis.set(xlabel="toy", ylabel="language model")
+    rank = number(worlds.correlation, 2, signed=True) if np.isfinite(worlds.correlation) else "none"
+    return axis, f"accuracy gap; rank corr. {rank}"
+
+
+def _fine(axis: Axes, series: str, model: Gaps, toy: Gaps) -> tuple[Axes, str]:
+    """Draw the gap at each level of the factor that varies."""
+    factor = window.varied(model, series)
+    levels = np.unique(np.concatenate([model.about[factor], toy.about[factor]]))
+    axis.axhline(0, color=style.GREY, linewidth=0.6)
+    for gaps, look in ((toy, TOY), (model, LOOKS["accuracy"])):
+        place = np.searchsorted(levels, gaps.about[factor])
+        if len(gaps):
+            _line(axis, place, 100 * gaps.value["accuracy"], look)
+    axis.set(xticks=range(len(levels)), xticklabels=[f"{level:g}" for level in levels], xlabel=SIDES[factor])
+    axis.tick_params(axis="x", labelsize=6.5)
+    return axis, "accuracy gap (points)"
+
+
+def _recipes(found: Found) -> dict[tuple[str, int], style.Look]:
+    """Return the look of each method and number of epochs."""
+    pairs = {
+        (str(method), int(epochs))
+        for gaps in found.recipe.values()
+        for method, epochs in zip(gaps.about["method"], gaps.about["epochs"], strict=True)
+    }
+    return dict(zip(sorted(pairs), style.series(len(pairs)), strict=True))
+
+
+def _recipe(axis: Axes, end: str, gaps: Gaps, looks: Mapping[tuple[str, int], style.Look]) -> tuple[Axes, str]:
+    """Draw one world's gap against the learning rate, a line for each method and number of epochs."""
+    axis.axhline(0, color=style.GREY, linewidth=0.6)
+    for (method, epochs), look in looks.items():
+        is_one = (gaps.about["method"] == method) & (gaps.about["epochs"] == epochs)
+        if is_one.any():
+            rate, value = gaps.about["learning_rate"][is_one], 100 * gaps.value["accuracy"][is_one]
+            name = {"full": "every weight", "lora": "adapter"}.get(method, method)
+            _line(axis, rate, value, look, label=f"{name}, {epochs} epochs")
+    rates = np.unique(gaps.about["learning_rate"])
+    axis.set(xscale="log", xlabel="learning rate")
+    axis.set_xticks(rates, [f"{rate:.0e}".replace("e-0", "e−") for rate in rates], fontsize=6.5)
+    axis.minorticks_off()
+    axis.set_title(f"{end} world")
+    return axis, f"accuracy gap, {end} world"
+
+
+def _alike(axes: list[Axes]) -> None:
+    """Give panels the same vertical range."""
+    ends = np.array([axis.get_ylim() for axis in axes])
+    for axis in axes:
+        axis.set_ylim(ends[:, 0].min(), ends[:, 1].max())
+
+
+def _line(
+    axis: Axes, x: Shaped[np.ndarray, " model"], value: Float[np.ndarray, " model"], look: style.Look, **o: Any
+) -> None:
+    """Draw means over base models, connected, with bars to the lowest and the highest."""
+    shown, place = window.spread(value, x), np.unique(x)
+    style.points(axis, place, shown, look, linestyle=look.line, linewidth=0.9, markersize=3.5, **o)

@@ -1,0 +1,177 @@
+"""A language model's studies made up so that every claim's numbers are known; written by conftest.py's Results.
+
+Of a study whose halves are a gap g apart, arms lie at 0.3 + SIDES · g in accuracy, twice as far apart in retention, the
+other way round in what is guessed; and at 0.4 + SIDES · g in attention, of which each layer l has 2 (l + 1) / (layers +
+1) times as much, and the heads of a layer differ by 0.02, in reverse in odd base models.
+"""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from paper_figs import load
+from theory import columns
+
+SIDES = {"base": 0.0, "top": 0.5, "whole": 0.25, "random": 0.0, "bottom": -0.5}
+N_FIFTHS = 5
+
+
+class Studies:
+    """A folder of made-up results, of which these are a language model's."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def add_study(self, name="tiny", world=0, seed=0, *, gap=0.1, layers=2, path=None) -> Path:
+        """Write a run of a study whose halves are `gap` apart, and return its folder."""
+        return _write_run(self.folder, name, world, seed, gap=gap, layers=layers, path=path)
+
+    def add_window(self, parts=("screen", "fine", "recipe"), *, with_toy=True, n_models=2, true=None) -> Path:
+        """Write the window study's table, in which factors do what `true` says, else TRUE; return the table's place."""
+        true = TRUE if true is None else true
+        return _write_window(self.folder, parts=parts, with_toy=with_toy, n_models=n_models, true=true)
+
+    def read_studies(self) -> dict[str, load.Experiment]:
+        found = load.results(self.folder)
+        return found.experiments | found.studies
+
+    def read_window(self) -> load.Window:
+        return load.results(self.folder).windows["window"]
+
+
+def _write_run(folder: Path, name: str, world: int, seed: int, *, gap: float, layers: int, path: str | None) -> Path:
+    """Write a run of a study, and the study's verdicts on all its runs."""
+    study = folder / "empirical" / name
+    run = study / f"pretrain_{world}" / f"split_{world}" / f"seed_{seed}"
+    run.mkdir(parents=True)
+    report = {
+        "seeds": {"pretrain": world, "split": world, "seed": seed},
+        "config": {
+            "facts": {"path": path, "buckets": path},
+            "model": {"name": "" if path is None else "/home/somebody/lm"},
+        },
+        "model": {"name": f"/home/somebody/models/seed{world}"},
+        "metrics": {arm: _metrics(arm, gap) for arm in SIDES},
+    }
+    (run / "report.json").write_text(json.dumps(report))
+    pq.write_table(_attention(gap, layers, is_odd=world % 2 == 1), run / "attention.parquet")
+    facts = columns.table({"arm": "base", "subject": ["somebody"], "popularity": 1.0}, columns.FACTS)
+    pq.write_table(facts, run / "facts.parquet")
+    n_runs = len(list(study.glob("*/*/*/report.json")))
+    pq.write_table(_predictions(name, gap, n_runs), study / "predictions.parquet")
+    return run
+
+
+def _metrics(arm, gap):
+    side = SIDES[arm] * gap
+    numbers = {"accuracy": 0.3 + side, "retention": 0.5 + 2 * side, "guessed": 0.1 - side / 2}
+    if arm == "base":
+        numbers = dict.fromkeys(numbers, 0.0)
+    return numbers | {"subject_attention": 0.25 if arm == "base" else 0.4 + side}
+
+
+def _attention(gap, layers, *, is_odd):
+    """Two heads a layer, two positions and two spans, of which figures read one each."""
+    arms, size = list(SIDES), (len(SIDES), layers, 2, 2, 2)
+    arm, layer, head, position, span = np.indices(size).reshape(len(size), -1)
+    level = np.array([0.25 if name == "base" else 0.4 + SIDES[name] * gap for name in arms])[arm]
+    mean = level * 2 * (layer + 1) / (layers + 1) + 0.02 * (head == int(is_odd)) - 0.01
+    words = {
+        "arm": np.array(arms)[arm],
+        "position": np.array(["prompt_end", "first_answer"])[position],
+        "span": np.array(["subject", "relation"])[span],
+    }
+    numbers = {"layer": layer, "head": head, "mean": np.where((position == 0) & (span == 0), mean, 0.9), "n": 10}
+    return columns.table(numbers | {name: word.tolist() for name, word in words.items()}, columns.ATTENTION)
+
+
+def _predictions(name, gap, n_runs):
+    """The gap falls from fifth to fifth, to nothing in the last."""
+    notes = {0: " (best known)", N_FIFTHS - 1: " (least known)"}
+    found = np.array([gap * (N_FIFTHS - 1 - fifth) / 2 for fifth in range(N_FIFTHS)])
+    rows = {
+        "experiment": name,
+        "seeds": n_runs,
+        "result": ["a", *["d"] * (N_FIFTHS + 1)],
+        "measured": [gap, 0.0, *found],
+        "low": [gap - 0.02, -0.1, *(found - 0.02)],
+        "high": [gap + 0.02, 0.1, *(found + 0.02)],
+        "note": ["held-out accuracy (3 base models)", "accuracy gap, three middle fifths − outer two (3 base models)"]
+        + [f"accuracy gap, fifth {fifth + 1}{notes.get(fifth, '')} (3 base models)" for fifth in range(N_FIFTHS)],
+    }
+    return columns.table(rows, columns.PREDICTIONS)
+
+
+LEVELS = {
+    "tail": (8.0, 0.5),
+    "background": (0.0, 1.0),
+    "answers": (10.0, 100.0),
+    "names": (0.0, 1.0),
+    "relations": (0.0, 2.0),
+    "facts_per_subject": (1.0, 4.0),
+    "format": (0.0, 0.1),
+}
+"""Low and high."""
+TRUE = {"tail": 0.08, "answers": -0.05}
+"""What the high level of a factor does to the gap in accuracy; twice as much in retention, half in attention."""
+FINE = {"tail": (8.0, 4.0, 2.0, 1.0, 0.5), "background": (0.0, 1.0, 3.0), "answers": (10.0, 30.0, 100.0)}
+RECIPES = [("full", rate, epochs) for rate in (1e-4, 3e-4, 1e-3) for epochs in (3, 6)]
+RECIPES += [("lora", rate, 6) for rate in (1e-3, 3e-3, 1e-2)]
+METRICS = ("accuracy", "retention", "guessed", "majority_accuracy", "subject_attention")
+METRICS += ("generic_rate", "subject_blindness", "subject_attention_nonsink", "knockout_drop")
+
+
+def _write_window(folder: Path, *, parts, with_toy: bool, n_models: int, true) -> Path:
+    """Write the window study's table: the toy's gaps are half the language model's, base models differ by 0.01."""
+    made = []
+    for part, series, world, values, recipe in _worlds():
+        flows = ("lm", "toy") if with_toy and part != "recipe" else ("lm",)
+        for flow, model, seed in product(flows, range(n_models), range(2)):
+            if part in parts and (flow == "lm" or seed == 0):
+                known = {"part": part, "series": series, "world": world, "config_hash": "0" * 8, "flow": flow}
+                known |= recipe | values | {"pretrain_seed": model, "seed": seed}
+                made += _window_rows(known, _gap(values, true) + 0.01 * (model - (n_models - 1) / 2))
+    path = folder / "empirical" / "window" / "table.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(made), path)
+    return path
+
+
+def _worlds():
+    """Yield part, series, name, levels and recipe of every world."""
+    recipe = {"method": "full", "learning_rate": None, "epochs": 6}
+    for a, b, c, d in product((-1, 1), repeat=4):
+        signs = (a, b, c, d, a * b * c, b * c * d, a * c * d)
+        values = {name: ends[sign > 0] for (name, ends), sign in zip(LEVELS.items(), signs, strict=True)}
+        yield "screen", "", "window-" + "".join("h" if sign > 0 else "l" for sign in signs), values, recipe
+    ends = {name: {factor: pair[at] for factor, pair in LEVELS.items()} for at, name in enumerate(("closed", "open"))}
+    for name, levels in FINE.items():
+        for level in levels:
+            yield "fine", name, f"window-{name}-{level:g}", ends["closed"] | {name: level}, recipe
+    for end, (method, rate, epochs) in product(ends, RECIPES):
+        cooked = {"method": method, "learning_rate": rate, "epochs": epochs}
+        yield "recipe", end, f"window-{end}-{method}-{rate:g}-{epochs}-epochs", ends[end], cooked
+
+
+def _gap(values, true):
+    """A level between the low and the high one does half of what the high one does."""
+    shares = {name: ends.index(values[name]) - 0.5 if values[name] in ends else 0.0 for name, ends in LEVELS.items()}
+    return 0.1 + sum(effect * shares[name] for name, effect in true.items())
+
+
+def _window_rows(known, gap):
+    is_toy = known["flow"] == "toy"
+    rows = []
+    for arm, side in (("base", 0.0), ("top", 0.5), ("random", 0.0), ("bottom", -0.5)):
+        found = dict.fromkeys(METRICS, None) | {
+            "accuracy": 0.4 + side * gap * (0.5 if is_toy else 1),
+            "retention": None if is_toy else 0.5 + 2 * side * gap,
+            "subject_attention": 0.5 + side * gap / 2,
+        }
+        rate = None if arm == "base" or is_toy else known["learning_rate"] or 3e-4
+        rows.append(known | {"arm": arm, "n": 100, "learning_rate": rate} | found)
+    return rows
