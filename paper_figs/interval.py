@@ -68,11 +68,15 @@ def effects(accuracy: Interval, attention: Interval) -> str:
 
 
 def _verb(gap: Interval) -> str:
+    if np.isnan(gap.low):  # one world: what happened there, whatever it would be in others
+        return "changes"
     return {1: "costs", -1: "adds", 0: "does not clearly change"}[gap.sign]
 
 
 def _change(gap: Interval, what: str, digits: int, unit: str) -> str:
     """Return what follows the verb: how much less, or more, the bottom half leaves than the top half."""
+    if np.isnan(gap.low):
+        return f"{what} by {gap.scaled(-1).text(digits, unit, signed=True)}"
     if gap.sign == 0:
         return f"{what} ({gap.scaled(-1).text(digits, unit, signed=True)})"
     return f"{gap.scaled(gap.sign).text(digits, unit)} {'of' if gap.sign > 0 else 'to'} {what}"

@@ -35,7 +35,7 @@ def test_effect_names_the_gap_of_accuracy_and_attention(results):
     [
         ((0.3, 0.3, 0.25), "adds 21.7 ± 7.2 points to held-out accuracy and 0.217 ± 0.072 to subject attention"),
         ((0.4, 0.6, 0.5), "does not clearly change held-out accuracy (0.0 ± 24.8 points) and subject attention (0.000"),
-        ((0.7,), "does not clearly change held-out accuracy (−20.0 points in one world)"),
+        ((0.7,), "changes held-out accuracy by −20.0 points in one world"),
     ],
 )
 def test_effect_is_worded_as_the_interval_allows(results, tops, words):

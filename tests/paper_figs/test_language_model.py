@@ -40,7 +40,7 @@ def test_language_model_is_said_to_do_as_the_toy_where_all_signs_agree(results):
     [
         ((-0.1, -0.1, -0.1), "adds 10.0 ± 0.0 points to held-out accuracy and 0.100 ± 0.000 to subject attention"),
         ((0.1, -0.1, 0.0), "does not clearly change held-out accuracy (0.0 ± 24.8 points) and subject attention"),
-        ((0.1,), "does not clearly change held-out accuracy (−10.0 points in one world)"),
+        ((0.1,), "changes held-out accuracy by −10.0 points in one world"),
     ],
 )
 def test_toy_is_told_apart_where_the_language_model_does_otherwise(results, gaps, words):
