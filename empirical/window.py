@@ -8,6 +8,7 @@ world has several base models; the base model is the unit.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -44,12 +45,18 @@ FACTORS = (
 )
 """The high level is the one that a trial connects with the effect, the deep tail for one, or else the larger."""
 
-ENDS = {"open": "hlllhlh", "closed": "lllllll"}
-"""Levels of the worlds in which the recipe is varied."""
-CENTRE = "hlllhlh"
-"""Levels of the world from which one factor at a time is varied."""
-FINE: dict[str, tuple[float, ...]] = {}
-RECIPES: tuple[tuple[str, float, int], ...] = ()
+CENTRE = "hllllll"
+"""Levels of the world from which one factor at a time is varied: a deep tail, and nothing else that the screen varies."""
+FINE = {"tail": (0.5, 2.0, 8.0, 32.0), "answers": (10.0, 30.0, 100.0), "format": (0.0, 0.1, 0.3)}
+"""The factors with the largest effects in the screen: two on accuracy, one on attention."""
+ENDS = {"open": "hhlhlll", "closed": "llhhhll"}
+"""Levels of the worlds with the largest and the smallest gap in the screen, in which the recipe is varied."""
+RECIPES: tuple[tuple[Literal["full", "lora"], float, int], ...] = (
+    *(("full", rate, 6) for rate in (1e-4, 3e-4, 1e-3)),
+    *(("full", 3e-4, epochs) for epochs in (3, 12)),
+    *(("lora", rate, 6) for rate in (1e-3, 3e-3, 1e-2)),
+)
+"""Method, learning rate, epochs."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ def _varied(base: Config, factor: str, value: float) -> Variant:
     return Variant("fine", factor, f"window-{factor}-{value:g}", config)
 
 
-def _cooked(base: Config, end: str, method: str, rate: float, epochs: int) -> Variant:
+def _cooked(base: Config, end: str, method: Literal["full", "lora"], rate: float, epochs: int) -> Variant:
     config = _at(base, _levels(ENDS[end]))
     train = replace(config.finetune.train, epochs=epochs)
     finetune = replace(config.finetune, method=method, learning_rates=(rate,), train=train)
