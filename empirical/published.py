@@ -8,5 +8,5 @@ NOTE = "Other models, data and recipes than ours; secondary: quoted by another t
 
 def rows() -> list[dict[str, str]]:
     """Return the published numbers: study, dataset, model, arm, metric, value, unit, source, confidence."""
-    with resources.files("empirical").joinpath("published.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    text = resources.files("empirical").joinpath("published.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))

@@ -65,10 +65,10 @@ def print_signs(rows: Sequence[Row], console: Console) -> None:
     for result in dict.fromkeys(row["result"] for row in rows):
         of_result = [row for row in rows if row["result"] == result]
         table = Table(box=None, padding=(0, 1), title=f"{result}  {of_result[0]['statement']}", title_justify="left")
-        table.add_column("what", width=70)
+        table.add_column("what", width=68)
         for heading, width in {"measured": 9, "95 % interval": 18, "p": 8}.items():
             table.add_column(heading, width=width, justify="right")
-        table.add_column("verdict", width=9)
+        table.add_column("verdict", width=11)
         for row in of_result:
             span = f"{row['low']:+.3f} to {row['high']:+.3f}" if np.isfinite(row["low"]) else ""
             p_value = f"{row['p_value']:.3f}" if np.isfinite(row["p_value"]) else ""

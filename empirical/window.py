@@ -46,7 +46,7 @@ FACTORS = (
 """The high level is the one that a trial connects with the effect, the deep tail for one, or else the larger."""
 
 CENTRE = "hllllll"
-"""Levels of the world from which one factor at a time is varied: a deep tail, and nothing else that the screen varies."""
+"""Levels of the world from which one factor at a time is varied: a deep tail, and all else low."""
 FINE = {"tail": (0.5, 2.0, 8.0, 32.0), "answers": (10.0, 30.0, 100.0), "format": (0.0, 0.1, 0.3)}
 """The factors with the largest effects in the screen: two on accuracy, one on attention."""
 ENDS = {"open": "hhlhlll", "closed": "llhhhll"}

@@ -24,10 +24,9 @@ def print_all(rows: Sequence[Row], console: Console) -> None:
         _print_worlds("the screen: top − bottom, by world", screen, toy, ("world",), console)
         _print_agreement(screen, toy, console)
         _print_effects(_named_effects(screen, toy), console)
-    fine = window_results.gaps(rows, "fine", "lm")
+    fine, toy = (_with_value(window_results.gaps(rows, "fine", flow)) for flow in ("lm", "toy"))
     if fine.about:
-        toy = window_results.gaps(rows, "fine", "toy")
-        _print_worlds("one factor at a time: top − bottom", fine, toy, ("series", "world"), console)
+        _print_worlds("one factor at a time: top − bottom", fine, toy, ("series", "value"), console)
     recipe = window_results.gaps(rows, "recipe", "lm")
     if recipe.about:
         nothing = window_results.gaps(rows, "recipe", "toy")
@@ -35,11 +34,16 @@ def print_all(rows: Sequence[Row], console: Console) -> None:
         _print_worlds("finetuning at the two ends: top − bottom", recipe, nothing, labels, console)
 
 
+def _with_value(gaps: Gaps) -> Gaps:
+    """Return the gaps with the value of the factor that is varied."""
+    return Gaps([row | {"value": row[row["series"]]} for row in gaps.about], gaps.value)
+
+
 def _print_worlds(title: str, lm: Gaps, toy: Gaps, labels: Sequence[str], console: Console) -> None:
     """Print the gaps of every world, averaged over its base models, the toy's beside them."""
     toys = [f"toy: {METRICS[name]}" for name in TOY_METRICS] if toy.about else []
     table = Table(*labels, "base models", *METRICS.values(), *toys, title=title)
-    for label, values in _by_world(lm, labels).items():
+    for label, values in sorted(_by_world(lm, labels).items()):
         beside = _by_world(toy, labels).get(label)
         cells = [_gap(values[:, i]) for i in range(len(METRICS))]
         if toys:
