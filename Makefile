@@ -80,9 +80,10 @@ studies: $(EMPIRICAL)  ## the language model's studies: adapters, PopQA's and En
 figures: $(THEORY)  ## the figures from the results in the repository, no experiment run
 	$(RUN) -m paper_figs
 
-benchmark: $(DEV)  ## speed and memory beside PyTorch's and this machine's limits: of one world, and of sweeps
+benchmark: $(DEV)  ## speed and memory: of one world, of sweeps, of attention's capture
 	$(RUN) -m benchmarks theory $(ARGS)
 	$(RUN) -m benchmarks sweep $(ARGS)
+	$(RUN) -m benchmarks attention
 
 clean:  ## removes .venv and caches, never results
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

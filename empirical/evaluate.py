@@ -73,8 +73,8 @@ def predict(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], encod
     starts = [one.prompt for one in encoded]
     pad = loaded.pad
     if all(fact.choices for fact in facts):
-        ids = letters.letter_ids(loaded.tokenizer)
-        chosen = letters.choose(loaded.model, starts, ids, pad=pad, batch_size=config.batch_size)
+        following = letters.tokens(loaded.tokenizer)
+        chosen = letters.choose(loaded.model, starts, following, pad=pad, batch_size=config.batch_size)
         return ["ABCD"[i] for i in chosen.argmax(1)]
     stop = generate.stop_ids(loaded.tokenizer)
     options = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}

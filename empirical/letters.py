@@ -5,7 +5,7 @@ The format is that of Hendrycks et al. 2021, evaluate.py, but for the doubled bl
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -36,33 +36,46 @@ def prompt(fact: Fact, shots: Sequence[Fact] = ()) -> str:
     return header(fact.relation) + answered + format_question(fact, with_answer=False)
 
 
-def letter_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the token of each letter where it follows "Answer:", its blank included.
+class Tokens(NamedTuple):
+    """What follows "Answer:", by its tokens."""
+
+    before: tuple[int, ...]
+    """What all letters begin with: nothing, or the blank where it is a token of its own."""
+    letters: tuple[int, ...]
+    """The token in which they differ."""
+
+
+def tokens(tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """Return the tokens of " A", " B", " C" and " D" where they follow "Answer:".
 
     Raises:
-        InputError: a letter is not one token of its own there.
+        InputError: the letters do not differ in their last token alone.
     """
-    ids = [_after_answer(tokenizer, letter) for letter in LETTERS]
-    if any(len(tokens) != 1 for tokens in ids) or len({tokens[0] for tokens in ids}) < len(LETTERS):
+    rows = [_after_answer(tokenizer, letter) for letter in LETTERS]
+    if not all(rows) or len({tuple(row[:-1]) for row in rows}) > 1 or len({row[-1] for row in rows}) < len(LETTERS):
         raise InputError(
-            f"the tokenizer of {tokenizer.name_or_path!r} has no token of its own for each of ' A', ' B', ' C', ' D' "
-            f"after 'Answer:'.\nMultiple choice is scored by these tokens: name a model of another tokenizer."
+            f"the tokenizer of {tokenizer.name_or_path!r} does not tell ' A', ' B', ' C', ' D' after 'Answer:' apart "
+            f"by one token.\nMultiple choice is scored by that token: name a model of another tokenizer."
         )
-    return tuple(tokens[0] for tokens in ids)
+    return Tokens(tuple(rows[0][:-1]), tuple(row[-1] for row in rows))
 
 
 def choose(
     model: generate.Model,
     prompt_ids: Sequence[Sequence[int]],
-    letters: Sequence[int],
+    following: Tokens,
     *,
     pad: int,
     batch_size: int = 64,
 ) -> Float[np.ndarray, "question letter"]:
-    """Return the log-probability of each letter's token after each prompt, in nats, over the whole vocabulary."""
-    wanted = [[(len(tokens), letter) for letter in letters] for tokens in prompt_ids]
-    found = generate.token_logprobs(model, prompt_ids, wanted, pad=pad, batch_size=batch_size)
-    return np.array(found).reshape(len(prompt_ids), len(letters))
+    """Return the log-probability of each letter's token after each prompt, in nats, over the whole vocabulary.
+
+    A blank that is a token of its own is given: it is the same for all letters.
+    """
+    texts = [[*ids, *following.before] for ids in prompt_ids]
+    wanted = [[(len(text), letter) for letter in following.letters] for text in texts]
+    found = generate.token_logprobs(model, texts, wanted, pad=pad, batch_size=batch_size)
+    return np.array(found).reshape(len(prompt_ids), len(LETTERS))
 
 
 def answer(
@@ -80,7 +93,7 @@ def answer(
     Raises:
         InputError: the tokenizer does not part the letter from the prompt.
     """
-    letters = letter_ids(tokenizer)
+    following = tokens(tokenizer)
     settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": batch_size}
     groups: dict[str, list[int]] = defaultdict(list)
     texts = [prompt(fact, own) for fact, own in zip(facts, shots, strict=True)]
@@ -91,7 +104,7 @@ def answer(
         # A letter stands in for the answer: the prompt's tokens must be those that go before one.
         asked = [prompts.Prompt(texts[row], " " + LETTERS[0], (0, len(texts[row])), None) for row in rows]
         ids = [encoded.prompt for encoded in prompts.encode(tokenizer, asked)]
-        found[rows] = choose(model, ids, letters, **settings)
+        found[rows] = choose(model, ids, following, **settings)
     return found
 
 

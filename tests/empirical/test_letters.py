@@ -59,8 +59,8 @@ def test_without_examples_it_is_the_prompt_of_finetuning():
 
 def test_a_letter_s_token_is_that_of_the_joint_text(words):
     joint = [words("Answer: " + letter)["input_ids"] for letter in "ABCD"]
-    assert letters.letter_ids(words) == tuple(row[-1] for row in joint)
-    assert [words.decode([token]) for token in letters.letter_ids(words)] == [" A", " B", " C", " D"]
+    assert letters.tokens(words) == ((), tuple(row[-1] for row in joint))
+    assert [words.decode([token]) for token in letters.tokens(words).letters] == [" A", " B", " C", " D"]
 
 
 def test_a_letter_s_token_brings_its_blank_along_in_a_tokenizer_of_sentencepiece_s_kind():
@@ -70,23 +70,34 @@ def test_a_letter_s_token_brings_its_blank_along_in_a_tokenizer_of_sentencepiece
     merges = [("▁", letter) for letter in "BCD"] + [("A", "n"), ("An", "s"), ("▁", "A")]
     plain = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, byte_fallback=True))
     plain.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    found = letters.letter_ids(PreTrainedTokenizerFast(tokenizer_object=plain))
-    assert found == tuple(plain.token_to_id("▁" + letter) for letter in "ABCD")
+    found = letters.tokens(PreTrainedTokenizerFast(tokenizer_object=plain))
+    assert found == ((), tuple(plain.token_to_id("▁" + letter) for letter in "ABCD"))
 
 
-@pytest.mark.parametrize("missing", ["blank apart", "no letters", "blank and colon"])
+@pytest.mark.parametrize("missing", ["no letters", "blank and colon"])
 def test_a_tokenizer_without_a_token_for_each_letter_is_refused(missing):
     if missing == "blank and colon":  # one token begins inside "Answer:"
         vocabulary = {name: i for i, name in enumerate(["<unk>", "Answer", ": A", ": B", ": C", ": D"])}
         pattern = ": [A-D]"
     else:
-        names = ["<unk>", "Answer:", " "] + ["A", "B", "C", "D"] * (missing == "blank apart")
-        vocabulary = {name: i for i, name in enumerate(names)}
+        vocabulary = {name: i for i, name in enumerate(["<unk>", "Answer:", " "])}
         pattern = "Answer:| "
     plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     with pytest.raises(InputError, match="another tokenizer"):
-        letters.letter_ids(PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>"))
+        letters.tokens(PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>"))
+
+
+def test_a_blank_that_is_a_token_of_its_own_is_read_before_the_letters(model):
+    plain = tokenizer.train(["Nothing here is merged"], size=259)
+    following = letters.tokens(plain)
+    assert plain.decode(list(following.before)) == " " and plain.decode(list(following.letters)) == "ABCD"
+    text = plain("Which?\nAnswer:")["input_ids"]
+    with torch.no_grad():
+        logits = model(torch.tensor([[*text, *following.before]])).logits[0, -1]
+    expected = logits.log_softmax(-1)[list(following.letters)]
+    found = letters.choose(model, [text], following, pad=0)
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -117,7 +128,7 @@ def test_the_margin_is_the_right_letter_s_lead_over_the_best_other():
 
 def test_no_questions_have_no_letters(model, words):
     assert letters.answer(model, words, [], []).shape == (0, 4)
-    assert letters.choose(model, [], [1, 2, 3, 4], pad=0).shape == (0, 4)
+    assert letters.choose(model, [], letters.tokens(words), pad=0).shape == (0, 4)
 
 
 @pytest.mark.skipif(not MMLU.exists(), reason="MMLU is not in ../shared/data")
