@@ -5,7 +5,7 @@ The format is that of Hendrycks et al. 2021, evaluate.py, but for the doubled bl
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -36,28 +36,23 @@ def prompt(fact: Fact, shots: Sequence[Fact] = ()) -> str:
     return header(fact.relation) + answered + format_question(fact, with_answer=False)
 
 
-class Tokens(NamedTuple):
-    """What follows "Answer:", by its tokens."""
-
-    before: tuple[int, ...]
-    """What all letters begin with: nothing, or the blank where it is a token of its own."""
-    letters: tuple[int, ...]
-    """The token in which they differ."""
+Tokens = tuple[tuple[int, ...], ...]
+"""What follows "Answer:", by letter: one token each, or a blank and a letter."""
 
 
 def tokens(tokenizer: PreTrainedTokenizerBase) -> Tokens:
     """Return the tokens of " A", " B", " C" and " D" where they follow "Answer:".
 
     Raises:
-        InputError: the letters do not differ in their last token alone.
+        InputError: a letter has no tokens of its own there.
     """
-    rows = [_after_answer(tokenizer, letter) for letter in LETTERS]
-    if not all(rows) or len({tuple(row[:-1]) for row in rows}) > 1 or len({row[-1] for row in rows}) < len(LETTERS):
+    found = tuple(_after_answer(tokenizer, letter) for letter in LETTERS)
+    if not all(found) or len(set(found)) < len(LETTERS):
         raise InputError(
-            f"the tokenizer of {tokenizer.name_or_path!r} does not tell ' A', ' B', ' C', ' D' after 'Answer:' apart "
-            f"by one token.\nMultiple choice is scored by that token: name a model of another tokenizer."
+            f"the tokenizer of {tokenizer.name_or_path!r} has no tokens of their own for ' A', ' B', ' C' and ' D' "
+            f"after 'Answer:'.\nMultiple choice is scored by these: name a model of another tokenizer."
         )
-    return Tokens(tuple(rows[0][:-1]), tuple(row[-1] for row in rows))
+    return found
 
 
 def choose(
@@ -68,14 +63,15 @@ def choose(
     pad: int,
     batch_size: int = 64,
 ) -> Float[np.ndarray, "question letter"]:
-    """Return the log-probability of each letter's token after each prompt, in nats, over the whole vocabulary.
-
-    A blank that is a token of its own is given: it is the same for all letters.
-    """
-    texts = [[*ids, *following.before] for ids in prompt_ids]
-    wanted = [[(len(text), letter) for letter in following.letters] for text in texts]
-    found = generate.token_logprobs(model, texts, wanted, pad=pad, batch_size=batch_size)
-    return np.array(found).reshape(len(prompt_ids), len(LETTERS))
+    """Return the log-probability of each letter after each prompt, in nats, over the whole vocabulary."""
+    settings: dict[str, Any] = {"pad": pad, "batch_size": batch_size}
+    if all(len(letter) == 1 for letter in following):  # one pass for all four
+        wanted = [[(len(ids), letter) for (letter,) in following] for ids in prompt_ids]
+        found = generate.token_logprobs(model, prompt_ids, wanted, **settings)
+    else:
+        repeated = [ids for ids in prompt_ids for _ in following]
+        found = generate.answer_logprob(model, repeated, following * len(prompt_ids), **settings)
+    return np.reshape(found, (len(prompt_ids), len(LETTERS)))
 
 
 def answer(
@@ -117,10 +113,10 @@ def margin(logprobs: Float[np.ndarray, "fact letter"], facts: Sequence[Fact]) ->
     return logprobs[row, right] - others.max(axis=1)
 
 
-def _after_answer(tokenizer: PreTrainedTokenizerBase, letter: str) -> list[int]:
+def _after_answer(tokenizer: PreTrainedTokenizerBase, letter: str) -> tuple[int, ...]:
     """Return the tokens of " A" in "Answer: A", none if one of them begins before the blank."""
     before = ANSWER.strip()
     joint = tokenizer(f"{before} {letter}", return_offsets_mapping=True)
     pairs = zip(joint["input_ids"], joint["offset_mapping"], strict=True)
     after = [(token, start) for token, (start, stop) in pairs if stop > len(before)]
-    return [token for token, start in after] if all(start >= len(before) for _, start in after) else []
+    return tuple(token for token, start in after) if all(start >= len(before) for _, start in after) else ()

@@ -60,7 +60,7 @@ def run(
     for number, cell in enumerate(wanted):
         label = f"{cell.pretrain}/{cell.split}/{cell.seed}"
         told = Told(progress, label, number)
-        base = study.base(config, given, out, seed=cell.pretrain, progress=told.part("pretraining", 0, PRETRAINING))
+        base = study.base(config, given, out, seed=cell.pretrain, progress=told.part("pretraining", 0.0, PRETRAINING))
         _Cell(config, name, cell, base, out, overwrite, told).run()
         progress(label, number + 1)
 
@@ -105,7 +105,7 @@ class _Cell:
     def run(self) -> None:
         """Measure base and arms, those that are not kept already, and write the run."""
         path = directory(self.out, self.name, self.cell)
-        self.told.part("measuring the base model", PRETRAINING, MEASURING)("", 0)
+        self.told.part("measuring the base model", PRETRAINING, MEASURING)("", 0.0)
         asked, halves, notes = study.questions(self.config, self.base, self.out, seed=self.cell.split)
         parts = [self._keep(self._shared / "base", lambda: self._base(asked))]
         width = (1 - MEASURING) / len(self.config.arms)

@@ -59,8 +59,8 @@ def test_without_examples_it_is_the_prompt_of_finetuning():
 
 def test_a_letter_s_token_is_that_of_the_joint_text(words):
     joint = [words("Answer: " + letter)["input_ids"] for letter in "ABCD"]
-    assert letters.tokens(words) == ((), tuple(row[-1] for row in joint))
-    assert [words.decode([token]) for token in letters.tokens(words).letters] == [" A", " B", " C", " D"]
+    assert letters.tokens(words) == tuple((row[-1],) for row in joint)
+    assert [words.decode(list(letter)) for letter in letters.tokens(words)] == [" A", " B", " C", " D"]
 
 
 def test_a_letter_s_token_brings_its_blank_along_in_a_tokenizer_of_sentencepiece_s_kind():
@@ -71,7 +71,7 @@ def test_a_letter_s_token_brings_its_blank_along_in_a_tokenizer_of_sentencepiece
     plain = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, byte_fallback=True))
     plain.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     found = letters.tokens(PreTrainedTokenizerFast(tokenizer_object=plain))
-    assert found == ((), tuple(plain.token_to_id("▁" + letter) for letter in "ABCD"))
+    assert found == tuple((plain.token_to_id("▁" + letter),) for letter in "ABCD")
 
 
 @pytest.mark.parametrize("missing", ["no letters", "blank and colon"])
@@ -88,16 +88,18 @@ def test_a_tokenizer_without_a_token_for_each_letter_is_refused(missing):
         letters.tokens(PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>"))
 
 
-def test_a_blank_that_is_a_token_of_its_own_is_read_before_the_letters(model):
-    plain = tokenizer.train(["Nothing here is merged"], size=259)
+def test_letters_of_several_tokens_are_scored_by_all_of_them(model):
+    plain = tokenizer.train(["A: A A A A A"] * 9, size=262)  # " A" is one token, " B" is two
     following = letters.tokens(plain)
-    assert plain.decode(list(following.before)) == " " and plain.decode(list(following.letters)) == "ABCD"
+    assert [len(letter) for letter in following] == [1, 2, 2, 2]
     text = plain("Which?\nAnswer:")["input_ids"]
-    with torch.no_grad():
-        logits = model(torch.tensor([[*text, *following.before]])).logits[0, -1]
-    expected = logits.log_softmax(-1)[list(following.letters)]
-    found = letters.choose(model, [text], following, pad=0)
-    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    expected = []
+    for letter in following:
+        with torch.no_grad():
+            logprobs = model(torch.tensor([[*text, *letter]])).logits[0].log_softmax(-1)
+        expected.append(sum(float(logprobs[len(text) - 1 + i, token]) for i, token in enumerate(letter)))
+    found = letters.choose(model, [text, text], following, pad=0)
+    np.testing.assert_allclose(found, [expected] * 2, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

@@ -1,0 +1,153 @@
+"""A study of seconds: what it leaves behind, and that an interruption changes nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from empirical import runner, study
+from empirical.config import Config
+from empirical.evaluate import EvaluateConfig
+from empirical.facts import FactsConfig
+from empirical.facts.world import Exposure, WorldConfig
+from empirical.finetune import FinetuneConfig
+from empirical.pretrain import PretrainConfig
+from empirical.study import Cell
+from empirical.train import TrainConfig
+from theory import results, split
+from theory.columns import ATTENTION, FACTS, TRACE
+from theory.errors import InputError
+from theory.split import ARMS, SplitConfig
+
+CONFIG = Config(
+    world=WorldConfig(
+        n_subjects=40, n_relations=2, facts_per_subject=1, n_answers=5, exposure=Exposure(low=0.5, high=80.0)
+    ),
+    pretrain=PretrainConfig(
+        hidden=16, layers=1, heads=2, key_value_heads=1, vocabulary=400, batch_size=32, checkpoint_every=5, n_probes=2
+    ),
+    split=SplitConfig(held_out=0.4, development=0.1),
+    finetune=FinetuneConfig(
+        learning_rates=(1e-3, 1e-2), train=TrainConfig(epochs=4, batch_size=4, checkpoint_every=2, n_records=2)
+    ),
+    evaluate=EvaluateConfig(max_new_tokens=3),
+)
+CELL = Cell(0, 0, 1)
+
+
+class Stop(Exception):
+    """As Ctrl-C would."""
+
+
+def _run(config, out, *, stop_at=None, **options):
+    seen = []
+
+    def progress(doing, share):
+        seen.append(doing)
+        if stop_at is not None and len(seen) == stop_at:
+            raise Stop
+
+    runner.run(config, "small", [CELL], out, progress=progress, **options)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return the folder of an uninterrupted study, and what its progress was told."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, _run(CONFIG, out)
+
+
+def _found(out):
+    run = results.read_run(runner.directory(out, "small", CELL))
+    return {key: run.report[key] for key in ("metrics", "choices", "split")}, run
+
+
+def test_a_run_has_the_files_and_columns_that_both_flows_write(whole):
+    report, run = _found(whole[0])
+    assert set(report["metrics"]) == {"base", *ARMS} and set(report["choices"]) == set(ARMS)
+    for name, schema in {"facts": FACTS, "trace": TRACE, "attention": ATTENTION}.items():
+        assert run.table(name).schema.names == schema.names
+    facts = run.table("facts").to_pylist()
+    assert {row["arm"] for row in facts} == {"base", *ARMS}
+    assert {row["role"] for row in facts} == {"held_out"} and not any(row["in_arm"] for row in facts)
+    assert len(facts) == 5 * report["split"]["held_out"]
+    masses = run.arrays("attention_by_question")
+    assert {mass.shape for mass in masses.values()} == {(report["split"]["held_out"], 1, 2, 4)}
+    for mass in masses.values():
+        np.testing.assert_allclose(mass.astype(float).sum(-1), 1, atol=2e-3)
+
+
+def test_only_the_finished_run_and_what_seeds_share_is_left(whole):
+    folder = runner.directory(whole[0], "small", CELL).parent
+    assert sorted(path.name for path in folder.iterdir()) == [".shared", "seed_1"]
+
+
+def test_a_finished_run_is_not_run_again(whole):
+    assert runner.unfinished(CONFIG, "small", [CELL], whole[0], overwrite=False) == []
+    assert runner.unfinished(CONFIG, "small", [CELL, Cell(0, 0, 2)], whole[0], overwrite=False) == [Cell(0, 0, 2)]
+    assert runner.unfinished(CONFIG, "small", [CELL], whole[0], overwrite=True) == [CELL]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_study_of_another_config_is_refused_also_under_another_seed(whole, seed):
+    other = replace(CONFIG, evaluate=EvaluateConfig(max_new_tokens=4))
+    with pytest.raises(InputError, match=r"max_new_tokens: 3 → 4(.|\n)*--overwrite(.|\n)*--out"):
+        runner.unfinished(other, "small", [Cell(0, 0, seed)], whole[0], overwrite=False)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.4, 0.6, 0.8, 0.97])
+def test_an_interrupted_study_ends_as_if_it_had_not_been(whole, share, tmp_path):
+    out, told = whole
+    with pytest.raises(Stop):
+        _run(CONFIG, tmp_path, stop_at=max(2, round(share * len(told))))
+    assert not runner.directory(tmp_path, "small", CELL).exists()
+    again = _run(CONFIG, tmp_path)
+    assert len(again) < len(told)
+    (expected, first), (found, second) = _found(out), _found(tmp_path)
+    assert found == expected
+    for name in ("facts", "trace", "attention"):
+        assert second.table(name).equals(first.table(name))
+
+
+def test_the_split_is_the_toys_own_function(tmp_path, whole, monkeypatch):
+    asked = []
+    select = split.select
+    monkeypatch.setattr(split, "select", lambda *given, **more: asked.append(given) or select(*given, **more))
+    one = study.base(CONFIG, None, whole[0], seed=0, progress=lambda doing, share: None)
+    questions, halves, _ = study.questions(CONFIG, one, tmp_path, seed=0)
+    assert len(asked) == 2  # once for the roles, once they are ranked
+    held_out = set(questions.held_out.tolist())
+    subjects = {questions.subject[row] for row in held_out}
+    for rows in halves.arms.values():
+        assert not held_out & set(rows.tolist())
+        assert not subjects & set(questions.subject[rows].tolist())
+    assert halves.arms["top"].size == halves.arms["bottom"].size == halves.arms["random"].size
+    assert questions.knownness[halves.arms["top"]].min() >= questions.knownness[halves.arms["bottom"]].max()
+
+
+def test_too_few_questions_for_the_arms_is_an_error_before_anything_is_trained(tmp_path, whole, monkeypatch):
+    few = replace(CONFIG, split=SplitConfig(held_out=0.97, development=0.0), finetune=FinetuneConfig())
+    monkeypatch.setattr(study, "measure_base", lambda *_: pytest.fail("measured"))
+    (tmp_path / "models").symlink_to(whole[0] / "models")
+    with pytest.raises(InputError):
+        _run(few, tmp_path)
+
+
+def test_multiple_choice_runs_through(tmp_path, whole):
+    (tmp_path / "mmlu" / "test").mkdir(parents=True)
+    lines = [f"Which is {n}?,one,two,three,four,{'ABCD'[n % 4]}" for n in range(40)]
+    (tmp_path / "mmlu" / "test" / "world_history_test.csv").write_text("\n".join(lines))
+    (tmp_path / "models").symlink_to(whole[0] / "models")
+    config = replace(
+        CONFIG,
+        facts=FactsConfig(source="mmlu", path=tmp_path / "mmlu", part="test"),
+        knownness=replace(CONFIG.knownness, measure="logprob"),
+        finetune=replace(CONFIG.finetune, learning_rates=(1e-3,), train=TrainConfig(epochs=1, batch_size=8)),
+    )
+    _run(config, tmp_path)
+    report, run = _found(tmp_path)
+    rows = run.table("facts").to_pylist()
+    assert {row["predicted"] for row in rows} <= set("ABCD")
+    assert all(row["substring_match"] is None and row["subject_attention"] is None for row in rows)
+    assert report["metrics"]["top"]["subject_attention"] is None
