@@ -1,0 +1,176 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from peft import LoraConfig, get_peft_model
+
+from empirical import __main__ as command
+from empirical import commands
+
+N = 40
+ASKED = "--knownness.measure logprob --knownness.shots 1 --knownness.n-prompts 1 --evaluate.max-new-tokens 2".split()
+QUICK = "--finetune.train.epochs 1 --finetune.learning-rates 1e-3 --split.held-out 0.4 --split.development 0.1".split()
+
+
+@pytest.fixture
+def model_folder(llama, words, tmp_path):
+    folder = tmp_path / "model"
+    llama.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def _table(path: Path, header: str = "question,answer,subject,relation") -> Path:
+    rows = [f"What is the job of Ann{i}?,baker{i % 5},Ann{i},job" for i in range(N)]
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def _on(model: Path, table: Path, out: Path) -> list[str]:
+    return ["--model.name", str(model), "--facts.source", "table", "--facts.path", str(table), "--out", str(out)]
+
+
+def test_the_studies_are_listed(capsys):
+    assert command.main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*commands.STUDIES, "window"))
+
+
+def test_a_dry_run_prints_config_and_runs_and_writes_nothing(capsys, tmp_path):
+    assert command.main(["run", "tiny", "--dry-run", "--seeds", "2", "--out", str(tmp_path / "out")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [run["seed"] for run in printed["runs"]] == [0, 1] and printed["config"]["arms"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_published_models_study_says_what_it_needs(capsys):
+    assert command.main(["run", "llama-2-7b-popqa", "--dry-run", "--facts.path", "popqa.tsv"]) == 0
+    assert "weights from the hub" in " ".join(json.loads(capsys.readouterr().out)["needs"])
+
+
+def test_a_misspelt_flag_is_corrected(capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["run", "tiny", "--finetune.learning-rate", "1e-3"])
+    assert ended.value.code == 2
+    assert "--finetune.learning-rates" in capsys.readouterr().err
+
+
+def test_interruption_ends_with_130_and_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands.List, "__call__", interrupted)
+    assert command.main(["list"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_a_models_stages_run_one_by_one(model_folder, tmp_path, capsys):
+    table, out = _table(tmp_path / "questions.csv"), tmp_path / "out"
+    assert command.main(["score", *_on(model_folder, table, out), *ASKED]) == 0
+    scores = pq.read_table(out / "scores.parquet").to_pylist()
+    assert len(scores) == N and all(row["knownness"] < 0 for row in scores)
+    top, bottom = ([row["knownness"] for row in scores if row[arm]] for arm in ("top", "bottom"))
+    assert top and min(top) >= max(bottom)
+    for method in ("full", "lora"):
+        place = tmp_path / method
+        tuned = [*_on(model_folder, table, place), *ASKED, *QUICK, "--finetune.method", method]
+        assert command.main(["finetune", "--arm", "bottom", *tuned]) == 0
+        assert (place / "bottom" / ("adapter_config.json" if method == "lora" else "config.json")).exists()
+        assert command.main(["evaluate", *_on(place / "bottom", table, place), *ASKED]) == 0
+        answers = pq.read_table(place / "answers.parquet").to_pylist()
+        held_out = {row["question"] for row in scores if row["role"] == "held_out"}
+        assert {row["question"] for row in answers} == held_out
+        assert command.main(["attention", *_on(place / "bottom", table, place), *ASKED]) == 0
+        rows = pq.read_table(place / "attention.parquet").to_pylist()
+        assert len(rows) == 2 * 4 * 2 * 4  # layers, heads, positions, spans
+        assert command.main(["finetune", "--arm", "bottom", *tuned]) == 2  # never over what is there
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_a_subject_that_its_question_does_not_name_is_counted_named_and_kept(model_folder, tmp_path, capsys):
+    table = _table(tmp_path / "questions.csv")
+    table.write_text(table.read_text().replace("Ann7?,", "her?,", 1))
+    assert command.main(["score", *_on(model_folder, table, tmp_path / "out"), *ASKED]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 facts do not name their subject" in printed and "Ann7" in printed
+    assert pq.read_table(tmp_path / "out" / "scores.parquet").num_rows == N
+
+
+def _other_base(model: Path, llama) -> None:
+    get_peft_model(llama, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(str(model / "adapter"))
+    settings = model / "adapter" / "adapter_config.json"
+    told = json.loads(settings.read_text())
+    settings.write_text(json.dumps(told | {"base_model_name_or_path": str(model / "gone")}))
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "no column of questions": (
+        lambda at: _table(at, "frage,answer,subject,relation"),
+        "q.csv",
+        "no column for the question",
+    ),
+    "not UTF-8": (lambda at: at.write_bytes(b"question,answer\nWer?,M\xfcller\n"), "q.csv", "line 2: not UTF-8"),
+    "malformed JSON": (
+        lambda at: at.write_text('{"question": "a", "answer": "b"}\n{"question"\n'),
+        "q.jsonl",
+        "line 2: malformed JSON",
+    ),
+    "no answers": (lambda at: at.write_text("question,answer\nWho?,\n"), "q.csv", "no usable row"),
+    "a truncated row": (lambda at: at.write_text("question\tanswer\nWho?\tBo\nWhere?"), "q.tsv", "line 3"),
+    "too few questions": (lambda at: at.write_text("question,answer\nWho?,Bo\nWhere?,Ulm\n"), "q.csv", "--split"),
+    "no file": (lambda at: None, "q.csv", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_table_is_one_clear_error_and_leaves_nothing(kind, model_folder, tmp_path, capsys):
+    write, name, expected = BAD[kind]
+    write(tmp_path / name)
+    assert command.main(["score", *_on(model_folder, tmp_path / name, tmp_path / "out"), *ASKED]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told[0].startswith("error: ") and expected in " ".join(told) and len(told) <= 3
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_five_choices_are_refused(model_folder, tmp_path, capsys):
+    (tmp_path / "mmlu" / "test").mkdir(parents=True)
+    (tmp_path / "mmlu" / "test" / "world_history_test.csv").write_text("When?,1,2,3,4,5,A\n")
+    flags = ["--model.name", str(model_folder), "--facts.source", "mmlu", "--facts.part", "test"]
+    assert command.main(["score", *flags, "--facts.path", str(tmp_path / "mmlu"), "--out", str(tmp_path / "o")]) == 2
+    assert "line 1: 7 cells" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["no checkpoint", "no folder", "an adapter of another base"])
+def test_a_model_that_is_none_is_refused(kind, model_folder, llama, tmp_path, capsys):
+    table = _table(tmp_path / "questions.csv")
+    (tmp_path / "empty").mkdir()
+    _other_base(model_folder, llama)
+    place, expected = {
+        "no checkpoint": (tmp_path / "empty", "no checkpoint"),
+        "no folder": (tmp_path / "nowhere", "no such folder"),
+        "an adapter of another base": (model_folder / "adapter", "no such folder"),
+    }[kind]
+    assert command.main(["evaluate", *_on(place, table, tmp_path / "out"), *ASKED]) == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "tiny", "--seeds", "0"], "--seeds is 0"),
+        (["run", "tiny", "--seed", "-1"], "--seed is -1"),
+        (["run", "tiny-popqa"], "--facts.path"),
+        (["run", "tiny", "--split.held-out", "0"], "--split.held-out"),
+        (["run", "tiny", "--model.name", "some/model"], "synthetic world"),
+        (["score"], "--model.name"),
+        (["finetune", "--arm", "middle"], "--model.name"),
+        (["compare", "--out", "nowhere"], "no finished runs"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(arguments, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(arguments) == 2
+    assert expected in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.parquet"))
