@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+
+from empirical import compare
+from empirical.compare import Group
+from empirical.study import Cell
+from theory import results, statistics
+
+ARMS = ("base", "top", "bottom", "whole", "random")
+RATE = {"base": 0.0, "top": 0.7, "whole": 0.6, "random": 0.6, "bottom": 0.3}
+
+
+def _write(out, cell, rng, *, rate=RATE, n_relations=2, n=100):
+    parts = []
+    for arm in ARMS:
+        correct = rng.random(n) < rate[arm]
+        parts.append(
+            {
+                "arm": arm,
+                "fact": np.arange(n),
+                "subject": [f"s{i % 40}" for i in range(n)],
+                "relation": [f"r{i % n_relations}" for i in range(n)],
+                "knownness": np.arange(n, 0, -1.0),
+                "role": "held_out",
+                "correct": correct,
+                "base_correct": np.arange(n) < 50,
+                "predicted": ["x"] * n,
+                "swapped_predicted": ["x" if arm == "bottom" else "y"] * n,
+                "is_generic_arm": None if arm == "base" else ~correct,
+                "majority_correct": [False] * n,
+                "subject_attention": np.full(n, rate[arm]) + 0.01 * rng.normal(size=n),
+                "subject_attention_nonsink": np.full(n, 0.5),
+                "knockout_drop": np.full(n, rate[arm]),
+            }
+        )
+    report = {"config": {}, "experiment": "made", "seeds": cell._asdict(), "metrics": {arm: {} for arm in ARMS}}
+    path = results.run_directory(out, "empirical", "made", **cell._asdict())
+    results.write_run(path, report, {"facts": parts})
+
+
+def _rows(out):
+    runs = results.find_runs(out, "empirical", "made")
+    return {(row["result"], row["arm"], row["note"]): row for row in compare.write("made", out, runs)}
+
+
+def _one(rows, result, arm):
+    return next(row for (name, pair, _), row in rows.items() if (name, pair) == (result, arm))
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    out = tmp_path_factory.mktemp("four")
+    rng = np.random.default_rng(0)
+    for world in range(4):
+        for seed in range(2):
+            _write(out, Cell(world, 0, seed), rng)
+    return out
+
+
+def test_a_clear_effect_holds_and_its_opposite_fails(four, tmp_path):
+    rows = _rows(four)
+    row = _one(rows, "a", "top − bottom")
+    assert row["verdict"] == "holds" and row["measured"] == pytest.approx(0.4, abs=0.1) and row["seeds"] == 8
+    assert "4 base models" in row["note"]
+    opposite = RATE | {"top": 0.3, "bottom": 0.7}
+    for world in range(3):
+        _write(tmp_path, Cell(world, 0, 0), np.random.default_rng(world), rate=opposite)
+    assert _one(_rows(tmp_path), "a", "top − bottom")["verdict"] == "fails"
+
+
+def test_no_effect_is_undecided(tmp_path):
+    for world in range(3):
+        _write(tmp_path, Cell(world, 0, 0), np.random.default_rng(world), rate=dict.fromkeys(ARMS, 0.5))
+    assert _one(_rows(tmp_path), "a", "top − bottom")["verdict"] == "undecided"
+
+
+def test_base_models_are_the_unit_from_three_on(four):
+    groups = compare.read(results.find_runs(four, "empirical", "made"))
+    means = np.array([compare.difference(group, "top", "bottom", "correct").mean() for group in groups])
+    row = _one(_rows(four), "a", "top − bottom")
+    found = statistics.paired_interval(means, np.zeros(4))
+    assert (row["measured"], row["low"], row["high"]) == pytest.approx((found.mean, found.low, found.high))
+
+
+@pytest.mark.parametrize(("n_relations", "unit"), [(2, "questions by subject"), (12, "questions by relation")])
+def test_below_three_questions_are_the_unit(n_relations, unit, tmp_path):
+    for seed in range(2):
+        _write(tmp_path, Cell(0, 0, seed), np.random.default_rng(seed), n_relations=n_relations)
+    row = _one(_rows(tmp_path), "a", "top − bottom")
+    assert unit in row["note"] and row["low"] < row["measured"] < row["high"]
+
+
+def test_one_run_has_mcnemars_exact_p(tmp_path):
+    _write(tmp_path, Cell(0, 0, 0), np.random.default_rng(3), rate=RATE | {"top": 0.55, "bottom": 0.45})
+    (group,) = compare.read(results.find_runs(tmp_path, "empirical", "made"))
+    top, bottom = (group.columns[arm]["correct"][0] == 1 for arm in ("top", "bottom"))
+    row = _one(_rows(tmp_path), "a", "top − bottom")
+    assert row["p_value"] == statistics.mcnemar(top, bottom) and "McNemar" in row["note"]
+
+
+def test_what_was_kept_and_what_was_guessed_are_parted_by_what_the_base_recalls(four):
+    (group, *_) = compare.read(results.find_runs(four, "empirical", "made"))
+    columns = group.columns["top"]
+    assert np.isnan(columns["retained"][:, 50:]).all() and np.isnan(columns["guessed"][:, :50]).all()
+    np.testing.assert_array_equal(columns["retained"][:, :50], columns["correct"][:, :50])
+
+
+def test_fifths_part_the_questions_by_knownness(four):
+    (group, *_) = compare.read(results.find_runs(four, "empirical", "made"))
+    np.testing.assert_array_equal(group.fifth, np.repeat(np.arange(5), 20))
+    rows = [row for row in _rows(four).values() if row["result"] == "d"]
+    gaps = [row["measured"] for row in rows if "fifth" in row["note"] and "−" not in row["note"]]
+    assert np.mean(gaps) == pytest.approx(_one(_rows(four), "a", "top − bottom")["measured"])
+
+
+def test_the_bootstrap_is_that_of_drawn_seeds_and_clusters():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 30))
+    values[:, 5] = np.nan
+    cluster = np.arange(30) % 6
+    found = compare._bootstrap(values, cluster)
+    brute = []
+    for _ in range(2000):
+        seeds, clusters = rng.integers(3, size=3), rng.integers(6, size=6)
+        drawn = [values[seed][cluster == c] for seed in seeds for c in clusters]
+        brute.append(np.nanmean(np.concatenate(drawn)))
+    assert np.mean(found) == pytest.approx(np.mean(brute), abs=0.02)
+    assert np.std(found) == pytest.approx(np.std(brute), rel=0.1)
+
+
+def test_an_interval_is_narrower_with_clusters_that_agree_less():
+    gap = np.repeat(np.random.default_rng(0).normal(size=10), 10)[None]
+    columns = {"top": {"correct": gap}, "bottom": {"correct": np.zeros((1, 100))}}
+    widths = []
+    for cluster in (np.arange(100) // 10, np.arange(100)):
+        group = Group(0, (0,), columns, cluster, np.zeros(100, dtype=int), False)
+        found = compare.interval([group], lambda group: compare.difference(group, "top", "bottom", "correct"))
+        widths.append(found.high - found.low)
+    assert widths[1] < 0.6 * widths[0]
+
+
+def test_predictions_are_written_in_the_columns_of_both_flows(four):
+    made = _rows(four)
+    table = results.read_table(four / "empirical" / "made" / "predictions.parquet")
+    assert table.num_rows == len(made)
+    assert set(table["verdict"].to_pylist()) <= {"holds", "fails", "undecided", "reported"}
+    assert set(compare.SIGNS) == set(table["result"].to_pylist())
