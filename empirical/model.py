@@ -8,10 +8,13 @@ from typing import Any, Literal, cast
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from theory.errors import InputError
 
+DAMAGED = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
+"""What loading a model raises that is not there, damaged, or of another kind."""
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -74,7 +77,7 @@ def load(config: ModelConfig) -> Loaded:
         tokenizer = AutoTokenizer.from_pretrained(config.name, revision=config.revision)
         options = {"revision": config.revision, "dtype": dtype(config.precision), "attn_implementation": "sdpa"}
         model = AutoModelForCausalLM.from_pretrained(config.name, config=settings, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except DAMAGED as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{config.name}: cannot be loaded as a causal language model ({reason}).") from error
     placed: Any = model.to(device=device())  # type: ignore[call-arg]
@@ -106,7 +109,7 @@ def _load_adapter(folder: Path, config: ModelConfig) -> Loaded:
     loaded = load(ModelConfig(base, None, config.precision))
     try:
         model = PeftModel.from_pretrained(loaded.model, folder)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except DAMAGED as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{folder}: the adapter does not fit its base {base} ({reason}).") from error
     return Loaded(model.eval(), loaded.tokenizer, str(folder))

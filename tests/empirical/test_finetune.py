@@ -1,0 +1,80 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from empirical import finetune, prompts
+from empirical.facts.record import Fact
+from empirical.finetune import FinetuneConfig, Lora
+from empirical.model import Loaded
+from empirical.train import TrainConfig
+from theory.errors import InputError
+
+QUICK = FinetuneConfig(train=TrainConfig(epochs=3, batch_size=4, n_records=1), lora=Lora(rank=2, dropout=0.1))
+
+
+def _examples(words, names="ABCDEFGH"):
+    return prompts.encode(words, [prompts.build(Fact(n, n, "r", f"Who is {n}?", (f"baker {n}",))) for n in names])
+
+
+def _run(config, llama, words, tmp_path, *, rate=1e-2, names="ABCDEFGH", seed=0):
+    options = {"seed": seed, "work": tmp_path, "probe": lambda net: {}}
+    return finetune.run(config, Loaded(llama, words, "made"), _examples(words, names), learning_rate=rate, **options)
+
+
+def test_full_finetuning_lowers_the_loss_on_its_examples(llama, words, tmp_path):
+    tuned, trace = _run(replace(QUICK, train=replace(QUICK.train, epochs=10)), llama, words, tmp_path)
+    assert trace[-1]["loss"] < 3 and tuned.model is llama and not llama.training
+
+
+def test_an_adapter_leaves_the_bases_weights_as_they_were(llama, words, tmp_path):
+    before = {name: value.clone() for name, value in llama.state_dict().items()}
+    tuned, _ = _run(replace(QUICK, method="lora"), llama, words, tmp_path)
+    after = tuned.model.state_dict()
+    frozen = {name.replace("base_model.model.", "").replace(".base_layer", ""): value for name, value in after.items()}
+    assert all(torch.equal(frozen[name], value) for name, value in before.items())
+    assert any("lora_B" in name and value.abs().max() > 0 for name, value in after.items())
+
+
+def test_adapters_of_one_seed_begin_alike_whatever_the_arm(llama, words, tmp_path, monkeypatch):
+    starts = []
+
+    def look(net, examples, *given, **more):
+        starts.append({name: value.clone() for name, value in net.state_dict().items() if "lora_A" in name})
+        return [{"step": 0}]
+
+    monkeypatch.setattr(finetune.train, "fit", look)
+    for names, seed in (("ABCD", 0), ("EFGHAB", 0), ("ABCD", 1)):
+        torch.rand(7)  # whatever was drawn before
+        tuned, _ = _run(replace(QUICK, method="lora"), llama, words, tmp_path, names=names, seed=seed)
+        llama = tuned.model.unload()
+    assert starts[0] and all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
+    assert not any(torch.equal(starts[0][name], starts[2][name]) for name in starts[0])
+
+
+def test_a_training_that_diverges_says_which_rate_to_lower(llama, words, tmp_path):
+    with pytest.raises(InputError, match="--finetune.learning-rates"):
+        _run(QUICK, llama, words, tmp_path, rate=1e30)
+
+
+def test_an_adapter_for_layers_that_are_not_there_is_refused(llama, words, tmp_path):
+    config = replace(QUICK, method="lora", lora=Lora(modules=("c_attn",)))
+    with pytest.raises(InputError, match="--finetune.lora.modules"):
+        _run(config, llama, words, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"learning_rates": ()}, "learning-rates"),
+        ({"learning_rates": (0.0,)}, "learning-rates"),
+        ({"lora": Lora(rank=0)}, "lora"),
+        ({"lora": Lora(dropout=1.0)}, "lora"),
+        ({"train": TrainConfig(epochs=0)}, "epochs"),
+        ({"train": TrainConfig(warmup=1.0)}, "warmup"),
+        ({"train": TrainConfig(micro_batch_size=0)}, "micro-batch-size"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(changes, flag):
+    with pytest.raises(InputError, match=flag):
+        finetune.check(replace(QUICK, **changes))

@@ -1,0 +1,112 @@
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
+
+from empirical import model
+from empirical.model import Loaded, ModelConfig
+from theory.errors import InputError
+
+
+@pytest.fixture
+def folder(llama, words, tmp_path):
+    model.save(Loaded(llama, words, "made"), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def _logits(net):
+    with torch.no_grad():
+        return net(torch.tensor([[1, 5, 7, 9]])).logits
+
+
+def test_a_saved_model_comes_back_with_its_tokenizer(folder, llama, words):
+    found = model.load(ModelConfig(str(folder)))
+    assert not found.model.training and found.pad == words.pad_token_id
+    assert found.tokenizer("Hello there")["input_ids"] == words("Hello there")["input_ids"]
+    torch.testing.assert_close(_logits(found.model), _logits(llama))
+
+
+def test_a_save_that_fails_leaves_no_folder(llama, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(words), "save_pretrained", lambda self, path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.save(Loaded(llama, words, "made"), tmp_path / "half")
+    assert not (tmp_path / "half").exists()
+
+
+def _adapter(llama, words, folder, base):
+    llama.name_or_path = str(base)
+    net = get_peft_model(llama, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.save(Loaded(net.eval(), words, "made"), folder)
+    settings = folder / "adapter_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"base_model_name_or_path": str(base)}))
+    return net
+
+
+def test_an_adapter_is_put_on_the_base_that_it_names(folder, llama, words, tmp_path):
+    before = _logits(llama)
+    net = _adapter(llama, words, tmp_path / "adapter", folder)
+    found = model.load(ModelConfig(str(tmp_path / "adapter")))
+    torch.testing.assert_close(_logits(found.model), _logits(net))
+    assert not torch.allclose(_logits(found.model), before)
+
+
+def test_an_adapter_of_a_base_of_other_shapes_is_refused(folder, llama, words, tmp_path):
+    sizes = llama.config.to_dict() | {"hidden_size": 64, "head_dim": 16}
+    other = tmp_path / "other"
+    model.save(Loaded(LlamaForCausalLM(LlamaConfig(**sizes)).eval(), words, "other"), other)
+    _adapter(llama, words, tmp_path / "adapter", other)
+    with pytest.raises(InputError, match="does not fit its base"):
+        model.load(ModelConfig(str(tmp_path / "adapter")))
+
+
+def test_a_damaged_adapter_config_is_refused(folder):
+    (folder / "adapter_config.json").write_text("{")
+    with pytest.raises(InputError, match="names no base model"):
+        model.load(ModelConfig(str(folder)))
+
+
+@pytest.mark.parametrize("damage", ["config", "weights", "tokenizer"])
+def test_a_damaged_checkpoint_is_refused_in_a_line(damage, folder):
+    if damage == "config":
+        (folder / "config.json").write_text('{"model_type": ')
+    if damage == "weights":
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:1000])
+    if damage == "tokenizer":
+        (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match="cannot be loaded as a causal language model") as caught:
+        model.load(ModelConfig(str(folder)))
+    assert str(caught.value).startswith(str(folder)) and len(str(caught.value).splitlines()) <= 2
+
+
+def test_a_folder_that_is_no_checkpoint_and_a_path_that_is_not_there_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint"):
+        model.load(ModelConfig(str(tmp_path)))
+    with pytest.raises(InputError, match="no such folder"):
+        model.load(ModelConfig(str(tmp_path / "gone")))
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error_of_the_input(monkeypatch):
+    def refuse(*given, **more):
+        raise OSError("We couldn't connect to the hub.\nMore about it.")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    with pytest.raises(InputError, match="owner/name: cannot be loaded .*couldn't connect"):
+        model.load(ModelConfig("owner/name"))
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(words):
+    words.pad_token = None
+    try:
+        assert model.with_pad(words).pad_token == words.eos_token
+    finally:
+        words.pad_token = "<pad>"
+
+
+def test_precision_is_single_on_a_processor_unless_asked_otherwise(monkeypatch):
+    monkeypatch.setattr(model, "device", lambda: torch.device("cpu"))
+    assert model.dtype("auto") == torch.float32 and model.dtype("bfloat16") == torch.bfloat16
+    monkeypatch.setattr(model, "device", lambda: torch.device("cuda"))
+    assert model.dtype("auto") == torch.bfloat16
