@@ -60,7 +60,7 @@ def read(runs: Sequence[Run]) -> list[Group]:
 
 
 def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[Row]:
-    """Return every row of predictions.parquet that these runs decide; rows of arms that were not run are left out."""
+    """Return every row of predictions.parquet that these runs decide: none of arms not run, or of what has no value."""
     wanted = [
         ("a", "top", "bottom", "correct", "held-out accuracy"),
         ("b", "top", "bottom", "subject_attention", "mean over layers and heads, at the last prompt token"),
@@ -81,7 +81,7 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
         ("blindness", "bottom", "top", "is_blind", "answers that stay when the subject is swapped"),
         ("knockout", "top", "bottom", "knockout_drop", "log-probability lost without attention to the subject, nats"),
     ]
-    made = [_row(*one, groups) for one in wanted if {one[1], one[2]} <= set(arms)]
+    made = [_row(*one, groups) for one in wanted if {one[1], one[2]} <= set(arms) and _applies(groups, *one[1:4])]
     if {"top", "bottom"} <= set(arms):
         made += [_middle(groups)] + [_fifth(groups, fifth) for fifth in range(N_FIFTHS)]
     common = {"experiment": experiment, "seeds": sum(len(group.seeds) for group in groups)}
@@ -91,6 +91,11 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
 def difference(group: Group, one: str, other: str, column: str) -> Float[np.ndarray, "seed question"]:
     """Return the paired differences of a column between two arms; nan where a question has no part in it."""
     return _values(group, one, column) - _values(group, other, column)
+
+
+def _applies(groups: Sequence[Group], one: str, other: str, column: str) -> bool:
+    """Return whether each base model has a value: no attention to a subject where questions name none."""
+    return all(not np.isnan(difference(group, one, other, column)).all() for group in groups)
 
 
 def interval(

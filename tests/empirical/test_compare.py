@@ -139,6 +139,13 @@ def test_an_interval_is_narrower_with_clusters_that_agree_less():
     assert widths[1] < 0.6 * widths[0]
 
 
+def test_what_has_no_value_has_no_row(tmp_path):
+    _write(tmp_path, Cell(0, 0, 0), np.random.default_rng(0))
+    (group,) = compare.read(results.find_runs(tmp_path, "empirical", "made"))
+    group.columns["top"]["knockout_drop"][:] = np.nan
+    assert "knockout" not in {row["result"] for row in compare.rows("made", [group], ARMS)}
+
+
 def test_predictions_are_written_in_the_columns_of_both_flows(four):
     made = _rows(four)
     table = results.read_table(four / "empirical" / "made" / "predictions.parquet")
