@@ -6,13 +6,12 @@ run in one world. Here they get names, an expected number of statements each, an
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
-from scipy import optimize, stats
 
-from empirical.facts import names, templates
+from empirical.facts import exposure, names, templates
+from empirical.facts.exposure import Exposure
 from empirical.facts.names import NameParts
 from empirical.facts.record import Fact, FactSet
 from theory import facts
@@ -21,23 +20,6 @@ from theory.facts import Background, FactsConfig, FactStore
 
 RELATIONS = ("occupation", "place of birth", "sport", "religion", "P69", "P740", "genre", "P264")
 """What a synthetic world tells of its subjects, the first n_relations of these."""
-
-
-@dataclass(frozen=True)
-class Exposure:
-    """How often each fact is told in pretraining."""
-
-    by: Literal["rank", "popularity"] = "rank"
-    """`rank`: log-spaced from `high` to `low` by popularity rank. `popularity`: ∝ popularity^exponent, scaled to `mean`
-    and held between `low` and `high`."""
-    low: float = 0.5
-    """Expected statements of the least known fact: the tail."""
-    high: float = 400.0
-    """Expected statements of the best known fact: the cap."""
-    exponent: float = 0.5
-    """Tempers a heavy tail such as page views (by popularity)."""
-    mean: float = 60.0
-    """Expected statements of a fact on average (by popularity)."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +118,7 @@ def build(config: WorldConfig, facts_given: FactSet | None = None, *, seed: int)
     else:
         asked, notes = _usable(facts_given, config, seed=seed)
         store = _stored(asked)
-    own = expected(config.exposure, store.popularity)
+    own = exposure.expected(config.exposure, store.popularity)
     n_own = len(own)
     store = facts.add_background(store, config.background, seed=seed)
     share = config.background.share if config.background.size else 0.0
@@ -223,37 +205,10 @@ def _stored(asked: tuple[Fact, ...]) -> FactStore:
     )
 
 
-def expected(config: Exposure, popularity: Float64[np.ndarray, " fact"]) -> Float64[np.ndarray, " fact"]:
-    """Return how many statements of each fact are expected, between `low` and `high`; equal popularity, equal count."""
-    if config.by == "rank":
-        rank = stats.rankdata(-popularity, method="average") - 1
-        return config.high * (config.low / config.high) ** (rank / max(1, len(rank) - 1))
-    logarithm = config.exponent * np.log(popularity)
-    weight = np.exp(logarithm - logarithm.max())
-
-    def counts(scale: float) -> Float64[np.ndarray, " fact"]:
-        return np.clip(weight * np.exp(scale), config.low, config.high)
-
-    # Monotone in the scale, from all at `low` to all at `high`.
-    span = float(-np.log(weight.min()) + np.log(config.high))
-    scale: Any = optimize.brentq(lambda s: counts(s).mean() - config.mean, np.log(config.low) - 1, span + 1)
-    return counts(scale)
-
-
 def check(config: WorldConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
     facts.check(replace(_sampled(config), background=config.background))
-    exposure = config.exposure
-    if exposure.by not in ("rank", "popularity"):
-        raise InputError(f"--world.exposure.by is {exposure.by!r}: it must be rank or popularity.")
-    if not 0 < exposure.low < exposure.high:
-        raise InputError(
-            f"--world.exposure.low {exposure.low} and high {exposure.high}: both must be positive, low below high."
-        )
-    if exposure.by == "popularity" and not exposure.low < exposure.mean < exposure.high:
-        raise InputError(
-            f"--world.exposure.mean is {exposure.mean}: it must lie between {exposure.low} and {exposure.high}."
-        )
+    exposure.check(config.exposure)
     if not 1 <= config.statements <= 8:
         raise InputError(f"--world.statements is {config.statements}: it must lie between 1 and 8.")
     if not 1 <= config.longest_name <= 4:

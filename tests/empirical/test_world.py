@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from empirical import corpus
-from empirical.facts import world
+from empirical.facts import exposure, world
 from empirical.facts.record import Fact, FactSet
 from empirical.facts.world import Exposure, WorldConfig
 from theory import facts as toy_facts
@@ -18,23 +18,28 @@ SMALL = WorldConfig(n_subjects=60, n_relations=3, facts_per_subject=2, n_answers
 
 def test_by_rank_exposure_is_log_spaced_between_cap_and_tail():
     popularity = np.array([5.0, 1.0, 3.0, 9.0, 7.0])
-    found = world.expected(Exposure(low=1.0, high=16.0), popularity)
+    found = exposure.expected(Exposure(low=1.0, high=16.0), popularity)
     np.testing.assert_allclose(found, [4, 1, 2, 16, 8])
 
 
 def test_by_popularity_exposure_is_tempered_capped_and_of_the_wanted_mean():
     popularity = np.random.default_rng(0).lognormal(7, 2.2, size=500)
     config = Exposure(by="popularity", low=0.5, high=300.0, exponent=0.5, mean=40.0)
-    found = world.expected(config, popularity)
+    found = exposure.expected(config, popularity)
     assert found.mean() == pytest.approx(40, rel=1e-6) and found.min() >= 0.5 and found.max() <= 300
     free = (found > 0.5) & (found < 300)
     ratio = found[free] / popularity[free] ** 0.5
     np.testing.assert_allclose(ratio, ratio[0])
 
 
+def test_what_has_no_popularity_at_all_is_told_as_the_tail():
+    found = exposure.expected(Exposure(by="popularity", low=1.0, high=100.0, mean=20.0), np.array([0.0, 4.0, 9.0]))
+    assert found[0] == 1 and found.mean() == pytest.approx(20)
+
+
 @pytest.mark.parametrize("by", ["rank", "popularity"])
 def test_equal_popularity_is_told_equally_often(by):
-    found = world.expected(Exposure(by=by, low=1.0, high=100.0, mean=20.0), np.array([4.0, 2.0, 2.0, 2.0, 1.0]))
+    found = exposure.expected(Exposure(by=by, low=1.0, high=100.0, mean=20.0), np.array([4.0, 2.0, 2.0, 2.0, 1.0]))
     assert found[1] == found[2] == found[3] and found[0] > found[1] > found[4]
 
 
