@@ -62,7 +62,7 @@ def run(
         told = Told(progress, label, number)
         base = study.base(config, given, out, seed=cell.pretrain, progress=told.part("pretraining", 0.0, PRETRAINING))
         _Cell(config, name, cell, base, out, overwrite, told).run()
-        progress(label, number + 1)
+        progress(label, number + 1.0)
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,16 @@ class _Cell:
     def _work(self) -> Path:
         return directory(self.out, self.name, self.cell).parent / f".seed_{self.cell.seed}.work"
 
+    def _training(self, folder: Path) -> Path:
+        """Return where the checkpoints of a part's training lie, apart from those that another config left."""
+        return folder.with_name(f"{folder.name}.{results.config_hash(configs.to_json(self.config))[:16]}.work")
+
     def _base(self, asked: Questions) -> Part:
         return Part("base", study.measure_base(self.config, self.base, asked))
 
     def _arm(self, arm: str, asked: Questions, halves: Split, progress: Progress) -> Run:
         own = halves.arms[arm]
-        shared = {"work": self._shared / "rates" / f"{arm}.work", "progress": progress}
+        shared = {"work": self._training(self._shared / "rates" / arm), "progress": progress}
 
         def choose() -> Part:
             rate, by_rate = study.choose_rate(self.config, self.base, asked, own, **shared)
@@ -146,7 +150,7 @@ class _Cell:
                 own,
                 rate=choice["learning_rate"],
                 seed=self.cell.seed,
-                work=self._work / f"{arm}.work",
+                work=self._training(self._work / arm),
                 progress=progress,
             )
             columns = {name: [record.get(name) for record in trace] for name in trace[-1]}
@@ -173,7 +177,8 @@ class _Cell:
             tables |= {"facts": part.measured.facts, "attention": part.measured.attention}
             arrays = {"by_question": {"mass": part.measured.by_question}}
         results.write_run(folder, report, tables, arrays, overwrite=self.overwrite)
-        shutil.rmtree(folder.with_name(f"{folder.name}.work"), ignore_errors=True)
+        for finished in folder.parent.glob(f"{folder.name}.*.work"):
+            shutil.rmtree(finished, ignore_errors=True)
         return results.read_run(folder)
 
     def _write(self, path: Path, parts: Sequence[Run], notes: dict[str, Any]) -> None:

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -77,35 +79,29 @@ def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(llama, words,
     llama.config.attention_dropout = 0.2
     for layer in llama.model.layers:
         layer.self_attn.attention_dropout = 0.2
-    start = weights(llama)
     config = FinetuneConfig(
         method=method, lora=Lora(dropout=0.3), train=TrainConfig(epochs=3, batch_size=4, checkpoint_every=4)
     )
-
-    class Killed(Exception):
-        pass
+    resumed_at = []
 
     def run(work, kill_at=None):
-        llama.load_state_dict(start)
-        base = Loaded(llama, words, "small")
-        n_probes = iter(range(100))
+        base = Loaded(copy.deepcopy(llama), words, "small")
 
         def told(doing, share):
-            if kill_at is not None and next(n_probes) == kill_at:
-                raise Killed
+            resumed_at.append(share)
+            if kill_at is not None and len(resumed_at) == kill_at:
+                raise KeyboardInterrupt
 
-        net, trace = finetune.run(
-            config, base, examples, learning_rate=1e-2, seed=3, work=work, probe=lambda net: {}, progress=told
-        )
-        state = weights(net.model)
-        if method == "lora":
-            net.model.unload()
-        return state, trace
+        options = {"seed": 3, "work": work, "probe": lambda net: {}, "progress": told}
+        net, trace = finetune.run(config, base, examples, learning_rate=1e-2, **options)
+        return weights(net.model), trace
 
-    whole, trace = run(tmp_path / "whole")
-    with pytest.raises(Killed):
-        run(tmp_path / "cut", kill_at=9)
-    if method == "lora":
-        for module in list(llama.modules()):
-            assert not isinstance(module, Killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", kill_at=10)
     assert (tmp_path / "cut" / "checkpoint.pt").exists()
+    resumed_at.clear()
+    found = run(tmp_path / "cut")
+    assert resumed_at[0] == pytest.approx(9 / 15)  # after the checkpoint of step 8
+    whole = run(tmp_path / "whole")
+    assert same(whole[0], found[0]) and whole[1] == found[1]
+    assert not same(whole[0], weights(llama) if method == "full" else {k: 0 * v for k, v in whole[0].items()})
