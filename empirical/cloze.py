@@ -35,10 +35,11 @@ def recall(
 
 
 def _cut(fact: Fact, n_statements: int) -> list[tuple[str, str]]:
-    """Return the fact's statements that end with the answer, cut before it."""
+    """Return the fact's statements that end with the answer, cut before it; all of them where none does."""
     slots = {"subject": fact.subject, "answer": fact.answers[0]}
     statements = templates.for_relation(fact.relation).statements[:n_statements]
-    return [world.split_at_answer(one, slots) for one in statements if len(one.split("{answer}")[1]) <= 1]
+    last = [one for one in statements if len(one.split("{answer}")[1]) <= 1]
+    return [world.split_at_answer(one, slots) for one in last or statements]
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
         ("knockout", "top", "bottom", "knockout_drop", "log-probability lost without attention to the subject, nats"),
     ]
     made = [_row(*one, groups) for one in wanted if {one[1], one[2]} <= set(arms) and _applies(groups, *one[1:4])]
-    if {"top", "bottom"} <= set(arms):
+    if {"top", "bottom"} <= set(arms) and all(len(group.fifth) >= N_FIFTHS for group in groups):
         made += [_middle(groups)] + [_fifth(groups, fifth) for fifth in range(N_FIFTHS)]
     common = {"experiment": experiment, "seeds": sum(len(group.seeds) for group in groups)}
     return [common | {"statement": SIGNS[row["result"]]} | row for row in made]

@@ -6,7 +6,7 @@ from typing import Any
 import cattrs
 from cattrs.preconf.json import make_converter
 
-from empirical import evaluate, facts, finetune, pretrain
+from empirical import evaluate, facts, finetune, knownness, pretrain
 from empirical.evaluate import EvaluateConfig
 from empirical.facts import FactsConfig, world
 from empirical.facts.world import WorldConfig
@@ -47,6 +47,7 @@ def check(config: Config) -> None:
     facts.check(config.facts)
     world.check(config.world)
     pretrain.check(config.pretrain)
+    knownness.check(config.knownness)
     split.check(config.split)
     finetune.check(config.finetune)
     evaluate.check(config.evaluate)

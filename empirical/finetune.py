@@ -47,8 +47,11 @@ def check(config: FinetuneConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
     if not config.learning_rates or not all(0 < rate < float("inf") for rate in config.learning_rates):
         raise InputError("--finetune.learning-rates: name one or more positive rates.")
-    if config.lora.rank < 1 or not config.lora.modules or not 0 <= config.lora.dropout < 1:
-        raise InputError("--finetune.lora: rank must be at least 1, dropout at least 0 and below 1, modules not empty.")
+    lora = config.lora
+    if lora.rank < 1 or not 0 < lora.alpha < float("inf") or not lora.modules or not 0 <= lora.dropout < 1:
+        raise InputError(
+            "--finetune.lora: rank must be at least 1, alpha above 0, dropout from 0 to below 1, modules not empty."
+        )
     train.check(config.train)
 
 

@@ -2,18 +2,23 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from theory.errors import InputError
 
-DAMAGED = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
+DAMAGED = (
+    *(OSError, ValueError, TypeError, AttributeError, RuntimeError, KeyError, ImportError),
+    *(SafetensorError, StrictDataclassError),
+)
 """What loading a model raises that is not there, damaged, or of another kind."""
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -76,10 +81,12 @@ def load(config: ModelConfig) -> Loaded:
         settings = AutoConfig.from_pretrained(config.name, revision=config.revision)
         tokenizer = AutoTokenizer.from_pretrained(config.name, revision=config.revision)
         options = {"revision": config.revision, "dtype": dtype(config.precision), "attn_implementation": "sdpa"}
-        model = AutoModelForCausalLM.from_pretrained(config.name, config=settings, **options)
+        options |= {"config": settings, "output_loading_info": True}
+        model, found = AutoModelForCausalLM.from_pretrained(config.name, **options)
+        if missing := found["missing_keys"]:  # transformers would go on with random ones
+            raise ValueError(f"{len(missing)} weights are missing, {min(missing)} among them")
     except DAMAGED as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{config.name}: cannot be loaded as a causal language model ({reason}).") from error
+        raise InputError(f"{config.name}: cannot be loaded as a causal language model ({_reason(error)}).") from error
     placed: Any = model.to(device=device())  # type: ignore[call-arg]
     return Loaded(placed.eval(), with_pad(tokenizer), config.name)
 
@@ -102,14 +109,32 @@ def with_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 def _load_adapter(folder: Path, config: ModelConfig) -> Loaded:
     """Return the base that the adapter names, with the adapter on it."""
+    settings = folder / "adapter_config.json"
     try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}/adapter_config.json: names no base model; it is damaged.") from error
-    loaded = load(ModelConfig(base, None, config.precision))
+        base = Path(json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"] or folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{settings}: names no base model; it is damaged.") from error
+    if base.resolve() == folder.resolve():
+        raise InputError(f"{settings}: names no base model.\nWrite its folder or hub id as base_model_name_or_path.")
     try:
-        model = PeftModel.from_pretrained(loaded.model, folder)
-    except DAMAGED as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{folder}: the adapter does not fit its base {base} ({reason}).") from error
+        loaded = load(ModelConfig(str(base), None, config.precision))
+    except InputError as error:
+        raise InputError(
+            f"{folder}: the adapter's base cannot be loaded: {str(error).splitlines()[0]}\n"
+            f"Put it back, or write where it is as base_model_name_or_path in {settings}."
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")  # else it would be left untrained
+            model = PeftModel.from_pretrained(loaded.model, str(folder))
+    except (*DAMAGED, UserWarning) as error:
+        raise InputError(
+            f"{folder}: the adapter does not fit its base {base} ({_reason(error)}).\n"
+            f"Name the base that it was trained on as base_model_name_or_path in {settings}."
+        ) from error
     return Loaded(model.eval(), loaded.tokenizer, str(folder))
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what went wrong."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

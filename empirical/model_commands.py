@@ -1,6 +1,7 @@
 """The single stages on one's own model and questions, a command each."""
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -80,19 +81,23 @@ class Finetune(OnModel):
     """Of batches, adapter and dropout."""
 
     def __call__(self) -> int:
-        one = self.base()
+        one, path = self.base(), self.out / self.arm
+        if path.exists():
+            raise InputError(f"{path} is there already.\nName another place with --out DIR, or remove it.")
         asked, halves, _ = study.questions(self.config, one, self.out, seed=self.split_seed)
         if self.arm not in halves.arms:
             raise InputError(f"--arm is {self.arm!r}: it must be one of {', '.join(halves.arms)}.")
-        path, own = self.out / self.arm, halves.arms[self.arm]
-        if path.exists():
-            raise InputError(f"{path} is there already.\nName another place with --out DIR, or remove it.")
-        work = self.out / f".{self.arm}.work"
+        own = halves.arms[self.arm]
+        # Apart from the checkpoints that another config or seed left.
+        identity = results.config_hash([configs.to_json(self.config), self.split_seed, self.seed])
+        work = self.out / f".{self.arm}.{identity[:16]}.work"
         with progress(f"finetuning on {self.arm}", 1) as told:
             options = {"work": work, "progress": absolute(told)}
             rate, by_rate = study.choose_rate(self.config, one, asked, own, **options)
             tuned, trace = study.tune(self.config, one, asked, own, rate=rate, seed=self.seed, **options)
         models.save(tuned, path)
+        for finished in self.out.glob(f".{self.arm}.*.work"):
+            shutil.rmtree(finished, ignore_errors=True)
         OUTPUT.print(f"{len(own)} facts, rate {rate:g} {by_rate or ''}, loss {trace[-1]['loss']:.3f}: {path}")
         return 0
 

@@ -79,6 +79,10 @@ def check(config: PretrainConfig) -> None:
     for name in ("learning_rate", "epochs"):
         if not 0 < getattr(config, name) < float("inf"):
             raise InputError(f"--pretrain.{name.replace('_', '-')} is {getattr(config, name)}: it must be positive.")
+    if not 0 <= config.warmup < 1:
+        raise InputError(f"--pretrain.warmup is {config.warmup}: it must be at least 0 and below 1.")
+    if not 0 <= config.weight_decay < float("inf"):
+        raise InputError(f"--pretrain.weight-decay is {config.weight_decay}: it must be at least 0.")
 
 
 def folder(config: PretrainConfig, world: WorldConfig, given: FactSet | None, out: Path, *, seed: int) -> Path:

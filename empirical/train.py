@@ -61,14 +61,14 @@ class Diverged(Exception):
 def check(config: TrainConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
     for name in ("epochs", "batch_size", "length_window", "checkpoint_every", "n_records"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--train.{name.replace('_', '-')} is {getattr(config, name)}: it must be at least 1.")
+        if (value := getattr(config, name)) < 1:
+            raise InputError(f"--finetune.train.{name.replace('_', '-')} is {value}: it must be at least 1.")
     if config.micro_batch_size is not None and config.micro_batch_size < 1:
-        raise InputError(f"--train.micro-batch-size is {config.micro_batch_size}: it must be at least 1.")
+        raise InputError(f"--finetune.train.micro-batch-size is {config.micro_batch_size}: it must be at least 1.")
     if not 0 <= config.warmup < 1:
-        raise InputError(f"--train.warmup is {config.warmup}: it must be at least 0 and below 1.")
+        raise InputError(f"--finetune.train.warmup is {config.warmup}: it must be at least 0 and below 1.")
     if config.weight_decay < 0 or config.max_gradient_norm <= 0:
-        raise InputError("--train.weight-decay must be at least 0 and --train.max-gradient-norm above 0.")
+        raise InputError("--finetune.train: weight-decay must be at least 0 and max-gradient-norm above 0.")
 
 
 def fit(
@@ -210,6 +210,6 @@ def _board(work: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError(
-            "--train.tensorboard needs the package tensorboard.\nInstall it, or leave the flag."
+            "--finetune.train.tensorboard needs the package tensorboard.\nInstall it, or leave the flag."
         ) from error
     return SummaryWriter(str(work / "tensorboard"))

@@ -31,10 +31,12 @@ def check(config: Exposure) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
     if config.by not in ("rank", "popularity"):
         raise InputError(f"--world.exposure.by is {config.by!r}: it must be rank or popularity.")
-    if not 0 < config.low < config.high:
+    if not 0 < config.low < config.high < float("inf"):
         raise InputError(
             f"--world.exposure.low {config.low} and high {config.high}: both must be positive, low below high."
         )
+    if not 0 <= config.exponent < float("inf"):
+        raise InputError(f"--world.exposure.exponent is {config.exponent}: it must be at least 0.")
     if config.by == "popularity" and not config.low < config.mean < config.high:
         raise InputError(f"--world.exposure.mean is {config.mean}: it must lie between {config.low} and {config.high}.")
 
@@ -45,10 +47,11 @@ def expected(config: Exposure, popularity: Float64[np.ndarray, " fact"]) -> Floa
         rank = stats.rankdata(-popularity, method="average") - 1
         return config.high * (config.low / config.high) ** (rank / max(1, len(rank) - 1))
     logarithm = config.exponent * np.log(np.maximum(popularity, 1e-300))  # of none, the tail
-    weight = np.exp(logarithm - logarithm.max())
+    weight = np.maximum(np.exp(logarithm - logarithm.max()), np.finfo(float).tiny)
 
     def counts(scale: float) -> Float64[np.ndarray, " fact"]:
-        return np.clip(weight * np.exp(scale), config.low, config.high)
+        with np.errstate(over="ignore"):  # what is too large is held at `high`
+            return np.clip(weight * np.exp(scale), config.low, config.high)
 
     # Monotone in the scale, from all at `low` to all at `high`.
     span = float(-np.log(weight.min()) + np.log(config.high))

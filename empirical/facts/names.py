@@ -1,5 +1,6 @@
 """Made-up names for a synthetic world: pronounceable, distinct, of shared parts or of their own."""
 
+from collections import Counter
 from typing import Literal
 
 import numpy as np
@@ -29,22 +30,32 @@ def words(n: int, rng: np.random.Generator, *, taken: frozenset[str] = frozenset
     return list(made)
 
 
-def people(n: int, parts: NameParts, longest: int, rng: np.random.Generator) -> list[str]:
-    """Return n distinct names of 1 to `longest` words, as many of each length as can be.
+def people(
+    n: int, parts: NameParts, longest: int, rng: np.random.Generator, *, taken: frozenset[str] = frozenset()
+) -> list[str]:
+    """Return n distinct names of 1 to `longest` words, as many of each length as can be, none of them in `taken`.
 
     Of shared parts, every word is one of SHARED, so that a name is known by the combination alone (one word is then
-    not enough: 2 words at least). Distinctive names have words of their own.
+    not enough: 2 words at least, and one more where all of a length are taken). Distinctive names have words of their
+    own.
     """
     if parts == "distinctive":
-        pool = words(n * longest, rng)
+        pool = words(n * longest, rng, taken=taken)
         return [" ".join(pool[i * longest : i * longest + 1 + i % longest]) for i in range(n)]
     pool = words(SHARED, rng)
-    made: dict[str, None] = {}
-    n_words = 2
+    drawn: set[str] = set()
+    n_drawn: Counter[int] = Counter()
+    made: list[str] = []
     while len(made) < n:
-        n_words = max(2, 1 + len(made) % longest) if n_words <= longest else n_words
-        made[" ".join(rng.choice(pool, n_words))] = None
-    return list(made)
+        n_words = max(2, 1 + len(made) % longest)
+        while n_drawn[n_words] == len(pool) ** n_words:
+            n_words += 1
+        name = " ".join(rng.choice(pool, n_words))
+        if name not in drawn:
+            drawn.add(name)
+            n_drawn[n_words] += 1
+            made += [] if name in taken else [name]
+    return made
 
 
 def _syllable(rng: np.random.Generator) -> str:

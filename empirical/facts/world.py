@@ -5,6 +5,8 @@ run in one world. Here they get names, an expected number of statements each, an
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -120,7 +122,8 @@ def build(config: WorldConfig, facts_given: FactSet | None = None, *, seed: int)
         store = _stored(asked)
     own = exposure.expected(config.exposure, store.popularity)
     n_own = len(own)
-    store = facts.add_background(store, config.background, seed=seed)
+    with _own_flags():
+        store = facts.add_background(store, config.background, seed=seed)
     share = config.background.share if config.background.size else 0.0
     told = np.concatenate([own, np.full(len(store.subject) - n_own, 0.0)])
     told[n_own:] = own.sum() * share / (1 - share) / max(1, len(told) - n_own)
@@ -207,7 +210,8 @@ def _stored(asked: tuple[Fact, ...]) -> FactStore:
 
 def check(config: WorldConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
-    facts.check(replace(_sampled(config), background=config.background))
+    with _own_flags():
+        facts.check(replace(_sampled(config), background=config.background))
     exposure.check(config.exposure)
     if not 1 <= config.statements <= 8:
         raise InputError(f"--world.statements is {config.statements}: it must lie between 1 and 8.")
@@ -225,6 +229,16 @@ def check(config: WorldConfig) -> None:
         )
     if config.min_facts < 1:
         raise InputError(f"--world.min-facts is {config.min_facts}: it must be at least 1.")
+
+
+@contextmanager
+def _own_flags() -> Iterator[None]:
+    """Have the toy's complaints name the flags of this flow."""
+    try:
+        yield
+    except InputError as error:
+        own = str(error).replace("--facts.relations-per-subject", "--world.facts-per-subject")
+        raise InputError(own.replace("--facts.", "--world.")) from error
 
 
 def _distinct(store: FactStore, config: WorldConfig, *, seed: int) -> FactStore:
@@ -272,7 +286,7 @@ def _named(
         answers = names.words(store.n_answers, rng, taken=taken)
         return tuple(subjects), RELATIONS[: store.n_relations], tuple(answers)
     own = tuple(dict.fromkeys(fact.subject for fact in asked))
-    made = names.people(store.n_subjects - len(own), config.names, config.longest_name, rng)
+    made = names.people(store.n_subjects - len(own), config.names, config.longest_name, rng, taken=frozenset(own))
     return own + tuple(made), store.relation_names, store.answer_names
 
 

@@ -1,11 +1,15 @@
+import math
+
 import numpy as np
 import pytest
+import torch
 
-from empirical import attention, evaluate, measure, prompts, tokenizer
+from empirical import attention, evaluate, knockout, measure, prompts, tokenizer
 from empirical.evaluate import EvaluateConfig
 from empirical.facts.record import Fact
 from empirical.measure import Questions
 from empirical.model import Loaded
+from empirical.prompts import Encoded
 from theory.split import HELD_OUT, TRAIN
 
 
@@ -100,30 +104,105 @@ def test_attentions_intervals_are_robust_to_questions_that_share_a_subject(quest
         assert table["high"][span] - table["mean"][span] == pytest.approx(half)
 
 
+def test_attention_is_unknown_where_no_question_names_its_subject(questions):
+    nameless = [one for one in questions.encoded if not one.has_subject]
+    assert measure.attention_table("top", np.ones((1, 2, 1, 1, 4)), nameless, np.zeros(1, dtype=int)) == {}
+
+
+def test_attention_is_that_of_each_question_alone_at_the_prompts_end_and_at_the_answers_first_token(loaded, questions):
+    mass = measure.attend(loaded, questions.encoded, batch_size=3)
+    for one, found in zip(questions.encoded, mass, strict=True):
+        tokens = torch.tensor([one.tokens[: one.n_prompt + 1]])
+        spans = torch.zeros((1, 4, one.n_prompt + 1), dtype=torch.bool)
+        spans[0, :, :-1] = torch.as_tensor(one.spans)
+        queries = torch.tensor([[one.n_prompt - 1, one.n_prompt]])
+        alone = attention.measure(loaded.model, tokens, torch.ones_like(tokens), queries, spans)[0]
+        np.testing.assert_allclose(found, alone, atol=1e-6)
+    # At the prompt's end the spans hold everything; one token later they lack that token itself.
+    np.testing.assert_allclose(mass[:, 0].sum(-1), 1, atol=1e-5)
+    assert (mass[:, 1].sum(-1) < 0.999).all()
+
+
+def test_the_table_of_attention_names_layer_head_position_and_span_of_each_mean(questions):
+    encoded = questions.encoded[:6]
+    mass = np.random.default_rng(0).random((6, 2, 3, 4, 4))
+    table = measure.attention_table("top", mass, encoded, np.arange(6))
+    place = [measure.POSITIONS.index(name) for name in table["position"]]
+    span = [attention.SPANS.index(name) for name in table["span"]]
+    assert len(set(zip(table["layer"], table["head"], place, span, strict=True))) == 2 * 3 * 4 * 4
+    np.testing.assert_allclose(table["mean"], mass.mean(0)[place, table["layer"], table["head"], span])
+
+
+def test_the_drop_is_what_the_answer_loses_where_its_prediction_cannot_see_the_subject(loaded, questions):
+    found = measure.arm("base", loaded, questions, None, EvaluateConfig(max_new_tokens=1, batch_size=4))
+    for row, drop in zip(questions.held_out[:-1], found.facts["knockout_drop"], strict=False):
+        one = questions.encoded[row]
+        tokens = torch.tensor([one.tokens])
+        place = torch.arange(len(one.tokens))[None]
+        cut = torch.zeros_like(tokens, dtype=torch.bool)
+        cut[0, : one.n_prompt] = torch.as_tensor(one.spans[0])
+        asked = (loaded.model, tokens, torch.ones_like(tokens), place >= one.n_prompt, torch.tensor([one.n_prompt - 1]))
+        assert drop == pytest.approx(float(knockout.logprob(*asked) - knockout.logprob(*asked, cut=cut)), abs=1e-5)
+        assert drop != 0
+
+
+def _with_the_models_own_answers(loaded, encoded, n):
+    """Return the prompts, each with its n likeliest next tokens in place of the answer."""
+    made = []
+    for one in encoded:
+        tokens = list(one.prompt)
+        for _ in range(n):
+            tokens.append(int(loaded.model(torch.tensor([tokens])).logits[0, -1].argmax()))
+        made.append(Encoded(tuple(tokens), one.n_prompt, one.spans, one.has_subject))
+    return made
+
+
 def test_the_probe_counts_answers_of_which_every_token_is_the_likeliest(loaded, questions):
-    found = measure.probe(questions.encoded[:6], loaded.model, loaded.pad)
-    assert found["accuracy"] == 0  # random weights
-    mass = measure.attend(loaded, questions.encoded[:6], batch_size=2)
+    own = _with_the_models_own_answers(loaded, questions.encoded[:6], n=3)
+    # One answer is spoilt in its last token, one in its first.
+    for row, place in ((0, -1), (1, own[1].n_prompt)):
+        tokens = list(own[row].tokens)
+        tokens[place] = (tokens[place] + 1) % 300
+        own[row] = Encoded(tuple(tokens), own[row].n_prompt, own[row].spans, True)
+    found = measure.probe(own, loaded.model, loaded.pad)
+    assert found["accuracy"] == pytest.approx(4 / 6)
+    mass = measure.attend(loaded, own, batch_size=2)
     assert found["subject_attention"] == pytest.approx(mass[:, 0, :, :, 0].mean(), abs=1e-6)
 
 
-def test_swapped_subjects_are_others_of_the_relation_and_none_where_there_is_no_other():
-    facts = [*FACTS, _fact(10, "b", "job")]
-    swapped = evaluate.swapped(facts, seed=0)
-    for fact, other in zip(facts[:9], swapped, strict=False):
-        assert other is not None and other.subject != fact.subject and other.relation == fact.relation
-        assert other.question == f"Where is {other.subject}?"
-    assert swapped[9] is None and swapped[10] is None
-    assert evaluate.swapped(facts, seed=0) == swapped != evaluate.swapped(facts, seed=1)
+def test_the_probe_of_questions_without_a_subject_has_no_attention_and_the_others_are_not_mixed_with_them(
+    loaded, questions
+):
+    assert math.isnan(measure.probe(questions.encoded[-1:], loaded.model, loaded.pad)["subject_attention"])
+    mixed, named = (
+        measure.probe(part, loaded.model, loaded.pad) for part in (questions.encoded, questions.encoded[:-1])
+    )
+    assert mixed["subject_attention"] == pytest.approx(named["subject_attention"], abs=1e-6)
 
 
-def test_every_score_is_one_a_question_and_letters_have_no_substring(llama, words):
-    loaded = Loaded(llama, words, "made")
-    encoded = prompts.encode(words, [prompts.build(fact) for fact in FACTS])
-    found = evaluate.answer(EvaluateConfig(max_new_tokens=2), loaded, FACTS, encoded)
-    assert {len(part) for part in (found.predicted, found.exact_match, found.token_f1, found.logprob)} == {10}
+def test_what_no_question_decides_is_null(loaded, questions, monkeypatch):
+    """All recalled, all right, none about a subject."""
+    _answers(monkeypatch, {fact.subject: fact.answers[0] for fact in FACTS}, swapped="Rome")
+    test = questions.held_out[-1:]
+    asked = Questions(
+        *(questions.facts, questions.encoded, questions.subject, questions.relation, questions.knownness),
+        *(questions.role, test, np.array([True]), questions.majority, 0),
+    )
+    metrics = measure.arm("base", loaded, asked, None, EvaluateConfig()).metrics
+    unknown = {name for name, value in metrics.items() if value is None}
+    assert unknown >= {"guessed", "generic_rate_wrong", "subject_blindness", "knockout_drop", "subject_attention"}
+    assert metrics["accuracy"] == metrics["retention"] == 1
+
+
+def test_multiple_choice_has_letters_for_answers_and_no_subject(llama):
     plain = tokenizer.train(["A: A B C D"], size=265)
-    asked = [Fact(str(i), "", "law", f"Which {i}?", ("B",), None, ("1", "2", "3", "4")) for i in range(3)]
-    encoded = prompts.encode(plain, [prompts.build(fact) for fact in asked])
-    letters = evaluate.answer(EvaluateConfig(), Loaded(llama, plain, "made"), asked, encoded)
-    assert set(letters.predicted) <= set("ABCD") and letters.substring_match == letters.token_f1 == [None] * 3
+    facts = [Fact(str(i), "", "law", f"Which {i}?", ("ABCD"[i % 4],), None, ("1", "2", "3", "4")) for i in range(8)]
+    encoded = prompts.encode(plain, [prompts.build(fact) for fact in facts])
+    rows = np.arange(8)
+    role = np.array([TRAIN] * 4 + [HELD_OUT] * 4, dtype=np.int8)
+    parts = (rows, np.zeros(8, dtype=int), np.zeros(8), role, rows[4:], np.ones(4, dtype=bool))
+    asked = Questions(facts, encoded, *parts, measure.majority_answers(facts[:4]), 0)
+    found = measure.arm("top", Loaded(llama, plain, "made"), asked, rows[:2], EvaluateConfig())
+    assert set(found.facts["predicted"]) <= set("ABCD") and found.facts["swapped_predicted"] == [None] * 4
+    assert found.facts["majority_correct"] == [True, False, False, False]  # of A and B the first
+    assert found.attention == {} and found.metrics["subject_attention"] is None and found.metrics["token_f1"] is None

@@ -1,0 +1,133 @@
+import pytest
+import torch
+
+from empirical import evaluate, prompts, tokenizer
+from empirical.evaluate import EvaluateConfig
+from empirical.facts.record import Fact
+from empirical.model import Loaded
+from theory.errors import InputError
+
+
+def _fact(i, subject, *, relation="city", question="Where is {}?", answers=("Rome", "Roma")):
+    return Fact(str(i), subject, relation, question.format(subject), answers)
+
+
+FACTS = [_fact(i, f"Ann{i}") for i in range(10)]
+CHOICES = [
+    Fact(str(i), "", "law", f"Which is {'long ' * i}{i}?", ("ABCD"[i % 4],), None, ("1", "2", "3", "4"))
+    for i in range(6)
+]
+
+
+@pytest.fixture
+def loaded(llama, words):
+    """Return a model of random weights, made large so that its answers differ."""
+    for weight in llama.parameters():
+        weight.data *= 8 if weight.ndim > 1 else 1
+    return Loaded(llama, words, "made")
+
+
+@pytest.fixture
+def lettered(loaded):
+    """Return the same with a tokenizer to which " A" is one token."""
+    return Loaded(loaded.model, tokenizer.train(["A: A B C D"], size=265), "made")
+
+
+def _encode(loaded, facts):
+    return prompts.encode(loaded.tokenizer, [prompts.build(fact) for fact in facts])
+
+
+@torch.no_grad()
+def _logprobs(loaded, tokens):
+    return loaded.model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+
+
+def _greedy(loaded, tokens, n):
+    """Return what a loop of single steps says, up to the end token or a line's end."""
+    tokens, start = list(tokens), len(tokens)
+    for _ in range(n):
+        tokens.append(int(_logprobs(loaded, tokens)[-1].argmax()))
+        text = loaded.tokenizer.decode(tokens[start:])
+        if tokens[-1] == loaded.tokenizer.eos_token_id or "\n" in text:
+            break
+    return loaded.tokenizer.decode(tokens[start:], skip_special_tokens=True).split("\n")[0].strip()
+
+
+def test_answers_are_the_most_likely_tokens_whatever_is_answered_beside(loaded):
+    encoded = _encode(loaded, FACTS)
+    expected = [_greedy(loaded, one.prompt, 3) for one in encoded]
+    assert len(set(expected)) > 2
+    for batch_size in (1, 4, 64):
+        assert evaluate.predict(EvaluateConfig(3, batch_size), loaded, FACTS, encoded) == expected
+    assert evaluate.predict(EvaluateConfig(), loaded, [], []) == []
+
+
+def test_each_question_has_every_score_against_any_of_its_answers(loaded, monkeypatch):
+    said = ["the Rome.", "the Eternal City, Roma", "Ulm", ""]
+    monkeypatch.setattr(evaluate, "predict", lambda *given: said)
+    encoded = _encode(loaded, FACTS[:4])
+    found = evaluate.answer(EvaluateConfig(), loaded, FACTS[:4], encoded)
+    assert found.predicted == said
+    assert found.exact_match.tolist() == [True, False, False, False]
+    assert found.substring_match == [True, True, False, False]
+    assert found.token_f1 == pytest.approx([1, 2 * (1 / 3) / (4 / 3), 0, 0])
+    for one, logprob in zip(encoded, found.logprob, strict=True):
+        after = _logprobs(loaded, one.tokens)
+        expected = sum(after[i - 1, one.tokens[i]] for i in range(one.n_prompt, len(one.tokens)))
+        assert logprob == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_of_multiple_choice_the_most_likely_letter_is_the_answer_and_its_only_score(lettered):
+    encoded = _encode(lettered, CHOICES)
+    tokens = [lettered.tokenizer(f"A: {letter}")["input_ids"][-1] for letter in "ABCD"]
+    expected = ["ABCD"[int(_logprobs(lettered, one.prompt)[-1, tokens].argmax())] for one in encoded]
+    assert len(set(expected)) > 1
+    for batch_size in (1, 4):
+        found = evaluate.answer(EvaluateConfig(batch_size=batch_size), lettered, CHOICES, encoded)
+        assert found.predicted == expected
+        right = [letter in fact.answers for letter, fact in zip(expected, CHOICES, strict=True)]
+        assert found.exact_match.tolist() == right
+        assert found.substring_match == found.token_f1 == [None] * len(CHOICES)
+
+
+def test_a_swapped_subject_is_another_of_the_relation_in_its_very_place():
+    facts = [_fact(i, name, question="Is Annabel {}?") for i, name in enumerate(("Ann", "Bo", "Cy"))]
+    facts += [_fact(3, "Di", relation="job"), _fact(4, "Ed", relation="job")]
+    seen = set()
+    for seed in range(20):
+        swapped = evaluate.swapped(facts, seed=seed)
+        for fact, other in zip(facts, swapped, strict=True):
+            assert other is not None and other.subject != fact.subject and other.relation == fact.relation
+            assert other.question == fact.question.replace(f" {fact.subject}?", f" {other.subject}?")
+            seen.add((fact.subject, other.subject))
+    assert seen == {(a, b) for group in ("Ann Bo Cy", "Di Ed") for a in group.split() for b in group.split() if a != b}
+
+
+def test_a_subject_is_swapped_wherever_the_question_names_it_in_another_case():
+    facts = [_fact(0, "Ann", question="was ANN here?"), _fact(1, "Bo")]
+    assert [one and one.question for one in evaluate.swapped(facts, seed=0)] == ["was Bo here?", "Where is Ann?"]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        [_fact(0, "Ann"), _fact(1, "Bo", relation="job")],
+        [_fact(0, "Ann"), _fact(1, "Ann", question="Where does {} live?")],
+        [_fact(0, "Ann"), _fact(1, "", question="Where?")],
+        [_fact(0, "Ann", question="Where is she?"), _fact(1, "Ann")],
+        CHOICES[:2],
+    ],
+    ids=["other relation", "same subject", "no subject", "not named", "multiple choice"],
+)
+def test_where_there_is_no_other_subject_or_no_place_for_it_nothing_is_swapped(facts):
+    assert evaluate.swapped(facts, seed=0) == [None, None]
+
+
+def test_swaps_are_a_seeds():
+    assert evaluate.swapped(FACTS, seed=0) == evaluate.swapped(FACTS, seed=0) != evaluate.swapped(FACTS, seed=1)
+
+
+@pytest.mark.parametrize("changes", [{"max_new_tokens": 0}, {"batch_size": 0}])
+def test_no_tokens_or_no_questions_at_once_are_refused(changes):
+    with pytest.raises(InputError, match="--evaluate"):
+        evaluate.check(EvaluateConfig(**changes))

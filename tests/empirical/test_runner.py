@@ -1,0 +1,275 @@
+"""A study from the command line in this process: what it writes, what it finds done, and how it goes on."""
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from empirical import __main__ as command_line
+from empirical import config as configs
+from empirical import model, model_commands, runner, study
+from empirical.study import Cell
+from theory import results
+from theory.split import ARMS
+
+FLAGS = (
+    "--world.n-subjects 40 --world.n-relations 2 --world.facts-per-subject 1 --world.n-answers 5 "
+    "--world.exposure.low 0.5 --world.exposure.high 40 --pretrain.hidden 16 --pretrain.layers 1 --pretrain.heads 2 "
+    "--pretrain.key-value-heads 1 --pretrain.vocabulary 400 --pretrain.batch-size 32 --pretrain.checkpoint-every 5 "
+    "--pretrain.n-probes 1 --finetune.learning-rates 1e-3 1e-2 --finetune.train.epochs 2 --finetune.train.batch-size 4 "
+    "--finetune.train.checkpoint-every 2 --finetune.train.n-records 1 --evaluate.max-new-tokens 4"
+).split()
+
+
+@pytest.fixture
+def tell(capsys):
+    """Run a command; returns its exit code and what it printed, in one line each."""
+
+    def run(*arguments):
+        code = command_line.main([str(one) for one in arguments])
+        printed = capsys.readouterr()
+        return code, " ".join(printed.out.split()), " ".join(printed.err.split())
+
+    return run
+
+
+def _counting(name, stage, calls):
+    def call(*given, **more):
+        calls[name] += 1
+        return stage(*given, **more)
+
+    return call
+
+
+def counted(patch) -> Counter:
+    """Return the count of calls of a study's long stages, from now on."""
+    calls = Counter()
+    for name in ("measure_base", "choose_rate", "measure_arm"):
+        patch.setattr(study, name, _counting(name, getattr(study, name), calls))
+    return calls
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return the folder of a study of two finetuning seeds, not to be changed, and how often each stage was called."""
+    out = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        calls = counted(patch)
+        assert command_line.main(["run", "tiny", *FLAGS, "--seeds", "2", "--out", str(out)]) == 0
+    return out, calls
+
+
+@pytest.fixture
+def runs(finished, tmp_path) -> Path:
+    """Return a copy of the finished study."""
+    return shutil.copytree(finished[0], tmp_path / "runs")
+
+
+def directory(out: Path, seed: int) -> Path:
+    return runner.directory(out, "tiny", Cell(0, 0, seed))
+
+
+def config_of(out: Path) -> configs.Config:
+    return configs.from_json(results.read_run(directory(out, 0)).report["config"])
+
+
+def files(out: Path, *, hidden: bool = True) -> dict[str, tuple[int, bytes]]:
+    """Return every file under the study's results, with its time and content."""
+    paths = [path for path in sorted((out / "empirical").rglob("*")) if path.is_file()]
+    found = {str(path.relative_to(out / "empirical/tiny")): path for path in paths}
+    return {name: (p.stat().st_mtime_ns, p.read_bytes()) for name, p in found.items() if hidden or "/." not in name}
+
+
+def same(one: Path, other: Path) -> bool:
+    """Return whether two runs say the same, but for the time that they took and the model's folder."""
+    first, second = results.read_run(one), results.read_run(other)
+    said = [{key: run.report[key] for key in ("config", "metrics", "choices", "split")} for run in (first, second)]
+    return said[0] == said[1] and all(first.table(name).equals(second.table(name)) for name in runner.TABLES)
+
+
+def test_a_study_leaves_a_directory_a_run_and_its_predictions(finished):
+    names = ["attention.parquet", "attention_by_question.npz", "facts.parquet", "report.json", "trace.parquet"]
+    expected = [f"pretrain_0/split_0/seed_{seed}/{name}" for seed in range(2) for name in names]
+    assert sorted(files(finished[0], hidden=False)) == sorted([*expected, "predictions.parquet"])
+    report = results.read_run(directory(finished[0], 1)).report
+    assert (report["flow"], report["experiment"], report["schema"]) == ("empirical", "tiny", results.SCHEMA)
+    assert report["seeds"] == {"pretrain": 0, "split": 0, "seed": 1}
+    assert {"versions", "device", "git_commit", "config_hash", "notes", "model", "seconds"} <= set(report)
+    assert list(report["metrics"]) == ["base", *ARMS]
+    assert all(choice["learning_rate"] in (1e-3, 1e-2) for choice in report["choices"].values())
+    assert all(set(choice["development_accuracy"]) == {"0.001", "0.01"} for choice in report["choices"].values())
+
+
+def test_finetuning_seeds_share_the_base_models_measurements_and_the_chosen_rates(finished):
+    out, calls = finished
+    assert calls == {"measure_base": 1, "choose_rate": len(ARMS), "measure_arm": 2 * len(ARMS)}
+    first, second = (results.read_run(directory(out, seed)) for seed in range(2))
+    assert first.report["choices"] == second.report["choices"]
+    assert first.report["metrics"]["base"] == second.report["metrics"]["base"]
+    assert not first.table("trace").equals(second.table("trace"))
+
+
+def test_what_is_done_is_found_done_without_a_model_and_left_as_it_is(runs, tell, monkeypatch):
+    before = files(runs)
+    monkeypatch.setattr(model, "load", lambda *_: pytest.fail("a model was loaded"))
+    code, printed, _ = tell("run", "tiny", *FLAGS, "--seeds", 2, "--out", runs)
+    assert code == 0 and "0 runs made, 2 found done" in printed
+    assert all(arm in printed for arm in ("base", *ARMS, "top − bottom"))
+    assert {n: v for n, v in files(runs).items() if "seed" in n} == {n: v for n, v in before.items() if "seed" in n}
+
+
+def test_another_config_is_refused_under_any_seed_until_every_run_is_overwritten(runs, tell):
+    before = files(runs)
+    other = ["run", "tiny", *FLAGS, "--arms", "top", "bottom", "--out", runs]
+    for seeds in (["--seeds", 2], ["--seed", 7], ["--seed", 0, "--overwrite"]):
+        code, _, error = tell(*other, *seeds)
+        assert code == 2 and "another config" in error and "--overwrite" in error and "--out" in error
+        assert files(runs) == before
+    assert tell(*other, "--seeds", 2, "--overwrite")[0] == 0
+    for seed in range(2):
+        run = results.read_run(directory(runs, seed))
+        assert (
+            list(run.report["metrics"]) == run.table("facts")["arm"].unique().to_pylist() == ["base", "top", "bottom"]
+        )
+    rows = results.read_table(runs / "empirical/tiny/predictions.parquet").to_pylist()
+    assert {row["arm"] for row in rows} == {"top − bottom", "bottom − top"}
+
+
+@pytest.mark.parametrize(
+    ("moment", "left"),
+    [
+        ("pretraining", {"measure_base": 1, "choose_rate": 4, "measure_arm": 4}),
+        ("top", {"choose_rate": 4, "measure_arm": 4}),
+        ("whole", {"choose_rate": 2, "measure_arm": 2}),
+    ],
+)
+def test_ctrl_c_keeps_what_is_finished_and_changes_nothing(finished, tmp_path, monkeypatch, moment, left):
+    config = config_of(finished[0])
+
+    def interrupted(doing, done):
+        if f" {moment} loss" in doing:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(config, "tiny", [Cell(0, 0, 0)], tmp_path, progress=interrupted)
+    assert not directory(tmp_path, 0).exists()
+    calls, told = counted(monkeypatch), []
+    runner.run(config, "tiny", [Cell(0, 0, 0)], tmp_path, progress=lambda doing, done: told.append(done))
+    assert calls == left
+    assert same(directory(tmp_path, 0), directory(finished[0], 0))
+    # The bar is the whole run's, and it reaches its end.
+    assert 0 <= told[0] < told[-1] == 1
+
+
+def test_overwriting_takes_up_no_training_of_another_config(finished, tmp_path):
+    """A killed run's checkpoints lie where the new one's will."""
+    (tmp_path / "models").symlink_to(finished[0] / "models")
+    (tmp_path / "fresh").mkdir()
+    (tmp_path / "fresh/models").symlink_to(finished[0] / "models")
+    config = replace(config_of(finished[0]), arms=("top",))
+    config = replace(config, finetune=replace(config.finetune, learning_rates=(1e-2,)))
+    other = replace(config, finetune=replace(config.finetune, train=replace(config.finetune.train, weight_decay=0.9)))
+    tried = []
+
+    def interrupted(doing, done):
+        tried.append(doing)
+        if sum(" top loss" in one for one in tried) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(config, "tiny", [Cell(0, 0, 0)], tmp_path, progress=interrupted)
+    assert list(tmp_path.rglob("checkpoint.pt"))
+    runner.run(other, "tiny", [Cell(0, 0, 0)], tmp_path, overwrite=True, progress=lambda doing, done: None)
+    runner.run(other, "tiny", [Cell(0, 0, 0)], tmp_path / "fresh", progress=lambda doing, done: None)
+    assert same(directory(tmp_path, 0), directory(tmp_path / "fresh", 0))
+    assert not [path for path in (tmp_path / "empirical").rglob("checkpoint.pt")]
+
+
+@pytest.mark.parametrize("rate", ["1e-2", "1e-3"])
+def test_an_interrupted_finetuning_goes_on_as_the_same_and_never_as_another(
+    finished, tmp_path, tell, monkeypatch, rate
+):
+    (base,) = (path for path in (finished[0] / "models").iterdir() if path.is_dir())
+    rows = [f"Who is Ann{i}?,Bo{i % 5},Ann{i},{i}" for i in range(60)]
+    (tmp_path / "questions.csv").write_text("\n".join(["question,answer,subject,popularity", *rows]))
+    settings = {
+        "--model.name": base,
+        "--facts.source": "table",
+        "--facts.path": tmp_path / "questions.csv",
+        "--split.development": 0.0,
+        "--knownness.measure": "popularity",
+        "--finetune.train.batch-size": 2,
+        "--finetune.train.checkpoint-every": 2,
+    }
+    steps = []
+
+    def finetune(rate, out, stop_at=None):
+        def tell_step(doing, done):
+            steps.append(doing)
+            if len(steps) == stop_at:
+                raise KeyboardInterrupt
+
+        steps.clear()
+        monkeypatch.setattr(model_commands, "absolute", lambda told: tell_step)
+        flags = settings | {"--finetune.learning-rates": rate, "--out": out}
+        return tell("finetune", *(part for flag in flags.items() for part in flag))[0], len(steps)
+
+    assert finetune("1e-2", tmp_path / "cut", stop_at=10) == (130, 10)
+    code, n_steps = finetune(rate, tmp_path / "whole")
+    assert code == 0
+    assert finetune(rate, tmp_path / "cut") == (0, n_steps - 10 * (rate == "1e-2"))
+    weights = [(tmp_path / out / "top/model.safetensors").read_bytes() for out in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["top"]
+
+
+def test_a_runs_own_config_makes_the_same_run_again(finished, tmp_path, tell):
+    source = directory(finished[0], 1)
+    (tmp_path / "models").symlink_to(finished[0] / "models")
+    code, printed, _ = tell("run", "tiny-lora", "--from-run", source, "--seed", 1, "--out", tmp_path)
+    assert code == 0 and "1 runs made, 0 found done" in printed
+    assert same(runner.directory(tmp_path, "tiny-lora", Cell(0, 0, 1)), source)
+    assert tell("run", "tiny", "--from-run", tmp_path / "gone")[0] == 2
+
+
+def test_compare_writes_the_predictions_again_from_the_runs_alone(runs, tell, monkeypatch):
+    path = runs / "empirical/tiny/predictions.parquet"
+    expected = results.read_table(path)
+    path.unlink()
+    monkeypatch.setattr(model, "load", lambda *_: pytest.fail("a model was loaded"))
+    code, printed, _ = tell("compare", "--out", runs)
+    assert code == 0 and results.read_table(path).equals(expected)
+    assert "Ghosal et al. 2024" in printed
+    code, _, error = tell("compare", "tiny-mmlu", "--out", runs)
+    assert code == 2 and "no finished runs of tiny-mmlu" in error
+
+
+def test_a_damaged_run_is_named(runs, tell):
+    facts = directory(runs, 0) / "facts.parquet"
+    facts.write_bytes(facts.read_bytes()[:500])
+    code, _, error = tell("compare", "--out", runs)
+    assert code == 2 and str(facts) in error
+    (directory(runs, 1) / "report.json").write_text("{")
+    code, _, error = tell("run", "tiny", *FLAGS, "--seed", 1, "--out", runs)
+    assert code == 2 and "--overwrite" in error
+
+
+def test_a_split_seed_holds_out_other_facts_of_the_same_base_model(finished, tmp_path):
+    config = config_of(finished[0])
+    base = study.base(config, None, finished[0], seed=0, progress=lambda doing, done: None)
+    (one, arms, _), (other, _, _), (again, same_arms, _) = (
+        study.questions(config, base, tmp_path, seed=seed) for seed in (0, 1, 0)
+    )
+    assert set(one.held_out.tolist()) != set(other.held_out.tolist())
+    np.testing.assert_array_equal(one.held_out, again.held_out)
+    for arm in ARMS:
+        np.testing.assert_array_equal(arms.arms[arm], same_arms.arms[arm])
+
+
+def test_a_dry_run_shows_the_config_that_a_run_stores(finished, capsys):
+    assert command_line.main(["run", "tiny", *FLAGS, "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"] == results.read_run(directory(finished[0], 0)).report["config"]
