@@ -201,7 +201,8 @@ def _facts(run: Run) -> pa.Table:
 
 
 def _write_json(value: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # One line: what is kept is read by programs, and indentation would be a third of it.
+    path.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def _write(table: pa.Table, path: Path, *, single: Sequence[str] | None = None) -> None:
