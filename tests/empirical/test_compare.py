@@ -5,12 +5,13 @@ from empirical import compare
 from empirical.compare import Group
 from empirical.study import Cell
 from theory import results, statistics
+from theory.columns import PREDICTIONS
 
 ARMS = ("base", "top", "bottom", "whole", "random")
 RATE = {"base": 0.0, "top": 0.7, "whole": 0.6, "random": 0.6, "bottom": 0.3}
 
 
-def _write(out, cell, rng, *, rate=RATE, n_relations=2, n=100):
+def _write(out, cell, rng, *, rate=RATE, n_relations=2, n=100, subject="s"):
     parts = []
     for arm in ARMS:
         correct = rng.random(n) < rate[arm]
@@ -18,7 +19,7 @@ def _write(out, cell, rng, *, rate=RATE, n_relations=2, n=100):
             {
                 "arm": arm,
                 "fact": np.arange(n),
-                "subject": [f"s{i % 40}" for i in range(n)],
+                "subject": [subject and f"{subject}{i % 40}" for i in range(n)],
                 "relation": [f"r{i % n_relations}" for i in range(n)],
                 "knownness": np.arange(n, 0, -1.0),
                 "role": "held_out",
@@ -74,12 +75,105 @@ def test_no_effect_is_undecided(tmp_path):
     assert _one(_rows(tmp_path), "a", "top − bottom")["verdict"] == "undecided"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.1, 0.5, "holds"), (-0.1, 0.5, "undecided"), (-0.5, 0.1, "undecided"), (-0.5, -0.1, "fails")],
+)
+def test_a_sign_is_decided_by_an_interval_that_leaves_out_zero(low, high, verdict):
+    found = statistics.PairedInterval((low + high) / 2, low, high, 0.5)
+    for is_sign, expected in ((True, verdict), (False, "reported")):
+        assert compare._measured("a", "top − bottom", found, 0.5, "", is_sign=is_sign)["verdict"] == expected
+
+
 def test_base_models_are_the_unit_from_three_on(four):
     groups = compare.read(results.find_runs(four, "empirical", "made"))
     means = np.array([compare.difference(group, "top", "bottom", "correct").mean() for group in groups])
     row = _one(_rows(four), "a", "top − bottom")
     found = statistics.paired_interval(means, np.zeros(4))
     assert (row["measured"], row["low"], row["high"]) == pytest.approx((found.mean, found.low, found.high))
+
+
+def _group(world, **columns):
+    """Return a group of ten questions, a cluster each, whose columns differ between top and bottom by these."""
+    by_arm = {
+        "top": {name: np.atleast_2d(np.asarray(gap, dtype=float)) for name, gap in columns.items()},
+        "bottom": {name: np.zeros((1, len(gap))) for name, gap in columns.items()},
+    }
+    n = len(next(iter(columns.values())))
+    return Group(world, (0,), by_arm, np.arange(n), np.arange(n) * 5 // n, False)
+
+
+def _gap(group):
+    return compare.difference(group, "top", "bottom", "correct")
+
+
+def test_splits_of_one_base_model_count_once():
+    gaps = [0.1, 0.3, 0.5, 0.9]
+    worlds = [0, 1, 2, 2]
+    groups = [_group(world, correct=[gap] * 10) for world, gap in zip(worlds, gaps, strict=True)]
+    assert compare.unit(groups) == "3 base models"
+    expected = statistics.paired_interval(np.array([0.1, 0.3, 0.7]), np.zeros(3))
+    assert compare.interval(groups, _gap) == pytest.approx(expected)
+
+
+def test_two_base_models_are_too_few_to_be_the_unit_and_weigh_alike():
+    groups = [_group(0, correct=[0.0] * 10), _group(1, correct=[1.0] * 50)]
+    found = compare.interval(groups, _gap)
+    assert compare.unit(groups) == "questions by subject"
+    assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)  # no question differs from its like
+
+
+def test_questions_without_a_value_are_left_out_of_mean_and_interval():
+    gap = np.array([1.0, 0, 0, 1, np.nan, np.nan, np.nan, np.nan, np.nan, np.nan])
+    found = compare.interval([_group(0, correct=gap)], _gap)
+    assert found.mean == 0.5 and 0 <= found.low < 0.5 < found.high <= 1
+
+
+def test_the_middle_is_three_fifths_less_the_outer_two():
+    gap = [0.1, 0.3, 0.5, 0.7, 0.9, 0.9, 0.4, 0.4, 0.0, 0.2]
+    row = compare._middle([_group(0, correct=gap)])
+    assert row["measured"] == pytest.approx(np.mean(gap[2:8]) - np.mean(gap[:2] + gap[8:]))
+    assert row["result"] == "d" and row["verdict"] in ("holds", "undecided")
+
+
+def test_fewer_questions_than_fifths_have_no_fifths():
+    rows = compare.rows("made", [_group(0, correct=[1.0, 0.0, 1.0], majority_correct=[0.0] * 3)], ["top"])
+    assert rows == []
+    columns = dict.fromkeys(
+        ("correct", "subject_attention", "subject_attention_nonsink", "is_generic_arm", "retained", "guessed"),
+        [1.0, 0.0, 1.0],
+    ) | dict.fromkeys(("majority_correct", "is_blind", "knockout_drop"), [0.0] * 3)
+    rows = compare.rows("made", [_group(0, **columns)], ["top", "bottom"])
+    assert {row["result"] for row in rows} == {"a", "b", "c", "retention", "guessed", "blindness", "knockout"}
+
+
+def test_each_sign_is_taken_in_the_direction_that_its_statement_says(four):
+    rows = _rows(four)
+    for result, arm, gap in (
+        ("a", "top − bottom", 0.4),
+        ("b", "top − bottom", 0.4),
+        ("c", "bottom − top", 0.4),
+        ("f", "top − random", 0.1),
+        ("f", "random − bottom", 0.3),
+        ("whole", "top − whole", 0.1),
+        ("blindness", "bottom − top", 1.0),
+        ("knockout", "top − bottom", 0.4),
+    ):
+        row = _one(rows, result, arm)
+        assert row["measured"] == pytest.approx(gap, abs=0.1), result
+        allowed = {"f": ("holds", "undecided")}.get(result, ("holds",)) if result in "abcf" else ("reported",)
+        assert row["verdict"] in allowed, result
+
+
+def test_a_relation_is_a_cluster_only_where_there_are_ten_and_a_fact_without_a_subject_is_its_own(tmp_path):
+    _write(tmp_path, Cell(0, 0, 0), np.random.default_rng(0), n_relations=10)
+    _write(tmp_path, Cell(0, 1, 0), np.random.default_rng(0), n_relations=9)
+    by_relation, by_subject = compare.read(results.find_runs(tmp_path, "empirical", "made"))
+    assert by_relation.by_relation and by_relation.cluster.max() + 1 == 10
+    assert not by_subject.by_relation and by_subject.cluster.max() + 1 == 40
+    assert compare.unit([by_relation, by_subject]) == "questions by subject"
+    _write(tmp_path, Cell(0, 2, 0), np.random.default_rng(0), subject="")
+    assert compare.read(results.find_runs(tmp_path, "empirical", "made"))[2].cluster.max() + 1 == 100
 
 
 @pytest.mark.parametrize(("n_relations", "unit"), [(2, "questions by subject"), (12, "questions by relation")])
@@ -149,6 +243,6 @@ def test_what_has_no_value_has_no_row(tmp_path):
 def test_predictions_are_written_in_the_columns_of_both_flows(four):
     made = _rows(four)
     table = results.read_table(four / "empirical" / "made" / "predictions.parquet")
-    assert table.num_rows == len(made)
+    assert table.num_rows == len(made) and table.schema.names == PREDICTIONS.names
     assert set(table["verdict"].to_pylist()) <= {"holds", "fails", "undecided", "reported"}
     assert set(compare.SIGNS) == set(table["result"].to_pylist())

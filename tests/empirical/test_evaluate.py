@@ -63,14 +63,14 @@ def test_answers_are_the_most_likely_tokens_whatever_is_answered_beside(loaded):
 
 
 def test_each_question_has_every_score_against_any_of_its_answers(loaded, monkeypatch):
-    said = ["the Rome.", "the Eternal City, Roma", "Ulm", ""]
+    said = ["the Rome.", "the Eternal City, Roma", "roma", "Ulm", ""]
     monkeypatch.setattr(evaluate, "predict", lambda *given: said)
-    encoded = _encode(loaded, FACTS[:4])
-    found = evaluate.answer(EvaluateConfig(), loaded, FACTS[:4], encoded)
+    encoded = _encode(loaded, FACTS[:5])
+    found = evaluate.answer(EvaluateConfig(), loaded, FACTS[:5], encoded)
     assert found.predicted == said
-    assert found.exact_match.tolist() == [True, False, False, False]
-    assert found.substring_match == [True, True, False, False]
-    assert found.token_f1 == pytest.approx([1, 2 * (1 / 3) / (4 / 3), 0, 0])
+    assert found.exact_match.tolist() == [True, False, True, False, False]
+    assert found.substring_match == [True, True, True, False, False]
+    assert found.token_f1 == pytest.approx([1, 2 * (1 / 3) / (4 / 3), 1, 0, 0])
     for one, logprob in zip(encoded, found.logprob, strict=True):
         after = _logprobs(loaded, one.tokens)
         expected = sum(after[i - 1, one.tokens[i]] for i in range(one.n_prompt, len(one.tokens)))

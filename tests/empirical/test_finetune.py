@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from empirical import finetune, prompts
+from empirical import finetune, prompts, train
 from empirical.facts.record import Fact
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.model import Loaded
+from empirical.model import Loaded, ModelConfig, load, save
 from empirical.train import TrainConfig
 from theory.errors import InputError
 
@@ -23,8 +23,28 @@ def _run(config, llama, words, tmp_path, *, rate=1e-2, names="ABCDEFGH", seed=0)
 
 
 def test_full_finetuning_lowers_the_loss_on_its_examples(llama, words, tmp_path):
+    before = _loss(llama, words)
     tuned, trace = _run(replace(QUICK, train=replace(QUICK.train, epochs=10)), llama, words, tmp_path)
     assert trace[-1]["loss"] < 3 and tuned.model is llama and not llama.training
+    assert _loss(llama, words) < before / 2
+
+
+def _loss(net, words):
+    with torch.no_grad():
+        return float(train.loss_sum(net, *train.collate(_examples(words), pad=2)))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_what_was_finetuned_comes_back_from_its_folder(method, llama, words, tmp_path):
+    save(Loaded(llama, words, "made"), tmp_path / "base")
+    base = load(ModelConfig(str(tmp_path / "base")))
+    options = {"learning_rate": 1e-2, "seed": 0, "work": tmp_path / "work", "probe": lambda net: {}}
+    tuned, _ = finetune.run(replace(QUICK, method=method), base, _examples(words), **options)
+    save(tuned, tmp_path / "tuned")
+    again = load(ModelConfig(str(tmp_path / "tuned")))
+    assert _loss(again.model, words) == pytest.approx(_loss(tuned.model, words), rel=1e-5)
+    assert _loss(again.model, words) < 0.98 * _loss(llama, words)
+    assert (tmp_path / "tuned" / "adapter_config.json").exists() == (method == "lora")
 
 
 def test_an_adapter_leaves_the_bases_weights_as_they_were(llama, words, tmp_path):
@@ -70,9 +90,13 @@ def test_an_adapter_for_layers_that_are_not_there_is_refused(llama, words, tmp_p
         ({"learning_rates": (0.0,)}, "learning-rates"),
         ({"lora": Lora(rank=0)}, "lora"),
         ({"lora": Lora(dropout=1.0)}, "lora"),
-        ({"train": TrainConfig(epochs=0)}, "epochs"),
-        ({"train": TrainConfig(warmup=1.0)}, "warmup"),
-        ({"train": TrainConfig(micro_batch_size=0)}, "micro-batch-size"),
+        ({"learning_rates": (1e-3, float("inf"))}, "learning-rates"),
+        ({"lora": Lora(alpha=0.0)}, "--finetune.lora: .*alpha"),
+        ({"lora": Lora(modules=())}, "--finetune.lora: .*modules"),
+        ({"train": TrainConfig(epochs=0)}, "--finetune.train.epochs"),
+        ({"train": TrainConfig(warmup=1.0)}, "--finetune.train.warmup"),
+        ({"train": TrainConfig(micro_batch_size=0)}, "--finetune.train.micro-batch-size"),
+        ({"train": TrainConfig(weight_decay=-1.0)}, "--finetune.train: weight-decay"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(changes, flag):

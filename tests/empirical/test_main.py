@@ -5,9 +5,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from empirical import __main__ as command
-from empirical import commands
+from empirical import commands, model_commands
 
 N = 40
 ASKED = "--knownness.measure logprob --knownness.shots 1 --knownness.n-prompts 1 --evaluate.max-new-tokens 2".split()
@@ -98,11 +99,62 @@ def test_a_subject_that_its_question_does_not_name_is_counted_named_and_kept(mod
     assert pq.read_table(tmp_path / "out" / "scores.parquet").num_rows == N
 
 
-def _other_base(model: Path, llama) -> None:
-    get_peft_model(llama, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(str(model / "adapter"))
-    settings = model / "adapter" / "adapter_config.json"
-    told = json.loads(settings.read_text())
-    settings.write_text(json.dumps(told | {"base_model_name_or_path": str(model / "gone")}))
+def test_all_questions_are_answered_on_request_and_with_their_own_seed_others_are_held_out(model_folder, tmp_path):
+    table = _table(tmp_path / "questions.csv")
+
+    def answered(*more):
+        assert command.main(["evaluate", *_on(model_folder, table, tmp_path / "out"), *ASKED, *more]) == 0
+        rows = pq.read_table(tmp_path / "out" / "answers.parquet")
+        assert rows.schema.names == [
+            *("id", "relation", "question", "predicted"),
+            *("exact_match", "substring_match", "token_f1", "answer_logprob"),
+        ]
+        return {row["id"]: row for row in rows.to_pylist()}
+
+    everything, held_out, others = answered("--which", "all"), answered(), answered("--split-seed", "1")
+    assert len(everything) == N and len(held_out) == len(others) == 0.4 * N and set(held_out) != set(others)
+    for name, row in held_out.items():
+        # Answers do not depend on what is asked beside; log-probabilities are rounded by the batch's shapes.
+        assert row | {"answer_logprob": 0} == everything[name] | {"answer_logprob": 0}
+        assert row["answer_logprob"] == pytest.approx(everything[name]["answer_logprob"], rel=1e-4)
+
+
+def test_an_arm_that_is_there_already_is_refused_before_the_model_is_asked_anything(
+    model_folder, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "out" / "top").mkdir(parents=True)
+    monkeypatch.setattr(model_commands.study, "questions", lambda *given, **more: pytest.fail("asked"))
+    table = _table(tmp_path / "questions.csv")
+    assert command.main(["finetune", *_on(model_folder, table, tmp_path / "out"), *ASKED, *QUICK]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_an_arm_that_there_is_not_is_refused(model_folder, tmp_path, capsys):
+    table = _table(tmp_path / "questions.csv")
+    flags = [*_on(model_folder, table, tmp_path / "out"), *ASKED, *QUICK]
+    assert command.main(["finetune", "--arm", "middle", *flags]) == 2
+    assert "--arm is 'middle': it must be one of top, bottom, whole, random" in capsys.readouterr().err
+
+
+def test_a_model_is_pretrained_and_found_again_by_its_settings(tmp_path, capsys):
+    flags = (
+        "--world.n-subjects 30 --world.n-answers 5 --world.exposure.high 2 --pretrain.hidden 16 --pretrain.layers 1 "
+        "--pretrain.heads 2 --pretrain.key-value-heads 1 --pretrain.vocabulary 400 --pretrain.n-probes 2 "
+        "--pretrain.batch-size 8"
+    ).split()
+
+    def pretrain():
+        assert command.main(["pretrain", *flags, "--seed", "3", "--out", str(tmp_path)]) == 0
+        printed = capsys.readouterr().out
+        assert "facts recalled" in printed and "fifth 5" in printed
+        return Path(printed.splitlines()[-1])
+
+    place = pretrain()
+    assert place.parent == tmp_path / "models" and place.name.startswith("seed3-")
+    written = (place / "model.safetensors").stat().st_mtime_ns
+    assert pretrain() == place and (place / "model.safetensors").stat().st_mtime_ns == written
+    probes = json.loads((place / "pretraining.json").read_text())["recall"]
+    assert len(probes) == 2 and all(len(probe["recall"]) == 5 for probe in probes)
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
@@ -116,6 +168,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
         lambda at: at.write_text('{"question": "a", "answer": "b"}\n{"question"\n'),
         "q.jsonl",
         "line 2: malformed JSON",
+    ),
+    "no column of answers": (
+        lambda at: at.write_text("question,reply\nWho?,Bo\n"),
+        "q.csv",
+        "no column for the answers",
     ),
     "no answers": (lambda at: at.write_text("question,answer\nWho?,\n"), "q.csv", "no usable row"),
     "a truncated row": (lambda at: at.write_text("question\tanswer\nWho?\tBo\nWhere?"), "q.tsv", "line 3"),
@@ -142,18 +199,69 @@ def test_five_choices_are_refused(model_folder, tmp_path, capsys):
     assert "line 1: 7 cells" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["no checkpoint", "no folder", "an adapter of another base"])
-def test_a_model_that_is_none_is_refused(kind, model_folder, llama, tmp_path, capsys):
-    table = _table(tmp_path / "questions.csv")
+def _adapter(folder: Path, llama, base: Path) -> Path:
+    """Return the folder of an adapter on this model that names another as its base."""
+    get_peft_model(llama, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(str(folder))
+    settings = folder / "adapter_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"base_model_name_or_path": str(base)}))
+    return folder
+
+
+def _wider(folder: Path, llama, words) -> Path:
+    """Return the folder of a model twice as wide."""
+    sizes = llama.config.to_dict() | {"hidden_size": 64, "head_dim": 16}
+    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def _slow(folder: Path) -> Path:
+    """Return the folder, its tokenizer one of Python alone."""
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    return folder
+
+
+NO_MODEL = {
+    "no checkpoint": "no checkpoint",
+    "no folder": "no such folder",
+    "an adapter whose base is gone": "no such folder",
+    "an adapter of another base": "does not fit its base",
+    "a slow tokenizer": "is not fast",
+}
+
+
+@pytest.mark.parametrize("stage", ["score", "finetune", "evaluate", "attention"])
+@pytest.mark.parametrize("kind", NO_MODEL)
+def test_a_model_that_will_not_do_is_refused_by_every_stage_and_leaves_nothing(
+    kind, stage, model_folder, llama, words, tmp_path, capsys
+):
     (tmp_path / "empty").mkdir()
-    _other_base(model_folder, llama)
-    place, expected = {
-        "no checkpoint": (tmp_path / "empty", "no checkpoint"),
-        "no folder": (tmp_path / "nowhere", "no such folder"),
-        "an adapter of another base": (model_folder / "adapter", "no such folder"),
-    }[kind]
-    assert command.main(["evaluate", *_on(place, table, tmp_path / "out"), *ASKED]) == 2
-    assert expected in capsys.readouterr().err
+    place = {
+        "no checkpoint": lambda: tmp_path / "empty",
+        "no folder": lambda: tmp_path / "nowhere",
+        "an adapter whose base is gone": lambda: _adapter(tmp_path / "adapter", llama, tmp_path / "gone"),
+        "an adapter of another base": lambda: _adapter(
+            tmp_path / "adapter", llama, _wider(tmp_path / "wide", llama, words)
+        ),
+        "a slow tokenizer": lambda: _slow(model_folder),
+    }[kind]()
+    capsys.readouterr()
+    table = _table(tmp_path / "questions.csv")
+    assert command.main([stage, *_on(place, table, tmp_path / "out"), *ASKED]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told[0].startswith("error: ") and NO_MODEL[kind] in " ".join(told) and len(told) <= 3
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_questions_that_name_no_subject_have_no_attention_to_measure(model_folder, tmp_path, capsys):
+    rows = [f"Who is it for the {i}th time?,Bo{i % 5}" for i in range(N)]
+    (tmp_path / "q.csv").write_text("\n".join(["question,answer", *rows]))
+    asked = [*_on(model_folder, tmp_path / "q.csv", tmp_path / "out"), *ASKED]
+    assert command.main(["attention", *asked]) == 2
+    assert "no held-out question names its subject" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "attention.parquet").exists()
+    assert command.main(["evaluate", *asked]) == 0  # that needs none
 
 
 @pytest.mark.parametrize(
@@ -164,6 +272,10 @@ def test_a_model_that_is_none_is_refused(kind, model_folder, llama, tmp_path, ca
         (["run", "tiny-popqa"], "--facts.path"),
         (["run", "tiny", "--split.held-out", "0"], "--split.held-out"),
         (["run", "tiny", "--model.name", "some/model"], "synthetic world"),
+        (["run", "tiny", "--split-seeds", "-3"], "--split-seeds is -3"),
+        (["run", "mistral-7b-popqa", "--facts.path", "x", "--pretrain-seeds", "2"], "--pretrain-seeds"),
+        (["run", "tiny-mmlu", "--facts.path", "nowhere"], "--facts.path"),
+        (["run", "tiny-popqa", "--facts.path", "nowhere.tsv"], "nowhere.tsv"),
         (["score"], "--model.name"),
         (["finetune", "--arm", "middle"], "--model.name"),
         (["compare", "--out", "nowhere"], "no finished runs"),
@@ -172,5 +284,6 @@ def test_a_model_that_is_none_is_refused(kind, model_folder, llama, tmp_path, ca
 def test_settings_that_mean_nothing_are_refused(arguments, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert command.main(arguments) == 2
-    assert expected in capsys.readouterr().err
-    assert not list(tmp_path.rglob("*.parquet"))
+    told = capsys.readouterr().err.strip().splitlines()
+    assert expected in " ".join(told) and len(told) <= 3
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -73,6 +73,11 @@ def test_accuracy_is_parted_by_recall_and_answers_by_what_is_generic(loaded, que
     assert metrics["subject_blindness"] == pytest.approx(3 / 5)  # Ann9's question names nobody to swap
     assert metrics["train_accuracy"] == 1 and metrics["n_trained"] == 2
     assert found.facts["is_generic_arm"] == [True, True, False, False, True, True]
+    # Ann0 and Ann3 are of Ulm: an arm of these has another majority than the whole training set.
+    other = measure.arm("bottom", loaded, questions, np.array([0, 3]), EvaluateConfig())
+    assert other.facts["is_generic_arm"] == [False, False, True, False, False, False]
+    assert other.facts["is_generic"] == found.facts["is_generic"] == found.facts["is_generic_arm"]
+    assert other.metrics["majority_accuracy"] == pytest.approx(1 / 6) == other.metrics["generic_rate"]
     base = measure.arm("base", loaded, questions, None, EvaluateConfig())
     assert base.facts["is_generic_arm"] is None and "train_accuracy" not in base.metrics
 

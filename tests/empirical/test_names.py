@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from empirical.facts import names
@@ -25,6 +25,7 @@ def test_where_two_syllables_make_too_few_words_a_third_is_added(monkeypatch):
     assert len(set(made)) == 60 and {len(word) for word in made} == {4, 6}
 
 
+@settings(max_examples=30)
 @given(st.sampled_from(["shared", "distinctive"]), st.integers(1, 4), st.integers(1, 50), st.integers(0, 3))
 def test_as_many_distinct_names_are_made_as_are_wanted(parts, longest, n, seed):
     made = _people(n, parts, longest, seed=seed)

@@ -1,12 +1,14 @@
 import json
 from dataclasses import replace
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from empirical import cloze, pretrain
-from empirical.facts import world
+from empirical.facts import Fact, FactSet, world
 from empirical.facts.world import Exposure, WorldConfig
 from empirical.pretrain import PretrainConfig
 from theory.errors import InputError
@@ -89,6 +91,39 @@ def test_an_interrupted_pretraining_ends_with_the_same_weights_bit_for_bit(made,
     )
 
 
+@pytest.mark.parametrize("stage", ["_write_facts", "provenance.environment"])
+def test_an_interruption_while_the_folder_is_written_leaves_none_and_changes_nothing(
+    stage, made, tmp_path, monkeypatch
+):
+    def stop(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"empirical.pretrain.{stage}", stop)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path)
+    assert not pretrain.folder(SMALL, WORLD, None, tmp_path, seed=0).exists()
+    monkeypatch.undo()
+    expected, found = _weights(made), _weights(_run(tmp_path))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not list((tmp_path / "models").glob(".*.partial"))
+
+
+def test_a_sources_facts_are_told_and_written_beside_the_model(tmp_path):
+    rows = [(f"Ann {i}", "job", f"a{i % 2}") for i in range(10)]
+    given = FactSet(tuple(Fact(n, n, r, f"What of {n}?", (a,), float(i + 1)) for i, (n, r, a) in enumerate(rows)))
+    folder = pretrain.run(replace(SMALL, epochs=0.1), WORLD, given, tmp_path, seed=0)
+    table = pq.read_table(folder / "facts.parquet").to_pylist()
+    assert [(row["subject"], row["relation"], row["answer"]) for row in table] == rows
+    assert pretrain.folder(replace(SMALL, epochs=0.1), WORLD, given, tmp_path, seed=0) == folder
+    other = FactSet(given.facts[::-1])
+    assert pretrain.folder(replace(SMALL, epochs=0.1), WORLD, other, tmp_path, seed=0) != folder
+
+
+def test_fifths_are_of_the_best_known_first():
+    found = [rows.tolist() for rows in pretrain.fifths(np.array([1.0, 9.0, 5.0, 7.0, 3.0, 2.0]))]
+    assert found == [[1, 3], [2], [4], [5], [0]]
+
+
 def test_another_seed_has_other_weights(made, tmp_path):
     other = _weights(_run(tmp_path, seed=1))
     assert not all(torch.equal(other[name], value) for name, value in _weights(made).items() if name in other)
@@ -104,6 +139,9 @@ def test_another_seed_has_other_weights(made, tmp_path):
         ({"learning_rate": 0.0}, "--pretrain.learning-rate"),
         ({"epochs": -1.0}, "--pretrain.epochs"),
         ({"n_probes": 0}, "--pretrain.n-probes"),
+        ({"warmup": 1.0}, "--pretrain.warmup"),
+        ({"weight_decay": -0.1}, "--pretrain.weight-decay"),
+        ({"checkpoint_every": 0}, "--pretrain.checkpoint-every"),
     ],
 )
 def test_a_setting_out_of_range_names_its_flag(changes, flag, tmp_path):

@@ -1,18 +1,21 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from empirical import corpus
-from empirical.facts import exposure, world
+from empirical import corpus, facts
+from empirical.facts import FactsConfig, exposure, world
 from empirical.facts.record import Fact, FactSet
 from empirical.facts.world import Exposure, WorldConfig
 from theory import facts as toy_facts
 from theory.errors import InputError
 from theory.facts import Background
 
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "popqa" / "popqa.tsv"
+needs_real = pytest.mark.skipif(not REAL.is_file(), reason="PopQA is not at ../shared/data/popqa/popqa.tsv")
 SMALL = WorldConfig(n_subjects=60, n_relations=3, facts_per_subject=2, n_answers=6)
 
 
@@ -37,6 +40,12 @@ def test_what_has_no_popularity_at_all_is_told_as_the_tail():
     assert found[0] == 1 and found.mean() == pytest.approx(20)
 
 
+def test_a_steep_exponent_tells_one_fact_often_and_the_tail_seldom():
+    config = Exposure(by="popularity", low=0.5, high=300.0, exponent=3.0, mean=100.0)
+    found = exposure.expected(config, np.array([0.0, 0.0, 4.0, 100.0]))
+    assert found[0] == found[1] and found.mean() == pytest.approx(100) and 0.5 <= found.min() < found.max() <= 300
+
+
 @pytest.mark.parametrize("by", ["rank", "popularity"])
 def test_equal_popularity_is_told_equally_often(by):
     found = exposure.expected(Exposure(by=by, low=1.0, high=100.0, mean=20.0), np.array([4.0, 2.0, 2.0, 2.0, 1.0]))
@@ -47,6 +56,7 @@ def test_the_background_is_told_its_share_and_never_asked():
     made = world.build(replace(SMALL, background=Background(size=1.0, share=0.3, skew=1.0)), seed=0)
     is_background = made.store.is_background
     assert made.told[is_background].sum() / made.told.sum() == pytest.approx(0.3)
+    assert len(set(made.told[is_background])) == 1
     own = made.fact_set().facts
     assert len(own) == (~is_background).sum() == 120
     asked = {fact.subject for fact in own}
@@ -119,6 +129,62 @@ def test_where_the_source_has_no_popularity_an_order_is_drawn_and_said():
     assert len(set(first.told)) == 12 and not np.array_equal(first.told, second.told)
 
 
+def _csv(folder, rows):
+    lines = [f"What of {s}?,{s},{r},{a},{p:g}" for s, r, a, p in rows]
+    path = folder / "facts.csv"
+    path.write_text("\n".join(["question,subject,relation,answer,popularity", *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_file_becomes_a_world_told_by_its_popularity(tmp_path):
+    rows = [(f"Émile {i}", "job", f"a{i % 3}", 4.0**i) for i in range(12)]
+    given = facts.load(FactsConfig(source="table", path=_csv(tmp_path, rows)))
+    told = Exposure(by="popularity", low=0.5, high=200.0, exponent=0.5, mean=20.0)
+    made = world.build(WorldConfig(exposure=told), given, seed=0)
+    assert made.told.mean() == pytest.approx(20)
+    assert made.told[6] / made.told[5] == pytest.approx(2)
+    assert made.sentences(2)[0] == ("The job of Émile 2 is", " a2.")
+    pq.write_table(pa.table(world.to_table(made)), tmp_path / "world.parquet")
+    store = toy_facts.build(toy_facts.FactsConfig(table=tmp_path / "world.parquet"), seed=0)
+    assert store.subject_names == tuple(row[0] for row in rows)
+    np.testing.assert_allclose(store.exposure, made.told / made.told.sum())
+
+
+@pytest.mark.parametrize("parts", ["shared", "distinctive"])
+def test_whom_a_source_names_is_nobody_of_the_background_or_the_asked(parts):
+    config = WorldConfig(names=parts, background=Background(size=1.0), qa_share=0.1, qa_facts=9)
+    plain = _given(*((f"S{i}", "job", f"a{i % 3}", float(i + 1)) for i in range(12)))
+    people = [name for name in world.build(config, plain, seed=0).subjects if name[1:].isalpha() or " " in name]
+    named = _given(*((name, "job", f"a{i % 3}", float(i + 1)) for i, name in enumerate(people[:12])))
+    made = world.build(config, named, seed=0)
+    assert len(people) == 21 and made.subjects[:12] == tuple(people[:12])
+    assert len(set(made.subjects)) == len(made.subjects) == 33
+
+
+def test_slots_in_a_name_stay_as_they_are():
+    rows = [(f"{{answer}} {i}", "a {subject}", f"{{}} {i % 3}", 1.0) for i in range(12)]
+    made = world.build(WorldConfig(), _given(*rows), seed=0)
+    assert made.sentences(1)[0] == ("The a (subject) of {answer} 1 is", " {} 1.")
+
+
+@needs_real
+def test_popqa_becomes_a_world_whose_facts_are_asked_in_popqas_words():
+    given = facts.load(FactsConfig(source="popqa", path=REAL, where="pop_source=[AB]"))
+    assert given is not None
+    told = Exposure(by="popularity", low=0.5, high=600.0, mean=60.0)
+    made = world.build(WorldConfig(exposure=told, background=Background(size=1.0, share=0.3)), given, seed=0)
+    own = made.fact_set().facts
+    n_facts = len({(fact.subject, fact.relation) for fact in given.facts})
+    assert len(own) == n_facts and len(made.told) == 2 * n_facts
+    assert len(made.subjects) == len(set(made.subjects))
+    by_id = {fact.id: fact for fact in given.facts}
+    for fact in own:
+        assert replace(fact, popularity=None) == replace(by_id[fact.id], popularity=None)
+    expected = np.array([by_id[fact.id].popularity for fact in own])
+    assert np.all(np.diff(made.told[: len(own)][np.argsort(expected, kind="stable")]) >= 0)
+    assert made.told[: len(own)].mean() == pytest.approx(60)
+
+
 def test_no_relation_with_enough_facts_is_an_error():
     with pytest.raises(InputError, match="--world.min-facts"):
         world.build(WorldConfig(), _given(("S", "job", "a", 1.0)), seed=0)
@@ -138,6 +204,21 @@ def test_the_toy_reads_the_same_world(tmp_path):
     [
         ({"exposure": Exposure(low=0.0)}, "--world.exposure.low"),
         ({"exposure": Exposure(low=9.0, high=8.0)}, "--world.exposure.low"),
+        ({"exposure": Exposure(high=float("inf"))}, "--world.exposure.low"),
+        ({"exposure": Exposure(exponent=-1.0)}, "--world.exposure.exponent"),
+        ({"exposure": Exposure(exponent=float("nan"))}, "--world.exposure.exponent"),
+        ({"n_subjects": 0}, "--world.n-subjects"),
+        ({"n_answers": 1}, "--world.n-answers"),
+        ({"n_relations": 0}, "--world.n-relations"),
+        ({"facts_per_subject": 4}, "--world.facts-per-subject"),
+        ({"answer_skew": -1.0}, "--world.answer-skew"),
+        ({"background": Background(size=-1.0)}, "--world.background.size"),
+        ({"background": Background(size=1e-9)}, "--world.background.size"),
+        ({"background": Background(share=1.0)}, "--world.background.share"),
+        ({"background": Background(skew=-1.0)}, "--world.background.skew"),
+        ({"statements": 0}, "--world.statements"),
+        ({"longest_name": 5}, "--world.longest-name"),
+        ({"qa_share": -0.1}, "--world.qa-share"),
         ({"exposure": Exposure(by="popularity", mean=0.1)}, "--world.exposure.mean"),
         ({"statements": 9}, "--world.statements"),
         ({"longest_name": 0}, "--world.longest-name"),

@@ -1,0 +1,264 @@
+"""One cell of a study, stage by stage, on a model that was pretrained in a second."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from empirical import cloze, evaluate, finetune, knownness, study
+from empirical.config import Config
+from empirical.evaluate import EvaluateConfig
+from empirical.facts import FactSet
+from empirical.facts.record import Fact
+from empirical.facts.world import Exposure, WorldConfig
+from empirical.finetune import FinetuneConfig
+from empirical.knownness import KnownnessConfig
+from empirical.model import ModelConfig
+from empirical.pretrain import PretrainConfig
+from empirical.study import Base
+from empirical.train import TrainConfig
+from theory import split
+from theory.errors import InputError
+from theory.split import ARMS, DEVELOPMENT, HELD_OUT, TRAIN, SplitConfig
+
+CONFIG = Config(
+    world=WorldConfig(
+        n_subjects=40, n_relations=2, facts_per_subject=2, n_answers=5, exposure=Exposure(low=0.5, high=4.0)
+    ),
+    pretrain=PretrainConfig(hidden=16, layers=1, heads=2, key_value_heads=1, vocabulary=400, n_probes=1),
+    knownness=KnownnessConfig(measure="logprob", shots=1, n_prompts=1),
+    split=SplitConfig(held_out=0.4, development=0.2),
+    finetune=FinetuneConfig(learning_rates=(1e-3, 1e-2), train=TrainConfig(epochs=1, batch_size=8, n_records=1)),
+    evaluate=EvaluateConfig(max_new_tokens=2),
+)
+CHOICES = tuple(
+    Fact(str(i), "", "law", f"Which {i}?", ("ABCD"[i % 4],), None, ("1", "2", "3", "4"), "mmlu") for i in range(20)
+)
+
+
+def quiet(doing, share):
+    pass
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Base:
+    """Return the base model of a world that it was told."""
+    return study.base(CONFIG, None, tmp_path_factory.mktemp("base"), seed=0, progress=quiet)
+
+
+@pytest.fixture(scope="module")
+def asked(one, tmp_path_factory):
+    """Return its questions and their split."""
+    return study.questions(CONFIG, one, tmp_path_factory.mktemp("asked"), seed=0)[:2]
+
+
+@pytest.fixture
+def named(one) -> Config:
+    """Return the config of a study that names this model as if it were another's."""
+    return replace(CONFIG, model=ModelConfig(one.model.name))
+
+
+def _fact(i, subject, relation="r", question=None, answer="Bo"):
+    return Fact(str(i), subject, relation, question or f"Who is {subject}?", (answer,), float(i))
+
+
+def test_facts_are_of_one_subject_and_question_whatever_the_case_and_without_a_subject_of_their_own():
+    facts = [
+        *(_fact(0, "Ann"), _fact(1, "ANN", "s", "WHERE is Ann?"), _fact(2, "Bo", "s", "Where is ANN?")),
+        *(_fact(3, "", question="When?"), _fact(4, "", question="Why?"), _fact(5, "", question="when?")),
+    ]
+    ids = study.identify(facts)
+    same = {(a, b) for a in range(6) for b in range(a) if ids.subject[a] == ids.subject[b]}
+    assert same == {(1, 0), (5, 3)}
+    assert {(a, b) for a in range(6) for b in range(a) if ids.question[a] == ids.question[b]} == {(2, 1), (5, 3)}
+    assert ids.relation.tolist() == [0, 1, 1, 0, 0, 0]
+
+
+def test_the_same_question_with_other_choices_is_another():
+    other = replace(CHOICES[0], choices=("5", "6", "7", "8"))
+    question = study.identify([CHOICES[0], other, CHOICES[0]]).question
+    assert question[0] == question[2] != question[1]
+
+
+def test_our_own_model_was_told_the_facts_that_it_is_asked(one):
+    assert len(one.facts) == 80 and {fact.source for fact in one.facts} == {"world"}
+    assert one.model.name.startswith(str(one.load().name))
+
+
+def test_a_named_model_is_asked_what_is_given(named, one, tmp_path):
+    given = FactSet((_fact(0, "Ann"),), ("a note",))
+    found = study.base(named, given, tmp_path, seed=0, progress=quiet)
+    assert (found.model, found.facts, found.notes) == (named.model, given.facts, given.notes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_multiple_choice_is_asked_of_a_model_of_a_synthetic_world(one, tmp_path, monkeypatch):
+    told: list[Any] = []
+    monkeypatch.setattr(study.pretrain, "run", lambda config, world, given, out, **more: told.append(given) or out)
+    found = study.base(CONFIG, FactSet(CHOICES), tmp_path, seed=0, progress=quiet)
+    assert told == [None] and found.facts == CHOICES
+
+
+def test_roles_and_arms_part_subjects_and_questions(asked):
+    questions, halves = asked
+    assert [int((halves.role == role).sum()) for role in (TRAIN, DEVELOPMENT, HELD_OUT)] == [32, 16, 32]
+    for role in (DEVELOPMENT, HELD_OUT):
+        away = np.flatnonzero(halves.role == role)
+        for arm in ARMS:
+            rows = halves.arms[arm]
+            assert not set(questions.subject[away]) & set(questions.subject[rows])
+            assert not {questions.facts[row].question for row in away} & {questions.facts[row].question for row in rows}
+
+
+def test_what_is_held_out_does_not_depend_on_how_facts_are_ranked(one, asked, tmp_path):
+    other, halves, notes = study.questions(
+        replace(CONFIG, knownness=KnownnessConfig(measure="popularity")), one, tmp_path, seed=0
+    )
+    np.testing.assert_array_equal(other.held_out, asked[0].held_out)
+    np.testing.assert_array_equal(study.held_out(CONFIG, one, seed=0), other.held_out)
+    assert notes["rank_correlation"] == pytest.approx(1)
+    assert set(halves.arms["top"].tolist()) != set(asked[1].arms["top"].tolist())
+    assert not list(tmp_path.iterdir())  # the source's own popularity is nothing to keep
+
+
+def test_a_leak_is_an_error_that_says_what_leaks(one, tmp_path, monkeypatch):
+    roles = np.array([TRAIN, HELD_OUT] * 40, dtype=np.int8)
+    monkeypatch.setattr(split, "_draw_roles", lambda component, config, rng: roles)
+    monkeypatch.setattr(study.knownness, "score", lambda *given, **more: pytest.fail("scored"))
+    with pytest.raises(InputError, match="subjects are in more than one set; subject .* train and held_out"):
+        study.questions(CONFIG, one, tmp_path, seed=0)
+
+
+def test_the_models_scores_are_made_once_for_a_split_and_its_examples_are_trained_on(one, tmp_path, monkeypatch):
+    score, pools = knownness.score, []
+
+    def counted(config, net, words, facts, pool, *, seed):
+        pools.append({fact.id for fact in pool})
+        return score(config, net, words, facts, pool, seed=seed)
+
+    monkeypatch.setattr(study.knownness, "score", counted)
+    (first, halves, _), (again, _, _) = (study.questions(CONFIG, one, tmp_path, seed=0) for _ in range(2))
+    assert pools == [{one.facts[row].id for row in np.flatnonzero(halves.role == TRAIN)}]
+    np.testing.assert_array_equal(first.knownness, again.knownness)
+    study.questions(CONFIG, one, tmp_path, seed=1)
+    other = replace(CONFIG, knownness=replace(CONFIG.knownness, shots=2))
+    study.questions(other, one, tmp_path, seed=0)
+    assert len(pools) == 3
+
+
+def test_our_own_model_recalls_by_its_sentences_and_anothers_by_answers_after_examples(
+    one, named, tmp_path, monkeypatch
+):
+    shares = np.linspace(0, 1, 32)
+    monkeypatch.setattr(cloze, "recall", lambda net, words, facts, *, n_statements: shares[: len(facts)])
+    questions, _, _ = study.questions(CONFIG, one, tmp_path, seed=0)
+    np.testing.assert_array_equal(questions.base_correct, shares >= 0.5)
+    measured = []
+
+    def score(config, net, words, facts, pool, *, seed):
+        measured.append(config.measure)
+        return knownness.Scores(np.linspace(1, 0, len(facts)), None)
+
+    monkeypatch.setattr(study.knownness, "score", score)
+    questions, _, _ = study.questions(named, one, tmp_path / "other", seed=0)
+    assert measured == ["logprob", "greedy"]
+    np.testing.assert_array_equal(questions.base_correct, np.linspace(1, 0, 32) >= 0.5)
+    questions, _, _ = study.questions(CONFIG, replace(one, facts=CHOICES), tmp_path / "letters", seed=0)
+    assert measured[2:] == ["logprob"] * 2
+    np.testing.assert_array_equal(questions.base_correct, np.linspace(1, 0, 8) > 0)
+
+
+def test_tested_answers_that_training_names_too_are_counted(named, one, tmp_path):
+    facts = tuple(_fact(i, f"Ann{i}", answer="Bo" if i < 20 else f"Cy{i}") for i in range(40))
+    questions, halves, notes = study.questions(named, replace(one, facts=facts), tmp_path, seed=0)
+    assert questions.majority == {"r": "Bo"}
+    expected = np.mean([row < 20 for row in questions.held_out])
+    assert notes["held_out_answers_seen_in_training"] == pytest.approx(expected)
+
+
+def test_too_few_facts_for_the_arms_are_refused(named, one, tmp_path):
+    facts = tuple(_fact(i, f"Ann{i}") for i in range(3))
+    with pytest.raises(InputError, match="--split"):
+        study.questions(named, replace(one, facts=facts), tmp_path, seed=0)
+
+
+def _tried(monkeypatch, accuracy):
+    """Let each rate answer so many development facts right; returns what was tuned and asked."""
+    tuned, put = [], []
+
+    def tune(config, one, asked, own, *, rate, seed, work, progress):
+        tuned.append((rate, seed, work.name))
+        return rate, []
+
+    def answer(config, loaded, facts, encoded):
+        put.append([fact.id for fact in facts])
+        n = len(facts)
+        right = np.arange(n) < accuracy[loaded] * n
+        return evaluate.Answers([""] * n, right, [False] * n, [0.0] * n, np.zeros(n))
+
+    monkeypatch.setattr(study, "tune", tune)
+    monkeypatch.setattr(evaluate, "answer", answer)
+    return tuned, put
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "best"), [({1e-3: 0.25, 1e-2: 0.5, 1e-1: 0.0}, 1e-2), ({1e-3: 0.5, 1e-2: 0.5, 1e-1: 0.5}, 1e-3)]
+)
+def test_the_rate_that_answers_most_development_facts_is_chosen_and_of_equals_the_lowest(
+    one, asked, tmp_path, monkeypatch, accuracy, best
+):
+    tuned, put = _tried(monkeypatch, accuracy)
+    config = replace(CONFIG, finetune=replace(CONFIG.finetune, learning_rates=(1e-1, 1e-3, 1e-2)))
+    options = {"work": tmp_path, "progress": quiet}
+    found = study.choose_rate(config, one, asked[0], asked[1].arms["top"], **options)
+    assert found == (best, {f"{rate:g}": share for rate, share in accuracy.items()})
+    assert [seed for _, seed, _ in tuned] == [0] * 3 and len({folder for _, _, folder in tuned}) == 3
+    development = [one.facts[row].id for row in np.flatnonzero(asked[1].role == DEVELOPMENT)]
+    assert put == [development] * 3
+
+
+def test_a_single_rate_is_taken_untried(one, asked, tmp_path, monkeypatch):
+    tuned, _ = _tried(monkeypatch, {})
+    config = replace(CONFIG, finetune=replace(CONFIG.finetune, learning_rates=(0.5,)))
+    options = {"work": tmp_path, "progress": quiet}
+    assert study.choose_rate(config, one, asked[0], asked[1].arms["top"], **options) == (0.5, {}) and not tuned
+
+
+@pytest.mark.parametrize("development", [True, False])
+def test_a_training_is_probed_on_development_facts_or_where_there_are_none_on_tested_ones(
+    one, asked, tmp_path, monkeypatch, development
+):
+    questions, halves = asked
+    role = questions.role.copy()
+    if not development:
+        role[role == DEVELOPMENT] = TRAIN
+    trained, probed = [], []
+
+    def run(config, loaded, examples, *, probe, **more):
+        trained.extend(examples)
+        return loaded, [probe(None)]
+
+    monkeypatch.setattr(finetune, "run", run)
+    monkeypatch.setattr(study.measure, "probe", lambda put, net, pad: probed.extend(put) or {})
+    options: dict[str, Any] = {"rate": 1e-3, "seed": 0, "work": tmp_path, "progress": quiet}
+    study.tune(CONFIG, one, replace(questions, role=role), halves.arms["bottom"], **options)
+    rows = np.flatnonzero(role == (DEVELOPMENT if development else HELD_OUT))
+    assert probed == [questions.encoded[row] for row in rows]
+    assert trained == [questions.encoded[row] for row in halves.arms["bottom"]]
+
+
+def test_each_arm_is_tuned_from_the_base_anew(one, asked, tmp_path):
+    questions, halves = asked
+    before = one.load().model.state_dict()
+    starts, ends = [], []
+    for arm in ("top", "bottom"):
+        options: dict[str, Any] = {"rate": 1e-2, "seed": 0, "work": tmp_path / arm, "progress": quiet}
+        tuned, trace = study.tune(CONFIG, one, questions, halves.arms[arm], **options)
+        starts.append({name: trace[0][name] for name in ("step", "accuracy", "subject_attention")})
+        ends.append(tuned.model.state_dict())
+    assert starts[0] == starts[1] and starts[0]["step"] == 0
+    assert not all(torch.equal(ends[0][name], ends[1][name]) for name in before)
+    after = one.load().model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
