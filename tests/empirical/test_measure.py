@@ -107,6 +107,7 @@ def test_attentions_intervals_are_robust_to_questions_that_share_a_subject(quest
         half = 1.96 * np.sqrt(np.square(sums).sum()) / 6
         assert table["mean"][span] == pytest.approx(values.mean())
         assert table["high"][span] - table["mean"][span] == pytest.approx(half)
+        assert table["mean"][span] - table["low"][span] == pytest.approx(half)
 
 
 def test_attention_is_unknown_where_no_question_names_its_subject(questions):
