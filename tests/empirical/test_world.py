@@ -100,6 +100,12 @@ def test_a_seed_is_a_world():
     assert same == again and same != other
 
 
+def test_a_seed_draws_the_facts_and_the_names():
+    one, other = (world.build(SMALL, seed=seed) for seed in (0, 1))
+    assert not np.array_equal(one.store.answer, other.store.answer)
+    assert one.subjects != other.subjects and one.answers != other.answers
+
+
 def _given(*rows):
     return FactSet(
         tuple(
@@ -120,6 +126,15 @@ def test_a_sources_facts_keep_their_words_and_what_cannot_be_told_is_noted():
     assert kept.popularity == max(fact.popularity or 0 for fact in facts) == pytest.approx(400)
     notes = "; ".join(made.notes)
     assert "1 facts without a subject" in notes and "1 facts share subject and relation" in notes and "rare" in notes
+
+
+def test_a_relation_is_told_from_min_facts_on_if_its_answers_differ():
+    rows = [(f"S{i}", "job", f"a{i % 3}", 1.0) for i in range(10)]
+    rows += [(f"S{i}", "same", "a0", 1.0) for i in range(10)] + [(f"S{i}", "few", f"a{i}", 1.0) for i in range(9)]
+    made = world.build(WorldConfig(min_facts=10), _given(*rows), seed=0)
+    assert [fact.relation for fact in made.fact_set().facts] == ["job"] * 10
+    few, same = "relation few: 9 facts, 9 answers: left out", "relation same: 10 facts, 1 answers: left out"
+    assert made.notes == (few, same)
 
 
 def test_where_the_source_has_no_popularity_an_order_is_drawn_and_said():
@@ -188,6 +203,12 @@ def test_popqa_becomes_a_world_whose_facts_are_asked_in_popqas_words():
 def test_no_relation_with_enough_facts_is_an_error():
     with pytest.raises(InputError, match="--world.min-facts"):
         world.build(WorldConfig(), _given(("S", "job", "a", 1.0)), seed=0)
+
+
+def test_the_table_has_every_fact_that_can_be_asked_and_no_other():
+    made = world.build(replace(SMALL, background=Background(size=1.0), qa_share=0.1, qa_facts=9), seed=0)
+    told = [(fact.subject, fact.relation, *fact.answers, fact.popularity) for fact in made.fact_set().facts]
+    assert list(zip(*world.to_table(made).values(), strict=True)) == told
 
 
 def test_the_toy_reads_the_same_world(tmp_path):
