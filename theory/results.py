@@ -70,7 +70,7 @@ def is_done(path: Path, config: Any) -> bool:
     if difference:
         raise InputError(
             f"{path} holds a run of another config ({difference}).\n"
-            "Replace it with --overwrite, or name another place with --out DIR."
+            "Replace it with --overwrite, with all other seeds of its experiment, or name another place with --out DIR."
         )
     return True
 

@@ -84,9 +84,14 @@ def test_another_config_is_refused_with_both_remedies_until_overwriting_is_asked
     assert "knownness.measure: popularity → margin" in told.error
     assert "--overwrite" in told.error and "--out" in told.error
     assert files(runs) == before
-    assert tell(*other, "--overwrite").code == 0
-    assert contents(seed_directory(runs, 0))[0]["config"]["knownness"] == {"measure": "margin"}
-    assert contents(seed_directory(runs, 1))[0]["config"]["knownness"] == {"measure": "popularity"}
+    # Seed 0 alone: seed 1 would be left of the other config, and be averaged with it.
+    told = tell(*other, "--overwrite")
+    assert told.code == 2 and "seed_1" in told.error
+    assert files(runs) == before
+    told = tell(*other, "--overwrite", "--seeds", 2)
+    assert told.code == 0, told.error
+    for seed in (0, 1):
+        assert contents(seed_directory(runs, seed))[0]["config"]["knownness"] == {"measure": "margin"}
 
 
 def test_an_interrupted_command_keeps_what_is_done_and_goes_on_from_there(
