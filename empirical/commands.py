@@ -73,9 +73,10 @@ class Run:
         configs.check(config)
         for line in needs(config):
             ERRORS.print(f"[dim]{line}[/dim]")
-        left = runner.unfinished(config, self.name, wanted, self.out, overwrite=self.overwrite)
+        given = facts.load(config.facts)
+        left = runner.unfinished(config, given, self.name, wanted, self.out, overwrite=self.overwrite)
         with progress(self.name, len(left)) as told:
-            runner.run(config, self.name, left, self.out, overwrite=self.overwrite, progress=absolute(told))
+            runner.run(config, given, self.name, left, self.out, overwrite=self.overwrite, progress=absolute(told))
         found = results.find_runs(self.out, runner.FLOW, self.name)
         for note in found[0].report["notes"]:
             OUTPUT.print(f"[dim]{note}[/dim]")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from empirical.scores import normalise
 from theory import results, statistics
 from theory.results import Run
 
@@ -108,6 +109,7 @@ def interval(
         means = _by_world(worlds, [float(np.nanmean(part)) for part in parts])
         return statistics.paired_interval(means, np.zeros_like(means))
     draws = np.mean([_bootstrap(part, group.cluster) for part, group in zip(parts, groups, strict=True)], axis=0)
+    draws = draws[~np.isnan(draws)]
     low, high = np.quantile(draws, [0.025, 0.975])
     p_value = min(1.0, 2 * min((draws <= 0).mean(), (draws >= 0).mean()) + 2 / N_DRAWS)
     mean = float(np.mean([np.nanmean(part) for part in parts]))
@@ -159,7 +161,7 @@ def _arm_columns(table: Any, arm: str) -> dict[str, np.ndarray]:
     numbers["retained"] = np.where(known, numbers["correct"], np.nan)
     numbers["guessed"] = np.where(known, np.nan, numbers["correct"])
     pairs = zip(one["predicted"].to_pylist(), one["swapped_predicted"].to_pylist(), strict=True)
-    numbers["is_blind"] = np.array([np.nan if b is None else float(a == b) for a, b in pairs])
+    numbers["is_blind"] = np.array([np.nan if b is None else float(normalise(a) == normalise(b)) for a, b in pairs])
     return numbers
 
 
@@ -176,7 +178,7 @@ def _by_world(worlds: Sequence[int], values: Sequence[float]) -> Float[np.ndarra
 def _bootstrap(
     values: Float[np.ndarray, "seed question"], cluster: Int[np.ndarray, " question"]
 ) -> Float[np.ndarray, " draw"]:
-    """Return means over redrawn seeds and clusters, questions without a value left out."""
+    """Return means over redrawn seeds and clusters, questions without a value left out; nan where that leaves none."""
     rng = np.random.default_rng(0)
     n_clusters = cluster.max() + 1
     sums, counts = (np.zeros((len(values), n_clusters)) for _ in range(2))
@@ -187,7 +189,8 @@ def _bootstrap(
     seeds = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), N_DRAWS)
     clusters = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), N_DRAWS)
     total = np.einsum("ds,sc,dc->d", seeds, sums, clusters)
-    return total / np.maximum(np.einsum("ds,sc,dc->d", seeds, counts, clusters), 1)
+    count = np.einsum("ds,sc,dc->d", seeds, counts, clusters)
+    return np.divide(total, count, out=np.full(N_DRAWS, np.nan), where=count > 0)
 
 
 def _row(result: str, one: str, other: str, column: str, note: str, groups: Sequence[Group]) -> Row:

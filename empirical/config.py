@@ -62,7 +62,7 @@ def check(config: Config) -> None:
         raise InputError(
             "several --finetune.learning-rates are chosen from on development facts.\nAdd --split.development 0.1."
         )
-    allowed = split.ARMS if config.split.known_share is None else (*split.ARMS, split.MIXTURE)
+    allowed = config.split.names
     if not config.arms or len(set(config.arms)) < len(config.arms) or not set(config.arms) <= set(allowed):
         raise InputError(f"--arms {' '.join(config.arms)}: name each of {', '.join(allowed)} once at most.")
 

@@ -1,6 +1,6 @@
 """Questions answered: generated text against the accepted answers, letters for multiple choice, swapped subjects."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,16 +84,17 @@ def predict(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], encod
 def swapped(facts: Sequence[Fact], *, seed: int) -> list[Fact | None]:
     """Return each question with its subject swapped for another of the same relation; None where there is no other."""
     rng = np.random.default_rng([seed, 9])
-    of_relation: dict[str, list[str]] = {}
+    of_relation: dict[str, dict[str, str]] = {}
     for fact in facts:
-        if fact.subject and fact.subject not in of_relation.setdefault(fact.relation, []):
-            of_relation[fact.relation].append(fact.subject)
-    return [_swap(fact, of_relation.get(fact.relation, []), rng) for fact in facts]
+        if fact.subject:
+            of_relation.setdefault(fact.relation, {}).setdefault(fact.subject.casefold(), fact.subject)
+    return [_swap(fact, of_relation.get(fact.relation, {}), rng) for fact in facts]
 
 
-def _swap(fact: Fact, others: Sequence[str], rng: np.random.Generator) -> Fact | None:
+def _swap(fact: Fact, subjects: Mapping[str, str], rng: np.random.Generator) -> Fact | None:
+    """Return the question about another of these subjects, which are told apart by their keys: case ignored."""
     place = prompts.find_subject(fact)
-    others = [name for name in others if name != fact.subject]
+    others = [name for key, name in subjects.items() if key != fact.subject.casefold()]
     if place is None or not others:
         return None
     name = others[rng.integers(len(others))]

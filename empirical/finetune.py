@@ -90,13 +90,20 @@ def run(
 
 
 def _with_adapter(config: Lora, base: Loaded) -> Any:
-    """Return the model with a fresh adapter on it."""
+    """Return the model with a fresh adapter on it, which names its base and the base's revision."""
+    layers = [name for name, _ in base.model.named_modules()]
+    absent = [name for name in config.modules if not any(f".{layer}".endswith(f".{name}") for layer in layers)]
+    if absent:
+        raise InputError(
+            f"--finetune.lora.modules: {base.name} has no layer {', '.join(absent)}.\nName it as the model does."
+        )
     adapter = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=config.dropout,
         target_modules=list(config.modules),
         task_type="CAUSAL_LM",
+        revision=base.revision,
     )
     try:
         return get_peft_model(base.model, adapter)

@@ -74,15 +74,10 @@ def score(
             multiple choice.
     """
     check(config)
+    check_facts(config, facts)
     if config.measure == "popularity":
         return Scores(popularity(facts), None)
-    n_choices = sum(bool(fact.choices) for fact in facts)
-    if n_choices and (config.measure != "logprob" or n_choices < len(facts)):
-        raise InputError(
-            f"{n_choices} of {len(facts)} questions are multiple choice, scored by letter and apart from others.\n"
-            "Use --knownness.measure logprob, and facts of one kind."
-        )
-    if n_choices:
+    if facts[0].choices:
         chosen = exemplars(facts, pool, CHOICE_SHOTS, seed=seed)
         found = letters.answer(model, tokenizer, facts, chosen, batch_size=config.batch_size)
         return Scores(letters.margin(found, facts), None)
@@ -105,14 +100,24 @@ def check(config: KnownnessConfig) -> None:
         raise InputError(f"--knownness.temperature is {config.temperature}: it must be above 0.")
 
 
-def popularity(facts: Sequence[Fact]) -> Float[np.ndarray, " fact"]:
-    """Return the facts' popularity; InputError if one has none."""
+def check_facts(config: KnownnessConfig, facts: Sequence[Fact]) -> None:
+    """Raise InputError if these facts cannot be ranked by this measure."""
     n_missing = sum(fact.popularity is None for fact in facts)
-    if n_missing:
+    if config.measure == "popularity" and n_missing:
         raise InputError(
             f"{n_missing} of {len(facts)} facts have no popularity to rank them by.\n"
             "Let the base model say how well it knows them: --knownness.measure logprob."
         )
+    n_choices = sum(bool(fact.choices) for fact in facts)
+    if config.measure != "popularity" and n_choices and (config.measure != "logprob" or n_choices < len(facts)):
+        raise InputError(
+            f"{n_choices} of {len(facts)} questions are multiple choice, scored by letter and apart from others.\n"
+            "Use --knownness.measure logprob, and facts of one kind."
+        )
+
+
+def popularity(facts: Sequence[Fact]) -> Float[np.ndarray, " fact"]:
+    """Return the facts' popularity, which each must have (`check_facts`)."""
     return np.array([fact.popularity for fact in facts], dtype=float)
 
 

@@ -42,6 +42,8 @@ class Loaded:
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+    revision: str | None = None
+    """The hub's, where one was asked for."""
 
     @property
     def pad(self) -> int:
@@ -86,9 +88,13 @@ def load(config: ModelConfig) -> Loaded:
         if missing := found["missing_keys"]:  # transformers would go on with random ones
             raise ValueError(f"{len(missing)} weights are missing, {min(missing)} among them")
     except DAMAGED as error:
-        raise InputError(f"{config.name}: cannot be loaded as a causal language model ({_reason(error)}).") from error
+        raise InputError(
+            f"{config.name}: cannot be loaded as a causal language model ({_reason(error)}).\n"
+            "Name a folder that save_pretrained wrote whole, or a hub id that is cached or can be reached; for a model "
+            "behind a licence, accept it there and set HF_TOKEN."
+        ) from error
     placed: Any = model.to(device=device())  # type: ignore[call-arg]
-    return Loaded(placed.eval(), with_pad(tokenizer), config.name)
+    return Loaded(placed.eval(), with_pad(tokenizer), config.name, config.revision)
 
 
 def save(loaded: Loaded, path: Path) -> None:
@@ -111,13 +117,14 @@ def _load_adapter(folder: Path, config: ModelConfig) -> Loaded:
     """Return the base that the adapter names, with the adapter on it."""
     settings = folder / "adapter_config.json"
     try:
-        base = Path(json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"] or folder)
+        stored = json.loads(settings.read_text(encoding="utf-8"))
+        base, revision = Path(stored["base_model_name_or_path"] or folder), stored.get("revision")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{settings}: names no base model; it is damaged.") from error
     if base.resolve() == folder.resolve():
         raise InputError(f"{settings}: names no base model.\nWrite its folder or hub id as base_model_name_or_path.")
     try:
-        loaded = load(ModelConfig(str(base), None, config.precision))
+        loaded = load(ModelConfig(str(base), revision, config.precision))
     except InputError as error:
         raise InputError(
             f"{folder}: the adapter's base cannot be loaded: {str(error).splitlines()[0]}\n"

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -81,15 +81,16 @@ class Finetune(OnModel):
     """Of batches, adapter and dropout."""
 
     def __call__(self) -> int:
+        if self.arm not in self.config.split.names:
+            raise InputError(f"--arm is {self.arm!r}: it must be one of {', '.join(self.config.split.names)}.")
         one, path = self.base(), self.out / self.arm
         if path.exists():
             raise InputError(f"{path} is there already.\nName another place with --out DIR, or remove it.")
         asked, halves, _ = study.questions(self.config, one, self.out, seed=self.split_seed)
-        if self.arm not in halves.arms:
-            raise InputError(f"--arm is {self.arm!r}: it must be one of {', '.join(halves.arms)}.")
         own = halves.arms[self.arm]
-        # Apart from the checkpoints that another config or seed left.
-        identity = results.config_hash([configs.to_json(self.config), self.split_seed, self.seed])
+        # Apart from the checkpoints of another config, seed or questions.
+        settings = [configs.to_json(self.config), self.split_seed, self.seed]
+        identity = results.config_hash([settings, [asdict(fact) for fact in one.facts]])
         work = self.out / f".{self.arm}.{identity[:16]}.work"
         with progress(f"finetuning on {self.arm}", 1) as told:
             options = {"work": work, "progress": absolute(told)}

@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from jaxtyping import Float64, Int
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
-from empirical import checkpoint, cloze, corpus, model, tokenizer
+from empirical import checkpoint, cloze, corpus, facts, model, tokenizer
 from empirical.facts import FactSet
 from empirical.facts import world as worlds
 from empirical.facts.world import World, WorldConfig
@@ -87,8 +87,7 @@ def check(config: PretrainConfig) -> None:
 
 def folder(config: PretrainConfig, world: WorldConfig, given: FactSet | None, out: Path, *, seed: int) -> Path:
     """Return where this very model belongs."""
-    told = None if given is None else results.config_hash([asdict(fact) for fact in given.facts])
-    identity = {"pretrain": config, "world": world, "facts": told, "seed": seed, "schema": SCHEMA}
+    identity = {"pretrain": config, "world": world, "facts": facts.fingerprint(given), "seed": seed, "schema": SCHEMA}
     return out / "models" / f"seed{seed}-{results.config_hash(identity)[:16]}"
 
 
@@ -225,14 +224,14 @@ def architecture(config: PretrainConfig, words: PreTrainedTokenizerBase) -> Llam
 
 def recall_by_fifth(net: LlamaForCausalLM, words: PreTrainedTokenizerBase, world: World) -> list[float]:
     """Return the share of recalled facts, by cloze, in each fifth of popularity, the best known first."""
-    facts = world.fact_set().facts
-    recalled = cloze.recall(net, words, facts, n_statements=world.n_statements) >= 0.5
-    return [float(recalled[rows].mean()) for rows in fifths(np.array([fact.popularity for fact in facts]))]
+    told = world.fact_set().facts
+    recalled = cloze.recall(net, words, told, n_statements=world.n_statements) >= 0.5
+    return [float(recalled[rows].mean()) for rows in fifths(np.array([fact.popularity for fact in told]))]
 
 
 def fifths(popularity: Float64[np.ndarray, " fact"]) -> list[Int[np.ndarray, " _"]]:
-    """Return the rows of each fifth of popularity, the best known first."""
-    return np.array_split(np.argsort(-popularity, kind="stable"), N_BUCKETS)
+    """Return the rows of each fifth of popularity, the best known first; of fewer than five facts one group each."""
+    return np.array_split(np.argsort(-popularity, kind="stable"), min(N_BUCKETS, len(popularity)))
 
 
 def _write_facts(world: World, path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from empirical import config as configs
 from empirical import facts, study
 from empirical.config import Config
+from empirical.facts import FactSet
 from empirical.measure import Measured, Questions
 from empirical.study import Base, Cell, Progress
 from theory import provenance, results
@@ -29,26 +30,35 @@ def directory(out: Path, name: str, cell: Cell) -> Path:
     return results.run_directory(out, FLOW, name, **cell._asdict())
 
 
-def unfinished(config: Config, name: str, wanted: Sequence[Cell], out: Path, *, overwrite: bool) -> list[Cell]:
-    """Return the cells still to be run.
+def unfinished(
+    config: Config, given: FactSet | None, name: str, wanted: Sequence[Cell], out: Path, *, overwrite: bool
+) -> list[Cell]:
+    """Return the cells still to be run on these facts (None: a world's own).
 
     Raises:
-        InputError: a directory holds a run of another config, or cannot be written to.
+        InputError: a directory holds a run of another config or on other facts, or cannot be written to.
     """
     results.check_writable(out)
-    stored = configs.to_json(config)
+    stored, facts_hash = configs.to_json(config), facts.fingerprint(given)
     replaced = {directory(out, name, cell) for cell in wanted} if overwrite else set()
     # Runs of another config under other seeds, too, would be averaged with these.
     for run in results.find_runs(out, FLOW, name):
         if run.path not in replaced:
-            results.is_done(run.path, stored)
+            results.is_done(run.path, stored, facts_hash)
     if overwrite:
         return list(wanted)
-    return [cell for cell in wanted if not results.is_done(directory(out, name, cell), stored)]
+    return [cell for cell in wanted if not results.is_done(directory(out, name, cell), stored, facts_hash)]
 
 
 def run(
-    config: Config, name: str, wanted: Sequence[Cell], out: Path, *, overwrite: bool = False, progress: Progress
+    config: Config,
+    given: FactSet | None,
+    name: str,
+    wanted: Sequence[Cell],
+    out: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress,
 ) -> None:
     """Run the cells, one after another; a cell that was interrupted goes on after its last arm or checkpoint.
 
@@ -56,12 +66,11 @@ def run(
         progress: told what is being done, and how many of all cells (with a fraction) are done by then.
     """
     configs.check(config)
-    given = facts.load(config.facts) if wanted else None
     for number, cell in enumerate(wanted):
         label = f"{cell.pretrain}/{cell.split}/{cell.seed}"
         told = Told(progress, label, number)
         base = study.base(config, given, out, seed=cell.pretrain, progress=told.part("pretraining", 0.0, PRETRAINING))
-        _Cell(config, name, cell, base, out, overwrite, told).run()
+        _Cell(config, facts.fingerprint(given), name, cell, base, out, overwrite, told).run()
         progress(label, number + 1.0)
 
 
@@ -95,6 +104,7 @@ class _Cell:
     """One run, arm by arm."""
 
     config: Config
+    facts_hash: str | None
     name: str
     cell: Cell
     base: Base
@@ -126,8 +136,9 @@ class _Cell:
         return directory(self.out, self.name, self.cell).parent / f".seed_{self.cell.seed}.work"
 
     def _training(self, folder: Path) -> Path:
-        """Return where the checkpoints of a part's training lie, apart from those that another config left."""
-        return folder.with_name(f"{folder.name}.{results.config_hash(configs.to_json(self.config))[:16]}.work")
+        """Return where the checkpoints of a part's training lie, apart from those of another config or other facts."""
+        identity = results.config_hash([configs.to_json(self.config), self.facts_hash])
+        return folder.with_name(f"{folder.name}.{identity[:16]}.work")
 
     def _base(self, asked: Questions) -> Part:
         return Part("base", study.measure_base(self.config, self.base, asked))
@@ -162,14 +173,15 @@ class _Cell:
         """Return the part kept in this folder, made now unless it is there."""
         stored = configs.to_json(self.config)
         try:
-            if results.is_done(folder, stored):
+            if results.is_done(folder, stored, self.facts_hash):
                 return results.read_run(folder)
         except InputError:
             if not self.overwrite:
                 raise
         started = time.monotonic()
         part = make()
-        report = {"config": stored, "arm": part.arm, "choice": part.choice, "seconds": time.monotonic() - started}
+        report = {"config": stored, "facts_hash": self.facts_hash, "arm": part.arm, "choice": part.choice}
+        report["seconds"] = time.monotonic() - started
         tables: dict[str, Columns] = {"trace": part.trace} if part.trace else {}
         arrays = None
         if part.measured is not None:
@@ -188,6 +200,7 @@ class _Cell:
             "experiment": self.name,
             "seeds": self.cell._asdict(),
             "config": configs.to_json(self.config),
+            "facts_hash": self.facts_hash,
             "metrics": {arm: part.report["metrics"] for arm, part in by_arm.items()},
             "choices": {arm: part.report["choice"] for arm, part in by_arm.items() if arm != "base"},
             "split": notes,

@@ -51,6 +51,8 @@ def base(config: Config, given: FactSet | None, out: Path, *, seed: int, progres
         return Base(config.model, given.facts, given.notes)
     # Nobody can be told multiple choice: such questions are asked of a model that knows a synthetic world.
     asks_letters = given is not None and all(fact.choices for fact in given.facts)
+    if asks_letters:
+        knownness.check_facts(config.knownness, given.facts)
     told = None if asks_letters else given
     path = pretrain.run(config.pretrain, config.world, told, out, seed=seed, progress=progress)
     asked = given if asks_letters else world.build(config.world, told, seed=seed).fact_set()
@@ -64,6 +66,7 @@ def questions(config: Config, one: Base, out: Path, *, seed: int) -> tuple[Quest
     Raises:
         InputError: too few facts for the arms, a knownness that is missing, or a tokenizer that will not do.
     """
+    knownness.check_facts(config.knownness, one.facts)
     loaded = one.load()
     encoded = prompts.encode(loaded.tokenizer, [prompts.build(fact) for fact in one.facts])
     subject, relation, question = ids = identify(one.facts)

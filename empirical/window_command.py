@@ -63,7 +63,8 @@ class Window:
         jobs = list(_jobs(variants, rows, self))
         if self.dry_run:
             for job in jobs:
-                OUTPUT.print(f"{job.variant.name}, base model {job.pretrain}: {len(job.seeds)} finetuning seeds")
+                toy = ", the toy" if job.with_toy else ""
+                OUTPUT.print(f"{job.variant.name}, base model {job.pretrain}: {len(job.seeds)} finetuning seeds{toy}")
             return 0
         results.check_writable(self.out)
         with progress("window", len(jobs)) as told:
@@ -104,8 +105,8 @@ def _jobs(variants: Sequence[Variant], rows: Sequence[Row], asked: Window) -> It
 def _run(job: Job) -> list[Row]:
     """Return the rows of a base model, its runs made now unless they are there."""
     variant, cells = job.variant, [Cell(job.pretrain, job.pretrain, seed) for seed in job.seeds]
-    left = runner.unfinished(variant.config, variant.name, cells, job.out, overwrite=False)
-    runner.run(variant.config, variant.name, left, job.out, progress=lambda doing, share: None)
+    left = runner.unfinished(variant.config, None, variant.name, cells, job.out, overwrite=False)
+    runner.run(variant.config, None, variant.name, left, job.out, progress=lambda doing, share: None)
     made = window_results.of_model(variant, job.out, cells)
     if job.with_toy:
         run = toy.run(variant.config.world, variant.name, job.out, seed=job.pretrain)

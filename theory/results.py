@@ -55,8 +55,8 @@ def config_hash(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def is_done(path: Path, config: Any) -> bool:
-    """Return whether this very run has finished: same resolved config, same result schema.
+def is_done(path: Path, config: Any, facts_hash: str | None = None) -> bool:
+    """Return whether this very run has finished: same resolved config, result schema and facts (where these are given).
 
     Raises InputError where something else stands in its place, naming the fields that differ.
     """
@@ -67,6 +67,11 @@ def is_done(path: Path, config: Any) -> bool:
         difference = f"result schema {report.get('schema')}, this program's is {SCHEMA}"
     else:
         difference = _difference(_flat(report["config"]), _flat(plain(config)))
+    if not difference and facts_hash != report.get("facts_hash"):
+        raise InputError(
+            f"{path} holds a run on other facts: their file has changed since.\n"
+            "Put it back, replace the run with --overwrite, or name another place with --out DIR."
+        )
     if difference:
         raise InputError(
             f"{path} holds a run of another config ({difference}).\n"

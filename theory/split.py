@@ -38,6 +38,11 @@ class SplitConfig:
     size: float = 0.5
     """The mixture's size as a share of the training facts."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arms that there are."""
+        return ARMS if self.known_share is None else (*ARMS, MIXTURE)
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -91,13 +96,11 @@ def select(
             "Lower --split.held-out or --split.development, or give more facts."
         )
     rows = halves | {"whole": np.arange(len(train))}
-    names = ARMS
     if config.known_share is not None:
         rows["mixture"] = _mix(rows, group, config.known_share, config.size, rng)
-        names = (*ARMS, MIXTURE)
         if not len(rows[MIXTURE]):
             raise InputError(f"--split.size {config.size} of {len(train)} training facts is none.\nRaise it.")
-    return Split(role, {name: np.sort(train[rows[name]]) for name in names})
+    return Split(role, {name: np.sort(train[rows[name]]) for name in config.names})
 
 
 def check_leaks(

@@ -1,6 +1,6 @@
 """Facts from any source, as one record type."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,9 +9,10 @@ import numpy as np
 from empirical.facts import entity_questions, mmlu, popqa, table
 from empirical.facts.record import Fact, FactSet
 from empirical.facts.table import TableColumns
+from theory import results
 from theory.errors import InputError
 
-__all__ = ["Fact", "FactSet", "FactsConfig", "check", "load"]
+__all__ = ["Fact", "FactSet", "FactsConfig", "check", "fingerprint", "load"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ def load(config: FactsConfig) -> FactSet | None:
             raise InputError("MMLU has no part train.\nName dev, val or test with --facts.part.")
         found = mmlu.read(config.path, split=config.part, subjects=config.relations)
     return _limited(found, config.limit)
+
+
+def fingerprint(given: FactSet | None) -> str | None:
+    """Return the SHA-256 of the facts, which tells whether their file has changed; None where there are none."""
+    return None if given is None else results.config_hash([asdict(fact) for fact in given.facts])
 
 
 def _of(found: FactSet, relations: tuple[str, ...]) -> FactSet:

@@ -222,6 +222,18 @@ def test_the_bootstrap_is_that_of_drawn_seeds_and_clusters():
     assert np.std(found) == pytest.approx(np.std(brute), rel=0.1)
 
 
+def test_draws_without_any_value_say_nothing():
+    values = np.full((1, 4), np.nan)
+    values[0, 0] = 0.5
+    cluster = np.arange(4)
+    found = compare._bootstrap(values, cluster)
+    assert np.isnan(found).any() and set(found[~np.isnan(found)]) == {0.5}
+    columns = {"top": {"correct": values}, "bottom": {"correct": np.zeros((1, 4))}}
+    group = Group(0, (0,), columns, cluster, np.zeros(4, dtype=int), False)
+    interval = compare.interval([group], lambda group: compare.difference(group, "top", "bottom", "correct"))
+    assert (interval.mean, interval.low, interval.high) == (0.5, 0.5, 0.5)
+
+
 def test_an_interval_is_narrower_with_clusters_that_agree_less():
     gap = np.repeat(np.random.default_rng(0).normal(size=10), 10)[None]
     columns = {"top": {"correct": gap}, "bottom": {"correct": np.zeros((1, 100))}}
@@ -231,6 +243,17 @@ def test_an_interval_is_narrower_with_clusters_that_agree_less():
         found = compare.interval([group], lambda group: compare.difference(group, "top", "bottom", "correct"))
         widths.append(found.high - found.low)
     assert widths[1] < 0.6 * widths[0]
+
+
+def test_an_answer_that_stays_but_for_its_writing_is_blind(tmp_path):
+    _write(tmp_path, Cell(0, 0, 0), np.random.default_rng(0))
+    (run,) = results.find_runs(tmp_path, "empirical", "made")
+    table = run.table("facts")
+    for swapped in ("x", "The X."):
+        one = table.set_column(
+            table.schema.get_field_index("swapped_predicted"), "swapped_predicted", [[swapped] * 500]
+        )
+        assert compare._arm_columns(one, "top")["is_blind"].all()
 
 
 def test_what_has_no_value_has_no_row(tmp_path):

@@ -113,11 +113,12 @@ def test_a_subject_is_swapped_wherever_the_question_names_it_in_another_case():
     [
         [_fact(0, "Ann"), _fact(1, "Bo", relation="job")],
         [_fact(0, "Ann"), _fact(1, "Ann", question="Where does {} live?")],
+        [_fact(0, "Ann"), _fact(1, "ANN", question="Where does {} live?")],
         [_fact(0, "Ann"), _fact(1, "", question="Where?")],
         [_fact(0, "Ann", question="Where is she?"), _fact(1, "Ann")],
         CHOICES[:2],
     ],
-    ids=["other relation", "same subject", "no subject", "not named", "multiple choice"],
+    ids=["other relation", "same subject", "in another case", "no subject", "not named", "multiple choice"],
 )
 def test_where_there_is_no_other_subject_or_no_place_for_it_nothing_is_swapped(facts):
     assert evaluate.swapped(facts, seed=0) == [None, None]

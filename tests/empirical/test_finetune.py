@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -47,6 +48,14 @@ def test_what_was_finetuned_comes_back_from_its_folder(method, llama, words, tmp
     assert (tmp_path / "tuned" / "adapter_config.json").exists() == (method == "lora")
 
 
+def test_an_adapter_names_its_bases_revision(llama, words, tmp_path):
+    base = Loaded(llama, words, "made", "abc")
+    options = {"learning_rate": 1e-2, "seed": 0, "work": tmp_path / "work", "probe": lambda net: {}}
+    tuned, _ = finetune.run(replace(QUICK, method="lora"), base, _examples(words), **options)
+    save(tuned, tmp_path / "tuned")
+    assert json.loads((tmp_path / "tuned/adapter_config.json").read_text())["revision"] == "abc"
+
+
 def test_an_adapter_leaves_the_bases_weights_as_they_were(llama, words, tmp_path):
     before = {name: value.clone() for name, value in llama.state_dict().items()}
     tuned, _ = _run(replace(QUICK, method="lora"), llama, words, tmp_path)
@@ -77,9 +86,10 @@ def test_a_training_that_diverges_says_which_rate_to_lower(llama, words, tmp_pat
         _run(QUICK, llama, words, tmp_path, rate=1e30)
 
 
-def test_an_adapter_for_layers_that_are_not_there_is_refused(llama, words, tmp_path):
-    config = replace(QUICK, method="lora", lora=Lora(modules=("c_attn",)))
-    with pytest.raises(InputError, match="--finetune.lora.modules"):
+@pytest.mark.parametrize("modules", [("c_attn",), ("q_proj", "c_attn"), ("q_proj", "proj")])
+def test_an_adapter_for_layers_that_are_not_there_is_refused(modules, llama, words, tmp_path):
+    config = replace(QUICK, method="lora", lora=Lora(modules=modules))
+    with pytest.raises(InputError, match=f"--finetune.lora.modules: .* has no layer {modules[-1]}"):
         _run(config, llama, words, tmp_path)
 
 

@@ -277,7 +277,8 @@ def test_questions_that_name_no_subject_have_no_attention_to_measure(model_folde
         (["run", "tiny-mmlu", "--facts.path", "nowhere"], "--facts.path"),
         (["run", "tiny-popqa", "--facts.path", "nowhere.tsv"], "nowhere.tsv"),
         (["score"], "--model.name"),
-        (["finetune", "--arm", "middle"], "--model.name"),
+        (["finetune"], "--model.name"),
+        (["finetune", "--arm", "middle"], "--arm is 'middle'"),
         (["compare", "--out", "nowhere"], "no finished runs"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from empirical import model
 from empirical.model import Loaded, ModelConfig
@@ -56,6 +56,20 @@ def test_an_adapter_is_put_on_the_base_that_it_names(folder, llama, words, tmp_p
     found = model.load(ModelConfig(str(tmp_path / "adapter")))
     torch.testing.assert_close(_logits(found.model), _logits(net))
     assert not torch.allclose(_logits(found.model), before)
+
+
+def test_an_adapters_base_is_loaded_at_the_revision_that_it_names(folder, llama, words, tmp_path, monkeypatch):
+    _adapter(llama, words, tmp_path / "adapter", folder)
+    settings = tmp_path / "adapter" / "adapter_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"revision": "abc"}))
+    asked, real = [], AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM,
+        "from_pretrained",
+        lambda name, *, revision, **more: asked.append((name, revision)) or real(name, **more),
+    )
+    model.load(ModelConfig(str(tmp_path / "adapter")))
+    assert asked == [(str(folder), "abc")]
 
 
 def test_an_adapter_of_a_base_of_other_shapes_is_refused(folder, llama, words, tmp_path):

@@ -122,6 +122,7 @@ def test_a_sources_facts_are_told_and_written_beside_the_model(tmp_path):
 def test_fifths_are_of_the_best_known_first():
     found = [rows.tolist() for rows in pretrain.fifths(np.array([1.0, 9.0, 5.0, 7.0, 3.0, 2.0]))]
     assert found == [[1, 3], [2], [4], [5], [0]]
+    assert [rows.tolist() for rows in pretrain.fifths(np.array([1.0, 9.0]))] == [[1], [0]]
 
 
 def test_another_seed_has_other_weights(made, tmp_path):

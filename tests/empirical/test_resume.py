@@ -47,7 +47,7 @@ def _run(config, out, *, stop_at=None, **options):
         if stop_at is not None and len(seen) == stop_at:
             raise Stop
 
-    runner.run(config, "small", [CELL], out, progress=progress, **options)
+    runner.run(config, None, "small", [CELL], out, progress=progress, **options)
     return seen
 
 
@@ -84,16 +84,16 @@ def test_only_the_finished_run_and_what_seeds_share_is_left(whole):
 
 
 def test_a_finished_run_is_not_run_again(whole):
-    assert runner.unfinished(CONFIG, "small", [CELL], whole[0], overwrite=False) == []
-    assert runner.unfinished(CONFIG, "small", [CELL, Cell(0, 0, 2)], whole[0], overwrite=False) == [Cell(0, 0, 2)]
-    assert runner.unfinished(CONFIG, "small", [CELL], whole[0], overwrite=True) == [CELL]
+    assert runner.unfinished(CONFIG, None, "small", [CELL], whole[0], overwrite=False) == []
+    assert runner.unfinished(CONFIG, None, "small", [CELL, Cell(0, 0, 2)], whole[0], overwrite=False) == [Cell(0, 0, 2)]
+    assert runner.unfinished(CONFIG, None, "small", [CELL], whole[0], overwrite=True) == [CELL]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_study_of_another_config_is_refused_also_under_another_seed(whole, seed):
     other = replace(CONFIG, evaluate=EvaluateConfig(max_new_tokens=4))
     with pytest.raises(InputError, match=r"max_new_tokens: 3 → 4(.|\n)*--overwrite(.|\n)*--out"):
-        runner.unfinished(other, "small", [Cell(0, 0, seed)], whole[0], overwrite=False)
+        runner.unfinished(other, None, "small", [Cell(0, 0, seed)], whole[0], overwrite=False)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.4, 0.6, 0.8, 0.97])

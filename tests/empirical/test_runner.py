@@ -155,10 +155,10 @@ def test_ctrl_c_keeps_what_is_finished_and_changes_nothing(finished, tmp_path, m
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runner.run(config, "tiny", [Cell(0, 0, 0)], tmp_path, progress=interrupted)
+        runner.run(config, None, "tiny", [Cell(0, 0, 0)], tmp_path, progress=interrupted)
     assert not directory(tmp_path, 0).exists()
     calls, told = counted(monkeypatch), []
-    runner.run(config, "tiny", [Cell(0, 0, 0)], tmp_path, progress=lambda doing, done: told.append(done))
+    runner.run(config, None, "tiny", [Cell(0, 0, 0)], tmp_path, progress=lambda doing, done: told.append(done))
     assert calls == left
     assert same(directory(tmp_path, 0), directory(finished[0], 0))
     # The bar is the whole run's, and it reaches its end.
@@ -181,17 +181,55 @@ def test_overwriting_takes_up_no_training_of_another_config(finished, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runner.run(config, "tiny", [Cell(0, 0, 0)], tmp_path, progress=interrupted)
+        runner.run(config, None, "tiny", [Cell(0, 0, 0)], tmp_path, progress=interrupted)
     assert list(tmp_path.rglob("checkpoint.pt"))
-    runner.run(other, "tiny", [Cell(0, 0, 0)], tmp_path, overwrite=True, progress=lambda doing, done: None)
-    runner.run(other, "tiny", [Cell(0, 0, 0)], tmp_path / "fresh", progress=lambda doing, done: None)
+    runner.run(other, None, "tiny", [Cell(0, 0, 0)], tmp_path, overwrite=True, progress=lambda doing, done: None)
+    runner.run(other, None, "tiny", [Cell(0, 0, 0)], tmp_path / "fresh", progress=lambda doing, done: None)
     assert same(directory(tmp_path, 0), directory(tmp_path / "fresh", 0))
     assert not [path for path in (tmp_path / "empirical").rglob("checkpoint.pt")]
 
 
-@pytest.mark.parametrize("rate", ["1e-2", "1e-3"])
+def test_questions_that_changed_since_are_noticed(finished, tmp_path, tell, monkeypatch):
+    """Of a study, by what is finished and what is half done."""
+    (base,) = (path for path in (finished[0] / "models").iterdir() if path.is_dir())
+    table = tmp_path / "questions.csv"
+    rows = [f"Who is Ann{i}?,Bo{i % 5},Ann{i},{i}" for i in range(60)]
+    flags = ["--model.name", base, "--facts.source", "table", "--facts.path", table, "--split.development", 0.0]
+    flags += ["--knownness.measure", "popularity", "--finetune.learning-rates", 1e-3, "--arms", "top", "bottom"]
+    flags += ["--finetune.train.epochs", 1, "--evaluate.max-new-tokens", 4]
+
+    def study_of(rows, out, *more):
+        table.write_text("\n".join(["question,answer,subject,popularity", *rows]))
+        return tell("run", "tiny", *flags, "--out", tmp_path / out, *more)
+
+    changed = [*rows[:-1], "Who is Eve?,Bo1,Eve,60"]
+    assert study_of(rows, "whole")[0] == 0
+    assert "0 runs made, 1 found done" in study_of(rows, "whole")[1]
+    for more in ((), ("--seeds", 2)):
+        code, _, error = study_of(changed, "whole", *more)
+        assert code == 2 and "other facts" in error and "--overwrite" in error
+    assert study_of(changed, "whole", "--overwrite")[0] == 0
+
+    measured, seen = study.measure_arm, []
+
+    def once(config, arm, *given):
+        seen.append(arm)
+        if arm == "bottom":
+            raise KeyboardInterrupt
+        return measured(config, arm, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "measure_arm", once)
+        assert study_of(rows, "cut")[0] == 130
+    code, _, error = study_of(changed, "cut")
+    assert code == 2 and "other facts" in error
+    assert study_of(changed, "cut", "--overwrite")[0] == 0
+    assert same(directory(tmp_path / "cut", 0), directory(tmp_path / "whole", 0))
+
+
+@pytest.mark.parametrize("other", ["rate", "questions", None])
 def test_an_interrupted_finetuning_goes_on_as_the_same_and_never_as_another(
-    finished, tmp_path, tell, monkeypatch, rate
+    finished, tmp_path, tell, monkeypatch, other
 ):
     (base,) = (path for path in (finished[0] / "models").iterdir() if path.is_dir())
     rows = [f"Who is Ann{i}?,Bo{i % 5},Ann{i},{i}" for i in range(60)]
@@ -219,9 +257,12 @@ def test_an_interrupted_finetuning_goes_on_as_the_same_and_never_as_another(
         return tell("finetune", *(part for flag in flags.items() for part in flag))[0], len(steps)
 
     assert finetune("1e-2", tmp_path / "cut", stop_at=10) == (130, 10)
+    if other == "questions":
+        (tmp_path / "questions.csv").write_text("\n".join(["question,answer,subject,popularity", *reversed(rows)]))
+    rate = "1e-3" if other == "rate" else "1e-2"
     code, n_steps = finetune(rate, tmp_path / "whole")
     assert code == 0
-    assert finetune(rate, tmp_path / "cut") == (0, n_steps - 10 * (rate == "1e-2"))
+    assert finetune(rate, tmp_path / "cut") == (0, n_steps - 10 * (other is None))
     weights = [(tmp_path / out / "top/model.safetensors").read_bytes() for out in ("whole", "cut")]
     assert weights[0] == weights[1]
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["top"]

@@ -101,6 +101,21 @@ def test_multiple_choice_is_asked_of_a_model_of_a_synthetic_world(one, tmp_path,
     assert told == [None] and found.facts == CHOICES
 
 
+def test_facts_that_the_measure_cannot_rank_are_refused_before_anything_is_pretrained(one, tmp_path, monkeypatch):
+    monkeypatch.setattr(study.pretrain, "run", lambda *given, **more: pytest.fail("a model was pretrained"))
+    for name, told in (("popularity", "have no popularity"), ("greedy", "multiple choice")):
+        config = replace(CONFIG, knownness=KnownnessConfig(measure=name))
+        with pytest.raises(InputError, match=f"{told}(.|\n)*--knownness.measure logprob"):
+            study.base(config, FactSet(CHOICES), tmp_path, seed=0, progress=quiet)
+
+
+def test_facts_that_the_measure_cannot_rank_are_refused_before_a_model_is_loaded(named, one, tmp_path, monkeypatch):
+    monkeypatch.setattr(Base, "load", lambda self: pytest.fail("a model was loaded"))
+    unranked = Base(one.model, tuple(replace(fact, popularity=None) for fact in one.facts), ())
+    with pytest.raises(InputError, match="have no popularity"):
+        study.questions(replace(named, knownness=KnownnessConfig()), unranked, tmp_path, seed=0)
+
+
 def test_roles_and_arms_part_subjects_and_questions(asked):
     questions, halves = asked
     assert [int((halves.role == role).sum()) for role in (TRAIN, DEVELOPMENT, HELD_OUT)] == [32, 16, 32]
