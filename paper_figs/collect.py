@@ -2,8 +2,8 @@
 
 Every experiment keeps its reports and traces; a deep one, instead of traces, its attention on the subject. `paper`
 keeps the columns of facts that the figures read as well. Of a sweep, the arms and columns that a figure reads are kept,
-or nothing. A language model's study keeps its reports, what was compared with the theory, and of `tiny` and `tiny-lora`
-the attention on the subject; the window study, its table. Numbers are in single precision. Nothing of a real table's
+or nothing. A language model's study keeps its reports, what was compared with the theory, and of `tiny` the attention on
+the subject; the window study, its table. Numbers are in single precision. Nothing of a real table's
 rows is kept, nor where the table or a model was.
 """
 
@@ -24,7 +24,7 @@ import tyro
 
 from paper_figs import fig10_deep_toy, fig12_attention_heads, load
 from paper_figs.__main__ import ERRORS, OF_SWEEPS, OUTPUT
-from paper_figs.load import EMPIRICAL, STUDIES, THEORY, Experiment, InputError, Results, Run, Sweep
+from paper_figs.load import EMPIRICAL, THEORY, Experiment, InputError, Results, Run, Sweep
 from paper_figs.sweep import SEEDS
 from paper_figs.window import METRICS, OTHERS, Window
 
@@ -145,7 +145,7 @@ def _keep_study(study: Experiment, folder: Path) -> None:
     """Write a study's verdicts, each run's report, and of those that a figure shows the attention on the subject."""
     for run in study.runs:
         place, _ = _report_kept(run, study, folder)
-        if study.name in STUDIES:
+        if study.name in fig12_attention_heads.NEEDS:
             _write(fig12_attention_heads.subject_rows(run), place / "attention.parquet")
     _write(study.predictions(), folder / "predictions.parquet")
 
