@@ -3,9 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import cattrs
-from cattrs.preconf.json import make_converter
-
 from empirical import evaluate, facts, finetune, knownness, pretrain
 from empirical.evaluate import EvaluateConfig
 from empirical.facts import FactsConfig, world
@@ -14,7 +11,7 @@ from empirical.finetune import FinetuneConfig
 from empirical.knownness import KnownnessConfig
 from empirical.model import ModelConfig
 from empirical.pretrain import PretrainConfig
-from theory import split
+from theory import split, stored
 from theory.errors import InputError
 from theory.split import ARMS, SplitConfig
 
@@ -67,24 +64,11 @@ def check(config: Config) -> None:
         raise InputError(f"--arms {' '.join(config.arms)}: name each of {', '.join(allowed)} once at most.")
 
 
-_CONVERTER = make_converter(forbid_extra_keys=True)
-
-
 def to_json(config: Config) -> dict[str, Any]:
     """Return the resolved config as JSON-ready values."""
-    return _CONVERTER.unstructure(config)
+    return stored.to_json(config)
 
 
 def from_json(data: dict[str, Any]) -> Config:
-    """Return the config that `to_json` wrote.
-
-    Raises:
-        InputError: it does not fit this version's fields.
-    """
-    try:
-        return _CONVERTER.structure(data, Config)
-    except cattrs.BaseValidationError as error:
-        raise InputError(
-            f"the stored config does not fit this version: {'; '.join(cattrs.transform_error(error))}.\n"
-            "Name the study instead of --from-run."
-        ) from error
+    """Return the config that `to_json` wrote; InputError where it does not fit this version's fields."""
+    return stored.from_json(data, Config, "study")

@@ -1,6 +1,7 @@
 """A causal language model and its tokenizer: from the hub by id and revision, from a folder, or a peft adapter."""
 
 import json
+import os
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from theory.errors import InputError
 
@@ -63,6 +65,14 @@ def dtype(precision: Precision) -> torch.dtype:
     return torch.float32 if precision == "float32" else torch.bfloat16
 
 
+def quiet() -> None:
+    """Leave the terminal to our own progress bar and messages."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="transformers|peft|torch")
+
+
 def load(config: ModelConfig) -> Loaded:
     """Return the model in evaluation mode; a folder with an adapter is loaded on top of the base it names.
 
@@ -84,7 +94,7 @@ def load(config: ModelConfig) -> Loaded:
         tokenizer = AutoTokenizer.from_pretrained(config.name, revision=config.revision)
         options = {"revision": config.revision, "dtype": dtype(config.precision), "attn_implementation": "sdpa"}
         options |= {"config": settings, "output_loading_info": True}
-        model, found = AutoModelForCausalLM.from_pretrained(config.name, **options)
+        model, found = cast(Any, AutoModelForCausalLM.from_pretrained(config.name, **options))
         if missing := found["missing_keys"]:  # transformers would go on with random ones
             raise ValueError(f"{len(missing)} weights are missing, {min(missing)} among them")
     except DAMAGED as error:

@@ -50,10 +50,10 @@ def base(config: Config, given: FactSet | None, out: Path, *, seed: int, progres
         assert given is not None
         return Base(config.model, given.facts, given.notes)
     # Nobody can be told multiple choice: such questions are asked of a model that knows a synthetic world.
-    asks_letters = given is not None and all(fact.choices for fact in given.facts)
-    if asks_letters:
+    told, asks_letters = given, given is not None and all(fact.choices for fact in given.facts)
+    if given is not None and asks_letters:
         knownness.check_facts(config.knownness, given.facts)
-    told = None if asks_letters else given
+        told = None
     path = pretrain.run(config.pretrain, config.world, told, out, seed=seed, progress=progress)
     asked = given if asks_letters else world.build(config.world, told, seed=seed).fact_set()
     assert asked is not None

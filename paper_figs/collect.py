@@ -2,9 +2,9 @@
 
 Every experiment keeps its reports and traces; a deep one, instead of traces, its attention on the subject. `paper`
 keeps the columns of facts that the figures read as well. Of a sweep, the arms and columns that a figure reads are kept,
-or nothing. A language model's study keeps its reports, what was compared with the theory, and of `tiny` the attention on
-the subject; the window study, its table. Numbers are in single precision. Nothing of a real table's
-rows is kept, nor where the table or a model was.
+or nothing. A language model's study keeps its reports and what was compared with the theory, `tiny` its attention
+to the subject too; the window study, its table. Numbers are in single precision. Nothing of a real table's rows is
+kept, nor where the table or a model was.
 """
 
 import copy

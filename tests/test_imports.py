@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("theory", "empirical", "paper_figs")
 
 SHARED = {
-    f"theory.{name}" for name in "facts split theorem statistics results columns provenance errors console".split()
+    f"theory.{name}"
+    for name in "facts split theorem statistics results columns provenance errors console stored".split()
 }
 """What empirical may import of theory, and with it what these import themselves."""
 

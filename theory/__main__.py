@@ -16,7 +16,7 @@ from rich.table import Table
 from theory import config as configs
 from theory import deep_runner, results, runner, tables, train, verify
 from theory.config import Config
-from theory.console import ERRORS, OUTPUT, progress
+from theory.console import ERRORS, OUTPUT, exit_code, progress
 from theory.deep_command import DeepExperiment
 from theory.deep_runner import DEEP
 from theory.errors import InputError
@@ -165,14 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0, 1 where a result fails, 2 for a mistake in the input, 130 for Ctrl-C."""
     command: Any = tyro.cli(Command, prog="python -m theory", args=arguments, description=__doc__)  # type: ignore
     train.use_all_cores()
-    try:
-        return command()
-    except InputError as error:
-        ERRORS.print(f"error: {error}", markup=False, style="red")
-        return 2
-    except KeyboardInterrupt:
-        ERRORS.print(INTERRUPTED)
-        return 130
+    return exit_code(command, interrupted=INTERRUPTED)
 
 
 def _end_on_interrupt() -> None:

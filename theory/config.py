@@ -4,10 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import cattrs
-from cattrs.preconf.json import make_converter
-
-from theory import facts, split
+from theory import facts, split, stored
 from theory.errors import InputError
 from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
@@ -89,24 +86,11 @@ def check(config: Config) -> None:
             raise InputError("fresh_relation in the dense form trains attention only.\nUse --model.form table.")
 
 
-_CONVERTER = make_converter(forbid_extra_keys=True)
-
-
 def to_json(config: Config) -> dict[str, Any]:
     """Return the resolved config as JSON-ready values."""
-    return _CONVERTER.unstructure(config)
+    return stored.to_json(config)
 
 
 def from_json(data: dict[str, Any]) -> Config:
-    """Return the config that `to_json` wrote.
-
-    Raises:
-        InputError: it does not fit this version's fields.
-    """
-    try:
-        return _CONVERTER.structure(data, Config)
-    except cattrs.BaseValidationError as error:
-        raise InputError(
-            f"the stored config does not fit this version: {'; '.join(cattrs.transform_error(error))}.\n"
-            "Name the experiment instead of --from-run."
-        ) from error
+    """Return the config that `to_json` wrote; InputError where it does not fit this version's fields."""
+    return stored.from_json(data, Config, "experiment")

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from theory.errors import InputError
+
 OUTPUT = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 ERRORS = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -38,6 +40,18 @@ def progress(name: str, total: int) -> Iterator[Callable[[str, float], None]]:
     with Progress(*columns, _Speed(), console=ERRORS, disable=not total, speed_estimate_period=600) as bar:
         task = bar.add_task(name, total=total)
         yield lambda doing, n: bar.update(task, advance=n, description=f"{name}: {doing}" if doing else None)
+
+
+def exit_code(command: Callable[[], int], *, interrupted: str) -> int:
+    """Return what the command returns; 2 for a mistake in the input, 130 for Ctrl-C, either told on stderr."""
+    try:
+        return command()
+    except InputError as error:
+        ERRORS.print(f"error: {error}", markup=False, style="red")
+        return 2
+    except KeyboardInterrupt:
+        ERRORS.print(interrupted)
+        return 130
 
 
 def absolute(told: Callable[[str, float], None]) -> Callable[[str, float], None]:

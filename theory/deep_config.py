@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from cattrs.preconf.json import make_converter
 from jaxtyping import Int
 
+from theory import stored
 from theory.errors import InputError
 from theory.facts import FactsConfig, FactStore
 from theory.split import SplitConfig
@@ -130,4 +130,4 @@ def write_prompts(config: DeepConfig, store: FactStore, *, seed: int) -> Int[np.
 
 def to_json(config: DeepConfig) -> dict[str, Any]:
     """Return the resolved config as JSON-ready values."""
-    return make_converter().unstructure(config)
+    return stored.to_json(config)
