@@ -70,7 +70,7 @@ sweeps: $(THEORY)  ## the phase diagrams, dose and response, remedies and the de
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
 
 studies: $(EMPIRICAL)  ## the language model's studies: adapters, PopQA's and EntityQuestions' facts, the window, into OUT
-	$(RUN) -m empirical run tiny --seeds 5 --pretrain-seeds 3 --out $(OUT)
+	$(RUN) -m empirical run tiny --seeds 5 --pretrain-seeds 6 --out $(OUT)
 	$(RUN) -m empirical run tiny-lora --seeds 5 --pretrain-seeds 3 --out $(OUT)
 	$(if $(POPQA),$(RUN) -m empirical run tiny-popqa --facts.path "$(POPQA)" --seeds 3 --pretrain-seeds 3 --out $(OUT))
 	$(if $(QUESTIONS),$(RUN) -m empirical run tiny-entity-questions --facts.path "$(QUESTIONS)" --seeds 3 --pretrain-seeds 3 --out $(OUT))
