@@ -49,15 +49,22 @@ def base(config: Config, given: FactSet | None, out: Path, *, seed: int, progres
     if not config.pretrains:
         assert given is not None
         return Base(config.model, given.facts, given.notes)
-    # Nobody can be told multiple choice: such questions are asked of a model that knows a synthetic world.
-    told, asks_letters = given, given is not None and all(fact.choices for fact in given.facts)
-    if given is not None and asks_letters:
-        knownness.check_facts(config.knownness, given.facts)
-        told = None
+    choices = _multiple_choice(config, given)
+    told = None if choices else given
     path = pretrain.run(config.pretrain, config.world, told, out, seed=seed, progress=progress)
-    asked = given if asks_letters else world.build(config.world, told, seed=seed).fact_set()
-    assert asked is not None
+    asked = choices or world.build(config.world, told, seed=seed).fact_set()
     return Base(replace(config.model, name=str(path)), asked.facts, asked.notes)
+
+
+def _multiple_choice(config: Config, given: FactSet | None) -> FactSet | None:
+    """Return these facts if they are multiple choice; InputError where knownness cannot rank them.
+
+    Nobody can be told such facts: they are asked of a model that knows a synthetic world.
+    """
+    if given is None or not all(fact.choices for fact in given.facts):
+        return None
+    knownness.check_facts(config.knownness, given.facts)
+    return given
 
 
 def questions(config: Config, one: Base, out: Path, *, seed: int) -> tuple[Questions, Split, dict[str, Any]]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from empirical import runner, study
+from empirical import facts, runner, study
 from empirical.config import Config
 from empirical.evaluate import EvaluateConfig
 from empirical.facts import FactsConfig
@@ -47,7 +47,7 @@ def _run(config, out, *, stop_at=None, **options):
         if stop_at is not None and len(seen) == stop_at:
             raise Stop
 
-    runner.run(config, None, "small", [CELL], out, progress=progress, **options)
+    runner.run(config, facts.load(config.facts), "small", [CELL], out, progress=progress, **options)
     return seen
 
 
