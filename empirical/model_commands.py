@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -90,7 +90,7 @@ class Finetune(OnModel):
         own = halves.arms[self.arm]
         # Apart from the checkpoints of another config, seed or questions.
         settings = [configs.to_json(self.config), self.split_seed, self.seed]
-        identity = results.config_hash([settings, [asdict(fact) for fact in one.facts]])
+        identity = results.config_hash([settings, facts.fingerprint(facts.FactSet(one.facts))])
         work = self.out / f".{self.arm}.{identity[:16]}.work"
         with progress(f"finetuning on {self.arm}", 1) as told:
             options = {"work": work, "progress": absolute(told)}

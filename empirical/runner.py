@@ -66,11 +66,12 @@ def run(
         progress: told what is being done, and how many of all cells (with a fraction) are done by then.
     """
     configs.check(config)
+    facts_hash = facts.fingerprint(given)
     for number, cell in enumerate(wanted):
         label = f"{cell.pretrain}/{cell.split}/{cell.seed}"
         told = Told(progress, label, number)
         base = study.base(config, given, out, seed=cell.pretrain, progress=told.part("pretraining", 0.0, PRETRAINING))
-        _Cell(config, facts.fingerprint(given), name, cell, base, out, overwrite, told).run()
+        _Cell(config, facts_hash, name, cell, base, out, overwrite, told).run()
         progress(label, number + 1.0)
 
 

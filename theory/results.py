@@ -67,15 +67,15 @@ def is_done(path: Path, config: Any, facts_hash: str | None = None) -> bool:
         difference = f"result schema {report.get('schema')}, this program's is {SCHEMA}"
     else:
         difference = _difference(_flat(report["config"]), _flat(plain(config)))
-    if not difference and facts_hash != report.get("facts_hash"):
-        raise InputError(
-            f"{path} holds a run on other facts: their file has changed since.\n"
-            "Put it back, replace the run with --overwrite, or name another place with --out DIR."
-        )
     if difference:
         raise InputError(
             f"{path} holds a run of another config ({difference}).\n"
             "Replace it with --overwrite, with all other seeds of its experiment, or name another place with --out DIR."
+        )
+    if facts_hash != report.get("facts_hash"):
+        raise InputError(
+            f"{path} holds a run on other facts: their file has changed since.\n"
+            "Put it back, replace the run with --overwrite, or name another place with --out DIR."
         )
     return True
 

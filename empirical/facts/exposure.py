@@ -29,6 +29,8 @@ class Exposure:
 
 def check(config: Exposure) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
+    if config.by not in ("rank", "popularity"):
+        raise InputError(f"--world.exposure.by is {config.by!r}: it must be rank or popularity.")
     if not 0 < config.low < config.high < float("inf"):
         raise InputError(
             f"--world.exposure.low {config.low} and high {config.high}: both must be positive, low below high."

@@ -253,3 +253,10 @@ def test_the_toy_reads_the_same_world(tmp_path):
 def test_a_setting_out_of_range_names_its_flag(changes, flag):
     with pytest.raises(InputError, match=flag):
         world.build(replace(SMALL, **changes), seed=0)
+
+
+def test_an_exposure_by_something_else_is_refused_where_types_are_not_checked():
+    config = Exposure()
+    object.__setattr__(config, "by", "length")
+    with pytest.raises(InputError, match=r"--world\.exposure\.by"):
+        exposure.check(config)
