@@ -45,8 +45,7 @@ help:  ## this list
 
 setup: $(DEV)  ## everything installed into .venv
 
-test: $(DEV)  ## ruff and the tests, in parallel
-	$(VENV)/bin/ruff check .
+test: $(DEV)  ## the tests, in parallel
 	$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(DEV)  ## ruff, its formatting, and pyright

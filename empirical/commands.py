@@ -92,7 +92,8 @@ def report(name: str, out: Path, found: list[results.Run]) -> None:
     tables.print_arms(name, found, OUTPUT)
     tables.print_choices(found, OUTPUT)
     tables.print_signs(rows, OUTPUT)
-    if "mmlu" in name and found[0].report["config"]["model"]["name"] == "":
+    config = found[0].report["config"]
+    if config["facts"]["source"] == "mmlu" and not config["model"]["name"]:
         OUTPUT.print("A model this small is at chance on MMLU (0.25): this shows the mechanics, nothing else.")
 
 

@@ -16,6 +16,8 @@ from paper_figs.files import InputError
 from paper_figs.interval import LEVEL, Interval
 
 FACTORS = ("tail", "background", "answers", "names", "relations", "facts_per_subject", "format")
+HIGH_IS_SMALLER = ("tail",)
+"""The factors whose high level is the smaller number: the deep tail."""
 METRICS = ("accuracy", "retention", "subject_attention")
 OTHERS = (
     "guessed",
@@ -101,7 +103,9 @@ def effects(window: Window) -> Effects:
     if odd := [name for name, found in zip(FACTORS, levels, strict=True) if len(found) != 2]:
         raise InputError(f"{window.path}: {', '.join(odd)} has not two levels in the screen.\nFinish the study.")
     low, high = np.array(levels).T
-    low[0], high[0] = high[0], low[0]
+    for at, name in enumerate(FACTORS):
+        if name in HIGH_IS_SMALLER:
+            low[at], high[at] = high[at], low[at]
     is_high = np.stack([screen.about[name] == top for name, top in zip(FACTORS, high, strict=True)], axis=1)
     fits = {}
     for name, value in screen.value.items():

@@ -41,11 +41,7 @@ def unfinished(
     Raises:
         InputError: a directory holds a run of another config, or cannot be written to.
     """
-    results.check_writable(out)
-    if overwrite:
-        return list(wanted)
-    stored = deep_config.to_json(config)
-    return [cell for cell in wanted if not results.is_done(runner.directory(out, experiment, cell), stored)]
+    return runner.unfinished_cells(deep_config.to_json(config), experiment, wanted, out, overwrite=overwrite)
 
 
 def run(

@@ -1,5 +1,7 @@
 """What a result may depend on besides its config: versions, device, commit."""
 
+import ast
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -42,3 +44,25 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def code_hash(*packages: Path) -> str:
+    """Return the SHA-256 of what the packages' modules do, sub-packages included: comments and docstrings count not."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for file in sorted(package.rglob("*.py")):
+            tree = ast.parse(file.read_bytes())
+            for node in ast.walk(tree):
+                # A string that is a statement of its own: a docstring, of a module, class, function or field.
+                if isinstance(body := getattr(node, "body", None), list):
+                    body[:] = [one for one in body if not _is_text(one)]
+            digest.update(f"{file.relative_to(package)} {ast.dump(tree)}\n".encode())
+    return digest.hexdigest()
+
+
+def _is_text(statement: ast.AST) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )

@@ -1,6 +1,5 @@
 """Runs of one experiment: simulated together, measured, written one directory each, and compared with the theory."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,8 +68,18 @@ def unfinished(config: Config, experiment: str, wanted: Sequence[Cell], out: Pat
     Raises:
         InputError: a directory holds a run of another config, or cannot be written to.
     """
+    return unfinished_cells(configs.to_json(config), experiment, wanted, out, overwrite=overwrite)
+
+
+def unfinished_cells(
+    stored: dict[str, Any], experiment: str, wanted: Sequence[Cell], out: Path, *, overwrite: bool
+) -> list[Cell]:
+    """Return the cells still to be run of a config as JSON, of this flow's or of the deep toy's kind.
+
+    Raises:
+        InputError: a directory holds a run of another config, or cannot be written to.
+    """
     results.check_writable(out)
-    stored = configs.to_json(config)
     replaced = {directory(out, experiment, cell) for cell in wanted} if overwrite else set()
     # Runs of another config under other seeds, too, would be averaged with these.
     for run in results.find_runs(out, FLOW, experiment):
@@ -142,9 +151,8 @@ def write_verdicts(path: Path, config: Config, n_seeds: int, rows: list[compare.
 
 
 def _verify_config(config: Config, n_seeds: int) -> dict[str, Any]:
-    """Return what verdicts depend on; the sources are part of it, so that a corrected theorem is tested anew."""
-    sources = b"".join(source.read_bytes() for source in sorted(Path(__file__).parent.glob("*.py")))
-    return configs.to_json(config) | {"seeds": n_seeds, "code": hashlib.sha256(sources).hexdigest()}
+    """Return what verdicts depend on; the code is part of it, so that a corrected theorem is tested anew."""
+    return configs.to_json(config) | {"seeds": n_seeds, "code": provenance.code_hash(Path(__file__).parent)}
 
 
 def _write(

@@ -10,6 +10,7 @@ from theory.deep_command import Deep
 from theory.deep_config import DeepConfig, DeepStage
 from theory.errors import InputError
 from theory.facts import Background, FactsConfig
+from theory.pipeline import Cell
 from theory.runner import Seeds
 
 TINY = DeepConfig(
@@ -73,6 +74,9 @@ def test_a_run_of_another_config_is_refused(out):
     changed = replace(TINY, template_share=0.3)
     with pytest.raises(InputError, match=r"template_share: 0.2 → 0.3\).\nReplace it with --overwrite"):
         deep_runner.unfinished(changed, "deep-2", runner.cells(Seeds(1)), out, overwrite=False)
+    for overwrite in (False, True):  # under another seed too: both would be averaged
+        with pytest.raises(InputError, match="another config"):
+            deep_runner.unfinished(changed, "deep-2", [Cell(5, 5, 5)], out, overwrite=overwrite)
 
 
 def test_predictions_are_written_from_finished_runs_alone(out, untrained):

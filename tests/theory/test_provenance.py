@@ -47,3 +47,16 @@ def test_commit_is_that_of_our_checkout_and_nothing_elsewhere(monkeypatch, tmp_p
     assert provenance.git_commit() == head
     module.write_text("second")
     assert provenance.git_commit() == f"{head}-dirty"
+
+
+def test_the_codes_hash_ignores_comments_and_docstrings_and_sees_sub_packages(tmp_path):
+    (tmp_path / "law").mkdir()
+    module = tmp_path / "law" / "theorem.py"
+    module.write_text('"""R1."""\n\nRATE = 2.0\n"""Of W_KQ."""\n\n\ndef step(x):\n    return RATE * x\n')
+    before = provenance.code_hash(tmp_path)
+    module.write_text(
+        '"""Result 1."""\n\nRATE = 2.0  # of W_KQ\n\n\ndef step(x):\n    """Step."""\n    return RATE * x\n'
+    )
+    assert provenance.code_hash(tmp_path) == before
+    module.write_text("RATE = 2.0\n\n\ndef step(x):\n    return x * RATE\n")
+    assert provenance.code_hash(tmp_path) != before
