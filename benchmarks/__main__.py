@@ -8,7 +8,7 @@ from typing import Any
 import tyro
 
 from benchmarks import scale, sweep, theory
-from theory.errors import InputError
+from core.errors import InputError
 
 COMMANDS: dict[str, type] = {"theory": theory.Settings, "sweep": sweep.Settings, "scale": scale.Settings}
 RUN: dict[type, Callable[[Any], None]] = {

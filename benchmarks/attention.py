@@ -21,8 +21,8 @@ from rich.progress import Progress
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import memory, report
-from empirical import attention
-from theory.errors import InputError
+from core.errors import InputError
+from empirical.lm import capture as attention
 
 TITLES = {"sdpa": "SDPA alone", "capture": "with the capture", "eager": "eager, weights kept"}
 """The ways that are compared."""

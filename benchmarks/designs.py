@@ -12,11 +12,13 @@ from unittest import mock
 
 import numpy as np
 
-from theory import design, pipeline, split, sweep
+from core import seeds, split
+from theory import design, pipeline
 from theory.config import Config
 from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
 from theory.pretrain import PretrainConfig
+from theory.sweep import runner
 
 STAGES = ("facts", "pretrain", "split", "finetune")
 """What a sweep's time is divided into; the rest is R5's forecast, rows and files."""
@@ -78,7 +80,7 @@ def count(configs: list[Config]) -> Counts:
     """Return the sweep's steps, of one seed and the four arms."""
     longest: dict[pipeline.Unit, int] = {}
     for config in configs:
-        family = pipeline.family(pipeline.Unit(config, pipeline.Cell(0, 0, 0)))
+        family = pipeline.family(pipeline.Unit(config, seeds.Cell(0, 0, 0)))
         longest[family] = max(config.pretrain.steps, longest.get(family, 0))
     pretrain = sum(config.pretrain.steps for config in configs)
     return Counts(pretrain, sum(longest.values()), sum(len(split.ARMS) * config.finetune.steps for config in configs))
@@ -101,7 +103,7 @@ def run(chosen: design.Design) -> Timed:
     """Run the sweep with one seed into a folder that is deleted afterwards."""
     with tempfile.TemporaryDirectory() as folder, _stage_clock() as stages:
         start = time.perf_counter()
-        sweep.run("benchmark", chosen, seeds=1, out=Path(folder), tell=lambda _: None)
+        runner.run("benchmark", chosen, seeds=1, out=Path(folder), tell=lambda _: None)
         return Timed(time.perf_counter() - start, stages)
 
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import jax
 
 from benchmarks import designs, memory
-from theory import train
-from theory.errors import InputError
-from theory.program import Program
+from core.errors import InputError
+from theory.engine import loop
+from theory.engine.batched import Program
 
 LONG = 60.0
 """Seconds of a sweep above which it is not run a second time."""
@@ -56,5 +56,5 @@ def _measure_here(size: designs.Size) -> dict[str, Any]:
 if __name__ == "__main__":
     if sys.argv[1] == "cpu":
         jax.config.update("jax_platforms", "cpu")
-        train.use_all_cores()
+        loop.use_all_cores()
     print(json.dumps(_measure_here(designs.Size(**json.loads(sys.argv[2])))))

@@ -14,15 +14,18 @@ import torch
 
 from benchmarks import torch_loop
 from benchmarks.designs import Counts
-from theory import facts, split, table
+from core import split
+from core.facts.store import FactStore
+from theory import facts
 from theory.config import Config
+from theory.model import factored
 
 
 class Task(NamedTuple):
     """What is trained on: a config's world and one of its arms."""
 
     config: Config
-    store: facts.FactStore
+    store: FactStore
     arm: np.ndarray
 
 
@@ -76,25 +79,25 @@ def by_plain_jax(of: Task) -> Cost:
     """Return the cost of a jitted scan over the simulator's own step, compiled for this config's numbers."""
     config, store = of.config, of.store
     rates = jnp.float32(config.pretrain.learning_rate), jnp.float32(config.finetune.learning_rate)
-    start = table.initial_values(config.model, store.n_subjects, store.n_relations, store.n_answers, jnp.dtype("f4"))
+    start = factored.initial_values(config.model, store.n_subjects, store.n_relations, store.n_answers, jnp.dtype("f4"))
 
     @jax.jit
-    def pretrain(batches: table.Facts):
-        return jax.lax.scan(lambda values, batch: table.store(values, batch, rates[0], config.model), start, batches)
+    def pretrain(batches: factored.Facts):
+        return jax.lax.scan(lambda values, batch: factored.store(values, batch, rates[0], config.model), start, batches)
 
     @jax.jit
-    def finetune(values: table.Values, batches: table.Facts):
+    def finetune(values: factored.Values, batches: factored.Facts):
         def step(logits, batch):
-            _, logits, loss = table.answer_questions(
+            _, logits, loss = factored.answer_questions(
                 values, logits, batch, rates[1], None, config.model, config.finetune.prompt
             )
             return logits, loss
 
-        return jax.lax.scan(step, table.initial_logits(values, config.finetune.prompt), batches)
+        return jax.lax.scan(step, factored.initial_logits(values, config.finetune.prompt), batches)
 
-    def batches(n_steps: int, size: int, arm: np.ndarray | None) -> table.Facts:
+    def batches(n_steps: int, size: int, arm: np.ndarray | None) -> factored.Facts:
         drawn = torch_loop.draw(store, n_steps, batch_size=size, seed=0, arm=arm)
-        return table.Facts(*(jnp.asarray(ids.numpy().astype(np.int32)) for ids in drawn))
+        return factored.Facts(*(jnp.asarray(ids.numpy().astype(np.int32)) for ids in drawn))
 
     stored = batches(config.pretrain.steps, config.pretrain.batch_size, None)
     asked = batches(config.finetune.steps, config.finetune.batch_size, of.arm)

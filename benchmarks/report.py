@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import roofline
-from theory.errors import InputError
+from core.errors import InputError
 
 ONE, MANY = "table", "table_worlds"
 """The simulator's rows: one world, and several trained together."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from theory.facts import FactStore
+from core.facts.store import FactStore
 
 WINDOW = 0.002
 """Seconds of one window: shorter than the time slice after which the system may give a core to another program."""

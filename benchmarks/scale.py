@@ -15,10 +15,14 @@ from rich.progress import Progress
 from scipy import stats
 
 from benchmarks import memory, report, theory
-from theory import evaluate, facts, finetune, flow, pipeline, predict, pretrain, sampling, split
+from core import split
+from core.errors import InputError
+from core.seeds import Cell
+from theory import evaluate, facts, finetune, pipeline, pretrain
 from theory.config import Config
-from theory.errors import InputError
-from theory.pipeline import Cell, Prepared, Unit
+from theory.engine import sampling
+from theory.law import flow, predict
+from theory.pipeline import Prepared, Unit
 
 ARMS = ("top", "bottom")
 DRAWS = 2**22

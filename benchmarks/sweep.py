@@ -16,9 +16,9 @@ from rich.progress import Progress
 
 from benchmarks import designs, growth, one_by_one, report, roofline, sweep_report, theory, torch_loop
 from benchmarks.sweep_report import Measured
+from core.errors import InputError
 from theory import facts
 from theory.config import Config
-from theory.errors import InputError
 
 DENSE_STEPS = 30
 """Pretraining steps per measurement of the dense form."""

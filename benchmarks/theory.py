@@ -20,10 +20,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import report, roofline, torch_loop
-from theory import facts, pipeline, pretrain, train
+from core.errors import InputError
+from core.facts.store import FactStore
+from theory import facts, pipeline, pretrain
 from theory.config import Config
-from theory.errors import InputError
-from theory.model import ModelConfig
+from theory.engine import loop as train
+from theory.model.config import ModelConfig
 
 DENSE_UP_TO = 1000
 """Subjects up to which the dense form takes part: its matrices have as many rows as there are tokens."""
@@ -103,7 +105,7 @@ def run(settings: Settings) -> None:
         report.write(settings.out, sizes, {"settings": used, "machine": machine, "memory": memory})
 
 
-def simulator(store: facts.FactStore, n_worlds: int, form: Literal["table", "dense"]) -> Callable[[int], float]:
+def simulator(store: FactStore, n_worlds: int, form: Literal["table", "dense"]) -> Callable[[int], float]:
     """Return a function from a number of steps to the seconds that they take the simulator, in all worlds together.
 
     Compilation, and what a run does once (arrays moved and filled, the trace's measurements), are left out: the time is
@@ -131,7 +133,7 @@ def simulator(store: facts.FactStore, n_worlds: int, form: Literal["table", "den
     return seconds
 
 
-def torch_seconds(loop: torch_loop.Loop, store: facts.FactStore, device: str) -> Callable[[int], float]:
+def torch_seconds(loop: torch_loop.Loop, store: FactStore, device: str) -> Callable[[int], float]:
     """Return a function from a number of steps to the seconds that they take a PyTorch loop, its draws not counted.
 
     A tenth as many steps beforehand find out whether one thread or PyTorch's own choice is faster just then: on a busy
@@ -195,7 +197,7 @@ def prepare(device: Literal["cpu", "cuda"], out: Path | None) -> int:
     return n_cores
 
 
-def _contestants(settings: Settings, store: facts.FactStore) -> list[Contestant]:
+def _contestants(settings: Settings, store: FactStore) -> list[Contestant]:
     """Return the contestants, compiled and warmed up."""
     n_bytes = 4 * store.n_subjects * (store.n_answers + ModelConfig.n_filler)
     n_worlds = max(1, min(settings.worlds, WORLD_BYTES // n_bytes))
@@ -244,7 +246,7 @@ import sys
 from theory import config, facts, pipeline, train
 train.use_all_cores()
 world = facts.FactsConfig(n_subjects=int(sys.argv[1]))
-pipeline.simulate(config.Config(facts=world), [pipeline.Cell(pretrain=0, split=0, seed=0)])
+pipeline.simulate(config.Config(facts=world), [seeds.Cell(pretrain=0, split=0, seed=0)])
 """
 # A small process between this one and the measured: the peak of a child starts at what its parent held.
 _PEAK = """

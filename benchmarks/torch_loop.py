@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn import functional
 
-from theory.facts import FactStore
+from core.facts.store import FactStore
 
 TABLE_RATE = 20.0
 """SGD rate of the value tables: the table form's share, ½, of the dense form's rate 40."""

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from empirical import model
+from core.console import exit_code
 from empirical.commands import Compare, List, Pretrain, Study
+from empirical.lm import model
 from empirical.model_commands import Attention, Evaluate, Finetune, Score
-from theory.console import exit_code
 
 INTERRUPTED = "interrupted: what is finished is kept, and the same command goes on from there."
 

@@ -8,41 +8,17 @@ from typing import Annotated, Union
 import tyro
 from rich.table import Table
 
+from core import runs as results
+from core.console import ERRORS, OUTPUT, absolute, progress
+from core.errors import InputError
+from core.seeds import Seeds
 from empirical import compare, facts, pretrain, runner, tables
 from empirical import config as configs
 from empirical.config import Config
 from empirical.experiments import STUDIES
-from empirical.study import Cell
-from empirical.window_command import Window
-from theory import results
-from theory.console import ERRORS, OUTPUT, absolute, progress
-from theory.errors import InputError
+from empirical.screen.command import Window
 
 Flat = tyro.conf.arg(name="")
-
-
-@dataclass(frozen=True)
-class Seeds:
-    """The random states to run, each kind counted from 0."""
-
-    seeds: int = 1
-    """Finetuning seeds of every base model and split: batches, adapters, dropout."""
-    pretrain_seeds: int = 1
-    """Worlds and base models (only where the study pretrains its own)."""
-    split_seeds: int = 1
-    """Held-out sets and random halves of every base model."""
-    seed: int | None = None
-    """This finetuning seed alone, instead of a count."""
-
-    def cells(self) -> list[Cell]:
-        """Return the runs asked for; InputError for a count below 1 or a negative seed."""
-        for name in ("seeds", "pretrain_seeds", "split_seeds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1.")
-        if self.seed is not None and not 0 <= self.seed < 2**31:
-            raise InputError(f"--seed is {self.seed}: it must lie between 0 and {2**31 - 1:,}.")
-        chosen = range(self.seeds) if self.seed is None else [self.seed]
-        return [Cell(p, q, k) for p in range(self.pretrain_seeds) for q in range(self.split_seeds) for k in chosen]
 
 
 @dataclass(frozen=True)
@@ -63,8 +39,8 @@ class Run:
 
     def __call__(self) -> int:
         config = configs.from_json(results.read_run(self.from_run).report["config"]) if self.from_run else self.config
-        wanted = self.seeds.cells()
-        if not config.pretrains and self.seeds.pretrain_seeds > 1:
+        wanted = self.seeds.cells(pretrains=config.pretrains)
+        if not config.pretrains and (self.seeds.pretrain_seeds or 1) > 1:
             raise InputError(f"--pretrain-seeds: {config.model.name} is one model.\nLeave it, or use --split-seeds.")
         if self.dry_run:
             cells = [cell._asdict() for cell in wanted]
@@ -74,7 +50,10 @@ class Run:
         for line in needs(config):
             ERRORS.print(f"[dim]{line}[/dim]")
         given = facts.load(config.facts)
-        left = runner.unfinished(config, given, self.name, wanted, self.out, overwrite=self.overwrite)
+        stored, facts_hash = configs.to_json(config), facts.fingerprint(given)
+        left = results.unfinished(
+            self.out, runner.FLOW, self.name, wanted, stored, facts_hash, overwrite=self.overwrite
+        )
         with progress(self.name, len(left)) as told:
             runner.run(config, given, self.name, left, self.out, overwrite=self.overwrite, progress=absolute(told))
         found = results.find_runs(self.out, runner.FLOW, self.name)

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from empirical.scores import normalise
-from theory import results, statistics
-from theory.results import Run
+from core import runs as results
+from core import statistics
+from core.runs import Run
+from empirical.lm.scores import normalise
 
 Row = dict[str, Any]
 

@@ -3,17 +3,18 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from core import config_json, split
+from core.errors import InputError
+from core.split import ARMS, SplitConfig
 from empirical import evaluate, facts, finetune, knownness, pretrain
 from empirical.evaluate import EvaluateConfig
-from empirical.facts import FactsConfig, world
-from empirical.facts.world import WorldConfig
+from empirical.facts import FactsConfig
 from empirical.finetune import FinetuneConfig
 from empirical.knownness import KnownnessConfig
-from empirical.model import ModelConfig
+from empirical.lm.model import ModelConfig
 from empirical.pretrain import PretrainConfig
-from theory import split, stored
-from theory.errors import InputError
-from theory.split import ARMS, SplitConfig
+from empirical.worlds import world
+from empirical.worlds.world import WorldConfig
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ def check(config: Config) -> None:
 
 def to_json(config: Config) -> dict[str, Any]:
     """Return the resolved config as JSON-ready values."""
-    return stored.to_json(config)
+    return config_json.to_json(config)
 
 
 def from_json(data: dict[str, Any]) -> Config:
     """Return the config that `to_json` wrote; InputError where it does not fit this version's fields."""
-    return stored.from_json(data, Config, "study")
+    return config_json.from_json(data, Config, "study")

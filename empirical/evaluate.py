@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from empirical import generate, letters, prompts, scores
-from empirical.facts.record import Fact
-from empirical.model import Loaded
-from empirical.prompts import Encoded
-from theory.errors import InputError
+from core.errors import InputError
+from core.facts.record import Fact
+from empirical.lm import generate, multiple_choice, prompts, scores
+from empirical.lm.model import Loaded
+from empirical.lm.prompts import Encoded
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def predict(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], encod
     starts = [one.prompt for one in encoded]
     pad = loaded.pad
     if all(fact.choices for fact in facts):
-        following = letters.tokens(loaded.tokenizer)
-        chosen = letters.choose(loaded.model, starts, following, pad=pad, batch_size=config.batch_size)
+        following = multiple_choice.tokens(loaded.tokenizer)
+        chosen = multiple_choice.choose(loaded.model, starts, following, pad=pad, batch_size=config.batch_size)
         return ["ABCD"[i] for i in chosen.argmax(1)]
     stop = generate.stop_ids(loaded.tokenizer)
     options = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}

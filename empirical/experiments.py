@@ -2,17 +2,17 @@
 
 from dataclasses import replace
 
+from core.facts.store import Background
+from core.split import SplitConfig
 from empirical.config import Config
 from empirical.evaluate import EvaluateConfig
 from empirical.facts import FactsConfig
-from empirical.facts.world import Exposure, WorldConfig
 from empirical.finetune import FinetuneConfig, Lora
 from empirical.knownness import KnownnessConfig
-from empirical.model import ModelConfig
+from empirical.lm.model import ModelConfig
+from empirical.lm.train import TrainConfig
 from empirical.pretrain import PretrainConfig
-from empirical.train import TrainConfig
-from theory.facts import Background
-from theory.split import SplitConfig
+from empirical.worlds.world import Exposure, WorldConfig
 
 TINY = Config(
     world=WorldConfig(n_subjects=500),

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig, get_peft_model
 
-from empirical import train
-from empirical.model import Loaded
-from empirical.prompts import Encoded
-from empirical.train import TrainConfig
-from theory.errors import InputError
+from core.errors import InputError
+from empirical.lm import train
+from empirical.lm.model import Loaded
+from empirical.lm.prompts import Encoded
+from empirical.lm.train import TrainConfig
 
 
 @dataclass(frozen=True)

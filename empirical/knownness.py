@@ -15,9 +15,9 @@ from jaxtyping import Float
 from scipy import stats
 from transformers import PreTrainedTokenizerBase
 
-from empirical import generate, letters, prompts, scores
-from empirical.facts.record import Fact
-from theory.errors import InputError
+from core.errors import InputError
+from core.facts.record import Fact
+from empirical.lm import generate, multiple_choice, prompts, scores
 
 CLASSES = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
 """Gekhman et al. 2024, the best known first."""
@@ -79,8 +79,8 @@ def score(
         return Scores(popularity(facts), None)
     if facts[0].choices:
         chosen = exemplars(facts, pool, CHOICE_SHOTS, seed=seed)
-        found = letters.answer(model, tokenizer, facts, chosen, batch_size=config.batch_size)
-        return Scores(letters.margin(found, facts), None)
+        found = multiple_choice.answer(model, tokenizer, facts, chosen, batch_size=config.batch_size)
+        return Scores(multiple_choice.margin(found, facts), None)
     if config.measure == "logprob":
         return Scores(_logprob(config, model, tokenizer, facts, pool, seed), None)
     greedy, sampled = _correctness(config, model, tokenizer, facts, pool, seed)

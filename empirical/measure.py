@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from empirical import attention, evaluate, generate, knockout, prompts, scores
+from core import statistics
+from core.columns import Columns
+from core.facts.record import Fact
+from core.split import ROLES
+from empirical import evaluate
 from empirical.evaluate import EvaluateConfig
-from empirical.facts.record import Fact
-from empirical.model import Loaded
-from empirical.prompts import Encoded
-from theory import statistics
-from theory.columns import Columns
-from theory.split import ROLES
+from empirical.lm import capture, generate, knockout, prompts, scores
+from empirical.lm.model import Loaded
+from empirical.lm.prompts import Encoded
 
 POSITIONS = ("prompt_end", "first_answer")
 """Where attention is measured: at the token that predicts the answer's first, and at that first token itself."""
@@ -101,11 +102,11 @@ def attend(
     for start in range(0, len(encoded), batch_size):
         batch = encoded[start : start + batch_size]
         tokens, mask = pad_right([one.tokens[: one.n_prompt + 1] for one in batch], loaded.pad)
-        spans = torch.zeros((len(batch), len(attention.SPANS), tokens.shape[1]), dtype=torch.bool)
+        spans = torch.zeros((len(batch), len(capture.SPANS), tokens.shape[1]), dtype=torch.bool)
         for i, one in enumerate(batch):
             spans[i, :, : one.n_prompt] = torch.as_tensor(one.spans)
         queries = torch.tensor([[one.n_prompt - 1, one.n_prompt] for one in batch])
-        parts.append(attention.measure(loaded.model, tokens, mask, queries, spans).numpy())
+        parts.append(capture.measure(loaded.model, tokens, mask, queries, spans).numpy())
     return np.concatenate(parts)
 
 
@@ -113,11 +114,11 @@ def probe(loaded_facts: Sequence[Encoded], net: generate.Model, pad: int) -> dic
     """Return accuracy (every answer token the most likely one) and mean subject attention, for the trace."""
     net.eval()
     tokens, mask = pad_right([one.tokens for one in loaded_facts], pad)
-    spans = torch.zeros((len(loaded_facts), len(attention.SPANS), tokens.shape[1]), dtype=torch.bool)
+    spans = torch.zeros((len(loaded_facts), len(capture.SPANS), tokens.shape[1]), dtype=torch.bool)
     for i, one in enumerate(loaded_facts):
         spans[i, :, : one.n_prompt] = torch.as_tensor(one.spans)
     queries = torch.tensor([[one.n_prompt - 1] for one in loaded_facts])
-    mass = attention.measure(net, tokens, mask, queries, spans)
+    mass = capture.measure(net, tokens, mask, queries, spans)
     has = torch.tensor([one.has_subject for one in loaded_facts])
     with torch.no_grad():
         device = next(net.parameters()).device
@@ -169,7 +170,7 @@ def attention_table(
         "layer": layer,
         "head": head,
         "position": [POSITIONS[i] for i in position],
-        "span": [attention.SPANS[i] for i in span],
+        "span": [capture.SPANS[i] for i in span],
         "mean": mean.ravel(),
         "low": (mean - half).ravel(),
         "high": (mean + half).ravel(),
@@ -204,8 +205,8 @@ def _attention_columns(mass: Float[np.ndarray, "question layer head span"], enco
     """Return the means over layers and heads; null where the question does not name its subject."""
     has = np.array([one.has_subject for one in encoded])
     mean = np.where(has[:, None], mass.mean((1, 2), dtype=np.float64), np.nan)
-    nonsink = np.where(has, attention.nonsink(torch.as_tensor(mass)).numpy()[..., 0].mean((1, 2)), np.nan)
-    names = [f"{span}_attention" for span in attention.SPANS]
+    nonsink = np.where(has, capture.nonsink(torch.as_tensor(mass)).numpy()[..., 0].mean((1, 2)), np.nan)
+    names = [f"{span}_attention" for span in capture.SPANS]
     return dict(zip(names, mean.T, strict=True)) | {"subject_attention_nonsink": nonsink}
 
 
@@ -238,7 +239,7 @@ def _metrics(
         "token_f1": _mean([one for one in columns["token_f1"] if one is not None]),
         "loss": float(-np.mean(columns["answer_logprob"])),
         "knockout_drop": _mean(drop[~np.isnan(drop)]),
-        **{f"{span}_attention": _nanmean(columns[f"{span}_attention"]) for span in attention.SPANS},
+        **{f"{span}_attention": _nanmean(columns[f"{span}_attention"]) for span in capture.SPANS},
         "subject_attention_nonsink": _nanmean(columns["subject_attention_nonsink"]),
         "n": len(correct),
     }

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
+from core import runs, split
+from core.columns import ATTENTION, table
+from core.console import OUTPUT, absolute, progress
+from core.errors import InputError
 from empirical import config as configs
-from empirical import evaluate, facts, measure, prompts, study
-from empirical import model as models
+from empirical import evaluate, facts, measure, study
 from empirical.config import Config
-from theory import results, split
-from theory.columns import ATTENTION, table
-from theory.console import OUTPUT, absolute, progress
-from theory.errors import InputError
+from empirical.lm import model as models
+from empirical.lm import prompts
 
 Flat = tyro.conf.arg(name="")
 
@@ -42,7 +43,7 @@ class OnModel:
                 "name the model with --model.name (a hub id or a folder) and the questions with --facts.source and "
                 "--facts.path.\nA study of our own small model: python -m empirical run tiny"
             )
-        results.check_writable(self.out)
+        runs.check_writable(self.out)
         return study.Base(self.config.model, given.facts, given.notes)
 
 
@@ -63,7 +64,7 @@ class Score(OnModel):
             "role": [split.ROLES[code] for code in halves.role],
         }
         written = pa.table(columns | in_arm)
-        results.replace_file(path, lambda file: pq.write_table(written, file))
+        runs.replace_file(path, lambda file: pq.write_table(written, file))
         for note in one.notes:
             OUTPUT.print(f"[dim]{note}[/dim]")
         OUTPUT.print(json.dumps(notes))
@@ -90,7 +91,7 @@ class Finetune(OnModel):
         own = halves.arms[self.arm]
         # Apart from the checkpoints of another config, seed or questions.
         settings = [configs.to_json(self.config), self.split_seed, self.seed]
-        identity = results.config_hash([settings, facts.fingerprint(facts.FactSet(one.facts))])
+        identity = runs.config_hash([settings, facts.fingerprint(facts.FactSet(one.facts))])
         work = self.out / f".{self.arm}.{identity[:16]}.work"
         with progress(f"finetuning on {self.arm}", 1) as told:
             options = {"work": work, "progress": absolute(told)}
@@ -128,7 +129,7 @@ class Evaluate(OnModel):
             "token_f1": answers.token_f1,
             "answer_logprob": answers.logprob,
         }
-        results.replace_file(path, lambda file: pq.write_table(pa.table(columns), file))
+        runs.replace_file(path, lambda file: pq.write_table(pa.table(columns), file))
         OUTPUT.print(f"{len(rows)} questions, exact match {answers.exact_match.mean():.3f}: {path}", soft_wrap=True)
         return 0
 
@@ -148,6 +149,6 @@ class Attention(OnModel):
             raise InputError("no held-out question names its subject, so there is no attention to measure.")
         path = self.out / "attention.parquet"
         written = table(columns, ATTENTION)
-        results.replace_file(path, lambda file: pq.write_table(written, file))
+        runs.replace_file(path, lambda file: pq.write_table(written, file))
         OUTPUT.print(f"{written.num_rows} rows (layer, head, position, span): {path}", soft_wrap=True)
         return 0

@@ -21,12 +21,14 @@ from jaxtyping import Float64, Int
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
-from empirical import checkpoint, cloze, corpus, facts, model, tokenizer
-from empirical.facts import FactSet
-from empirical.facts import world as worlds
-from empirical.facts.world import World, WorldConfig
-from theory import provenance, results
-from theory.errors import InputError
+from core import provenance, runs
+from core.errors import InputError
+from core.facts.record import FactSet
+from empirical import facts
+from empirical.lm import checkpoint, completion, model, tokenizer
+from empirical.worlds import corpus
+from empirical.worlds import world as worlds
+from empirical.worlds.world import World, WorldConfig
 
 N_BUCKETS = 5
 """Recall is probed by fifths of popularity."""
@@ -88,7 +90,7 @@ def check(config: PretrainConfig) -> None:
 def folder(config: PretrainConfig, world: WorldConfig, given: FactSet | None, out: Path, *, seed: int) -> Path:
     """Return where this very model belongs."""
     identity = {"pretrain": config, "world": world, "facts": facts.fingerprint(given), "seed": seed, "schema": SCHEMA}
-    return out / "models" / f"seed{seed}-{results.config_hash(identity)[:16]}"
+    return out / "models" / f"seed{seed}-{runs.config_hash(identity)[:16]}"
 
 
 def run(
@@ -112,7 +114,7 @@ def run(
     path = folder(config, world_config, given, out, seed=seed)
     if path.exists():
         return path
-    results.check_writable(path.parent)
+    runs.check_writable(path.parent)
     # Another process may be at the same model: the second waits, and finds it done.
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
@@ -139,8 +141,8 @@ def _make(
     words.save_pretrained(partial / "model")
     _write_facts(world, partial / "model" / "facts.parquet")
     record = {
-        "config": results.plain(config),
-        "world": results.plain(world_config),
+        "config": runs.plain(config),
+        "world": runs.plain(world_config),
         "seed": seed,
         "parameters": trained.num_parameters(),
         "statements": float(world.told.sum() * config.epochs),
@@ -225,7 +227,7 @@ def architecture(config: PretrainConfig, words: PreTrainedTokenizerBase) -> Llam
 def recall_by_fifth(net: LlamaForCausalLM, words: PreTrainedTokenizerBase, world: World) -> list[float]:
     """Return the share of recalled facts, by cloze, in each fifth of popularity, the best known first."""
     told = world.fact_set().facts
-    recalled = cloze.recall(net, words, told, n_statements=world.n_statements) >= 0.5
+    recalled = completion.recall(net, words, told, n_statements=world.n_statements) >= 0.5
     return [float(recalled[rows].mean()) for rows in fifths(np.array([fact.popularity for fact in told]))]
 
 

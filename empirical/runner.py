@@ -7,47 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core import provenance, runs
+from core.columns import Columns
+from core.errors import InputError
+from core.facts.record import FactSet
+from core.runs import Run
+from core.seeds import Cell
+from core.split import ROLES, Split
 from empirical import config as configs
 from empirical import facts, study
 from empirical.config import Config
-from empirical.facts import FactSet
 from empirical.measure import Measured, Questions
-from empirical.study import Base, Cell, Progress
-from theory import provenance, results
-from theory.columns import Columns
-from theory.errors import InputError
-from theory.results import Run
-from theory.split import ROLES, Split
+from empirical.study import Base, Progress
 
 FLOW = "empirical"
 TABLES = ("facts", "trace", "attention")
 PRETRAINING, MEASURING = 0.3, 0.35
 """Shares of a run's time, roughly, by which the base model is there, and by which it is measured."""
-
-
-def directory(out: Path, name: str, cell: Cell) -> Path:
-    """Return where a run belongs."""
-    return results.run_directory(out, FLOW, name, **cell._asdict())
-
-
-def unfinished(
-    config: Config, given: FactSet | None, name: str, wanted: Sequence[Cell], out: Path, *, overwrite: bool
-) -> list[Cell]:
-    """Return the cells still to be run on these facts (None: a world's own).
-
-    Raises:
-        InputError: a directory holds a run of another config or on other facts, or cannot be written to.
-    """
-    results.check_writable(out)
-    stored, facts_hash = configs.to_json(config), facts.fingerprint(given)
-    replaced = {directory(out, name, cell) for cell in wanted} if overwrite else set()
-    # Runs of another config under other seeds, too, would be averaged with these.
-    for run in results.find_runs(out, FLOW, name):
-        if run.path not in replaced:
-            results.is_done(run.path, stored, facts_hash)
-    if overwrite:
-        return list(wanted)
-    return [cell for cell in wanted if not results.is_done(directory(out, name, cell), stored, facts_hash)]
 
 
 def run(
@@ -115,7 +91,7 @@ class _Cell:
 
     def run(self) -> None:
         """Measure base and arms, those that are not kept already, and write the run."""
-        path = directory(self.out, self.name, self.cell)
+        path = runs.directory(self.out, FLOW, self.name, self.cell)
         self.told.part("measuring the base model", PRETRAINING, MEASURING)("", 0.0)
         asked, halves, notes = study.questions(self.config, self.base, self.out, seed=self.cell.split)
         parts = [self._keep(self._shared / "base", lambda: self._base(asked))]
@@ -130,15 +106,15 @@ class _Cell:
     @property
     def _shared(self) -> Path:
         """What all seeds of a split share: the base model's measurements, the chosen rates."""
-        return directory(self.out, self.name, self.cell).parent / ".shared"
+        return runs.directory(self.out, FLOW, self.name, self.cell).parent / ".shared"
 
     @property
     def _work(self) -> Path:
-        return directory(self.out, self.name, self.cell).parent / f".seed_{self.cell.seed}.work"
+        return runs.directory(self.out, FLOW, self.name, self.cell).parent / f".seed_{self.cell.seed}.work"
 
     def _training(self, folder: Path) -> Path:
         """Return where the checkpoints of a part's training lie, apart from those of another config or other facts."""
-        identity = results.config_hash([configs.to_json(self.config), self.facts_hash])
+        identity = runs.config_hash([configs.to_json(self.config), self.facts_hash])
         return folder.with_name(f"{folder.name}.{identity[:16]}.work")
 
     def _base(self, asked: Questions) -> Part:
@@ -174,8 +150,8 @@ class _Cell:
         """Return the part kept in this folder, made now unless it is there."""
         stored = configs.to_json(self.config)
         try:
-            if results.is_done(folder, stored, self.facts_hash):
-                return results.read_run(folder)
+            if runs.is_done(folder, stored, self.facts_hash):
+                return runs.read_run(folder)
         except InputError:
             if not self.overwrite:
                 raise
@@ -189,10 +165,10 @@ class _Cell:
             report["metrics"] = part.measured.metrics
             tables |= {"facts": part.measured.facts, "attention": part.measured.attention}
             arrays = {"by_question": {"mass": part.measured.by_question}}
-        results.write_run(folder, report, tables, arrays, overwrite=self.overwrite)
+        runs.write_run(folder, report, tables, arrays, overwrite=self.overwrite)
         for finished in folder.parent.glob(f"{folder.name}.*.work"):
             shutil.rmtree(finished, ignore_errors=True)
-        return results.read_run(folder)
+        return runs.read_run(folder)
 
     def _write(self, path: Path, parts: Sequence[Run], notes: dict[str, Any]) -> None:
         by_arm = {part.report["arm"]: part for part in parts}
@@ -214,7 +190,7 @@ class _Cell:
             for name in TABLES
         }
         arrays = {"attention_by_question": {arm: part.arrays("by_question")["mass"] for arm, part in by_arm.items()}}
-        results.write_run(path, report, tables, arrays, overwrite=self.overwrite)
+        runs.write_run(path, report, tables, arrays, overwrite=self.overwrite)
 
 
 def _columns(part: Run, name: str) -> Columns:

@@ -8,27 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
-from empirical import cloze, evaluate, finetune, knownness, measure, model, pretrain, prompts
+from core import runs, split
+from core.facts.record import Fact, FactSet
+from core.split import Split
+from empirical import evaluate, finetune, knownness, measure, pretrain
 from empirical.config import Config
-from empirical.facts import FactSet, world
-from empirical.facts.record import Fact
+from empirical.lm import completion, model, prompts
+from empirical.lm.model import Loaded, ModelConfig
 from empirical.measure import Measured, Questions
-from empirical.model import Loaded, ModelConfig
-from theory import results, split
-from theory.split import Split
+from empirical.worlds import world
 
 Progress = Callable[[str, float], None]
 """Told what is being done, and which share of it is."""
 N_PROBED = 128
 """Facts on which a training's trace is measured: for development where there are any, else held out."""
-
-
-class Cell(NamedTuple):
-    """The random states of a run: of world and base model, of the split, and of finetuning."""
-
-    pretrain: int
-    split: int
-    seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,11 +175,11 @@ def _knownness(
     """Return the scores that facts are ranked by, kept once made, and their rank correlation with popularity."""
     settings = config.knownness
     identity = [config.model, one.model, settings, [asdict(f) for f in one.facts], [f.id for f in examples], seed]
-    path = out / "scores" / f"{results.config_hash(identity)[:24]}.npz"
+    path = out / "scores" / f"{runs.config_hash(identity)[:24]}.npz"
     if settings.measure == "popularity" or not path.exists():
         value = knownness.score(settings, loaded.model, loaded.tokenizer, one.facts, examples, seed=seed).value
         if settings.measure != "popularity":
-            results.replace_file(path, lambda file: np.savez(file, value=value))
+            runs.replace_file(path, lambda file: np.savez(file, value=value))
     else:
         value = np.load(path)["value"]
     popularity = np.array([np.nan if fact.popularity is None else fact.popularity for fact in one.facts])
@@ -204,7 +197,7 @@ def _recalled(
         settings = replace(config.knownness, measure="logprob")
         return knownness.score(settings, loaded.model, loaded.tokenizer, tested, examples, seed=seed).value > 0
     if config.pretrains:
-        share = cloze.recall(loaded.model, loaded.tokenizer, tested, n_statements=config.world.statements)
+        share = completion.recall(loaded.model, loaded.tokenizer, tested, n_statements=config.world.statements)
         return share >= 0.5
     settings = replace(config.knownness, measure="greedy")
     return knownness.score(settings, loaded.model, loaded.tokenizer, tested, examples, seed=seed).value >= 0.5

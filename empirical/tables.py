@@ -7,10 +7,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from core import statistics
+from core.runs import Run
 from empirical import published
 from empirical.compare import Row
-from theory import statistics
-from theory.results import Run
 
 COLUMNS = {
     "accuracy": "accuracy",

@@ -1,7 +1,7 @@
 """Who may import whom: fresh interpreters import every module, and we look at what each has loaded.
 
-The shared modules load neither JAX nor torch, so that either flow can use them; theory never loads torch, empirical
-never JAX; the figures load neither package, so that they can be redrawn with the base dependencies alone.
+`core` stands on no other package of ours and loads neither JAX nor torch. Each flow stands on `core` alone, theory
+without torch, empirical without JAX; so do the figures, which can be redrawn with the base dependencies.
 """
 
 import importlib.util
@@ -13,18 +13,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("theory", "empirical", "paper_figs")
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("core", "theory", "empirical", "paper_figs")
 
-SHARED = {
-    f"theory.{name}"
-    for name in "facts split theorem statistics results columns provenance errors console stored".split()
-}
-"""What empirical may import of theory, and with it what these import themselves."""
+NUMPY_ONLY = {"theory", "theory.law", "theory.law.theorem", "theory.law.flow", "theory.compare", "theory.facts"}
+"""Modules of theory that load no JAX."""
 
-NUMPY_ONLY = SHARED | {"theory", "theory.compare"}
-
-STAGES = ["facts", "pretrain", "knownness", "split", "finetune", "compare"]
+STAGES = ["facts", "pretrain", "knownness", "finetune", "compare"]
 """In the pipeline's order: none may import a later one. (evaluate and attention only measure, so any stage may.)"""
 
 ON_TOP = ["config", "experiments", "__main__"]
@@ -57,13 +52,13 @@ def _modules() -> list[str]:
 
 def _forbidden(module: str) -> frozenset[str]:
     """Return the top-level packages that the module must not load."""
-    jax = {"jax", "flax", "optax"}
+    jax, own = {"jax", "flax", "optax"}, set(PACKAGES)
     package = module.partition(".")[0]
     if package == "theory":
-        return frozenset({"torch", "empirical", "paper_figs"} | (jax if module in NUMPY_ONLY else set()))
+        return frozenset({"torch"} | own - {"core", "theory"} | (jax if module in NUMPY_ONLY else set()))
     if package == "empirical":
-        return frozenset({"paper_figs"} | jax)
-    return frozenset({"torch", "theory", "empirical"} | jax)
+        return frozenset(jax | own - {"core", "empirical"})
+    return frozenset({"torch"} | jax | own - {"core", package})
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +83,6 @@ def loaded() -> dict[str, set[str]]:
 def test_module_loads_no_package_that_its_place_forbids(module, loaded):
     assert not any(name.startswith(FAILED) for name in loaded[module]), "".join(loaded[module])
     assert not _forbidden(module) & {name.partition(".")[0] for name in loaded[module]}
-
-
-def test_empirical_shares_only_the_shared_modules_of_theory(loaded):
-    shared = {"theory"} | {name for module in SHARED for name in loaded[module]}
-    for module in _modules():
-        if module.startswith("empirical"):
-            assert {name for name in loaded[module] if name.startswith("theory")} <= shared, module
 
 
 @pytest.mark.parametrize("package", ["theory", "empirical"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
@@ -56,9 +56,8 @@ def test_every_picture_and_file_that_the_readme_names_is_there() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_the_tree_names_every_module_of_both_flows() -> None:
-    tree = next(text for text in README.split("```") if "pyproject.toml  constraints.txt" in text)
-    files = [path for flow in ("theory", "empirical") for path in (ROOT / flow).rglob("*.py")]
-    modules = {path.name for path in files} - {"__init__.py", "errors.py"}
-    assert [name for name in sorted(modules) if name not in tree] == []
-    assert [name for name in re.findall(r"\w+\.py\b", tree) if name not in modules] == []
+def test_the_map_names_every_folder_of_the_top_level_and_none_that_is_not_there() -> None:
+    tree = next(text for text in README.split("```") if "constraints.txt" in text)
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert packages <= set(re.findall(r"^(\w+)/", tree, flags=re.MULTILINE))
+    assert [name for name in re.findall(r"^(\w+)/", tree, flags=re.MULTILINE) if not (ROOT / name).is_dir()] == []

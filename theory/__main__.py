@@ -13,16 +13,20 @@ from typing import Annotated, Any, Union
 import tyro
 from rich.table import Table
 
+from core import runs
+from core.console import ERRORS, OUTPUT, exit_code, progress
+from core.errors import InputError
+from core.seeds import Seeds
 from theory import config as configs
-from theory import deep_runner, results, runner, tables, train, verify
+from theory import runner, tables
 from theory.config import Config
-from theory.console import ERRORS, OUTPUT, exit_code, progress
-from theory.deep_command import DeepExperiment
-from theory.deep_runner import DEEP
-from theory.errors import InputError
+from theory.deep import runner as deep_runner
+from theory.deep.command import DeepExperiment
+from theory.deep.runner import DEEP
+from theory.engine import loop
 from theory.experiments import EXPERIMENTS, NEEDS_TABLE, SWEEPS
-from theory.runner import Seeds
-from theory.sweep_command import Sweep
+from theory.sweep.command import Sweep
+from theory.verify import checks
 
 INTERRUPTED = "interrupted: finished runs are kept, and the same command goes on from there."
 Flat = tyro.conf.arg(name="")
@@ -47,20 +51,21 @@ class Run:
     """Take the config of this run directory in place of the experiment's own and its flags."""
 
     def __call__(self) -> int:
-        config = configs.from_json(results.read_run(self.from_run).report["config"]) if self.from_run else self.config
+        config = configs.from_json(runs.read_run(self.from_run).report["config"]) if self.from_run else self.config
         if self.dry_run:
             print(json.dumps(configs.to_json(config), indent=2))
             return 0
         if self.name in NEEDS_TABLE and config.facts.table is None:
             raise InputError(f"{self.name} needs a table of facts.\nName PopQA's with --facts.table FILE.")
         configs.check(config)
-        wanted = runner.cells(self.seeds)
-        left = runner.unfinished(config, self.name, wanted, self.out, overwrite=self.overwrite)
+        wanted = self.seeds.cells()
+        stored = configs.to_json(config)
+        left = runs.unfinished(self.out, runner.FLOW, self.name, wanted, stored, overwrite=self.overwrite)
         with progress(self.name, len(left)) as told:
             options = {"overwrite": self.overwrite, "save_weights": self.save_weights, "progress": told}
             runner.run(config, self.name, left, self.out, **options)
         rows = runner.write_predictions(self.name, self.out)
-        found = results.find_runs(self.out, runner.FLOW, self.name)
+        found = runs.find_runs(self.out, runner.FLOW, self.name)
         for note in found[0].report["notes"]:
             OUTPUT.print(f"[dim]{note}[/dim]")
         tables.print_arms(self.name, found, OUTPUT)
@@ -83,14 +88,14 @@ class Verify:
     """Test again even if this code has tested this config."""
 
     def __call__(self) -> int:
-        runner.cells(Seeds(self.seeds))
+        Seeds(self.seeds).cells()
         path = self.out / runner.FLOW / "verify"
         rows = None if self.overwrite else runner.read_verdicts(path, self.config, self.seeds)
         done = "found done" if rows else "tested now"
         if not rows:
-            results.check_writable(self.out)
-            with progress("verify", len(verify.CHECKS)) as told:
-                rows = verify.run(self.config, self.seeds, told)
+            runs.check_writable(self.out)
+            with progress("verify", len(checks.CHECKS)) as told:
+                rows = checks.run(self.config, self.seeds, told)
             runner.write_verdicts(path, self.config, self.seeds, rows)
         tables.print_predictions(rows, OUTPUT)
         n_failed = sum(row["verdict"] == "fails" for row in rows)
@@ -108,13 +113,13 @@ class Compare:
     """Folder of results."""
 
     def __call__(self) -> int:
-        found = {run.report["experiment"] for run in results.find_runs(self.out, runner.FLOW)}
+        found = {run.report["experiment"] for run in runs.find_runs(self.out, runner.FLOW)}
         names = self.experiments or sorted(found)
         if not names:
             raise InputError(f"no finished runs under {self.out}.\nRun: python -m theory run paper --out {self.out}")
         for name in names:
             rows = (deep_runner if name in DEEP else runner).write_predictions(name, self.out)
-            tables.print_arms(name, results.find_runs(self.out, runner.FLOW, name), OUTPUT)
+            tables.print_arms(name, runs.find_runs(self.out, runner.FLOW, name), OUTPUT)
             tables.print_predictions(rows, OUTPUT)
         return 0
 
@@ -164,7 +169,7 @@ Command = (
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0, 1 where a result fails, 2 for a mistake in the input, 130 for Ctrl-C."""
     command: Any = tyro.cli(Command, prog="python -m theory", args=arguments, description=__doc__)  # type: ignore
-    train.use_all_cores()
+    loop.use_all_cores()
     return exit_code(command, interrupted=INTERRUPTED)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import softmax
 
-from theory.model import Weights
+from theory.model.config import Weights
 
 
 def measure(

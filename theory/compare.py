@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from theory import flow, predict, statistics, theorem
-from theory.results import Run
+from core import statistics
+from core.runs import Run
+from theory.law import flow, predict, theorem
 
 Row = dict[str, Any]
 Columns = dict[str, np.ndarray]

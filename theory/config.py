@@ -4,14 +4,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from theory import facts, split, stored
-from theory.errors import InputError
+from core import config_json, split
+from core.errors import InputError
+from core.split import SplitConfig
+from theory import facts
 from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
 from theory.knownness import KnownnessConfig
-from theory.model import ModelConfig
+from theory.model.config import ModelConfig
 from theory.pretrain import PretrainConfig
-from theory.split import SplitConfig
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ def check(config: Config) -> None:
 
 def to_json(config: Config) -> dict[str, Any]:
     """Return the resolved config as JSON-ready values."""
-    return stored.to_json(config)
+    return config_json.to_json(config)
 
 
 def from_json(data: dict[str, Any]) -> Config:
     """Return the config that `to_json` wrote; InputError where it does not fit this version's fields."""
-    return stored.from_json(data, Config, "experiment")
+    return config_json.from_json(data, Config, "experiment")

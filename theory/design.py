@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import qmc
 
+from core.errors import InputError
 from theory import config as configs
 from theory.config import Config
-from theory.errors import InputError
 
 LIMIT = 10**6
 """Configs of one design, at most."""

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 
+from core.facts.store import FactStore
 from theory import attention
-from theory.facts import FactStore
-from theory.model import Weights
+from theory.model.config import Weights
 
 ELEMENTS = 2**22
 """Array elements handled at once: bounds memory at any number of facts."""

@@ -4,14 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from theory import design, split
+from core import split
+from core.facts.store import Background
+from core.split import SplitConfig
+from theory import design
 from theory.config import Config
 from theory.design import Design
-from theory.facts import Background, FactsConfig
+from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
-from theory.model import ModelConfig
+from theory.model.config import ModelConfig
 from theory.pretrain import PretrainConfig
-from theory.split import SplitConfig
 
 PAPER = Config()
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int32, Shaped
 
-from theory import table_reader
-from theory.errors import InputError
-from theory.table_reader import Table
+from core.errors import InputError
+from core.facts import files
+from core.facts.files import Table
 
 COLUMNS = {
     "subject": ("subject", "subj"),
@@ -55,7 +55,7 @@ def read(path: Path, columns: dict[str, str | None], where: str | None, min_fact
     Raises:
         InputError: no such table, column or row; a popularity that is no positive number; a relation with one answer.
     """
-    table = table_reader.read(path)
+    table = files.read(path)
     names = {part: _recognise(table, part, given) for part, given in columns.items()}
     rows = _usable(table, names, _matching(table, where))
     rows = _most_popular(rows)

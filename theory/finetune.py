@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from theory import constants, forms, table, train
-from theory.forms import Rates, Task, Tuned
-from theory.model import ModelConfig, Prompt
-from theory.program import Program
+from theory.engine import loop
+from theory.engine.batched import Program
+from theory.model import factored, finetuners, traced
+from theory.model.config import ModelConfig, Prompt
+from theory.model.finetuners import Rates, Task, Tuned
 
 BLOCK = 10
 """Steps whose facts are drawn at once."""
@@ -91,23 +92,23 @@ def structure(config: FinetuneConfig) -> FinetuneConfig:
 
 def run(
     config: FinetuneConfig, model: ModelConfig, tasks: Task, *, records: Int[np.ndarray, "world record"]
-) -> tuple[Tuned, train.Trace, Measured]:
+) -> tuple[Tuned, loop.Trace, Measured]:
     """Return the tuned models, their traces, and what they measure, world by world and arm by arm.
 
     Args:
         config: its steps and numbers are not read: `records` and `tasks` hold every world's own.
         records: the steps at which to measure, the last of which ends the training.
     """
-    return _program(structure(config), constants.structure(model))(records, tasks)
+    return _program(structure(config), traced.structure(model))(records, tasks)
 
 
 @lru_cache(maxsize=32)
 def _program(config: FinetuneConfig, model: ModelConfig):
     def finetune(records: Int[Array, " record"], task: Task):
-        of_form = forms.dense_form if model.form == "dense" else forms.table_form
+        of_form = finetuners.dense_form if model.form == "dense" else finetuners.table_form
         form = of_form(config.prompt, config.optimizer, task)
         probe = task.facts.take(task.probe)
-        is_stored = table.recalled(form.recall(probe), probe.answer)
+        is_stored = factored.recalled(form.recall(probe), probe.answer)
 
         def one_arm(arm: tuple[Array, Array]):
             rows, size = arm
@@ -118,10 +119,10 @@ def _program(config: FinetuneConfig, model: ModelConfig):
 
             def development_loss(state) -> Float[Array, ""]:
                 facts = task.facts.take(task.development)
-                loss = table.error(form.look(state, facts)[1], facts.answer, task.constants.multiplicity)[0]
+                loss = factored.error(form.look(state, facts)[1], facts.answer, task.constants.multiplicity)[0]
                 return _mean(loss, jnp.arange(len(loss)) < task.n_rows[1])
 
-            state, trace = train.run(
+            state, trace = loop.run(
                 form.step,
                 form.state,
                 lambda key, n: task.facts.take(_draw(config, task, rows, size, records[-1], key, n)),
@@ -166,13 +167,13 @@ def _spread(rows: Int[Array, " row"], size: Int[Array, ""]) -> tuple[Int[Array, 
     return rows[jnp.minimum(index, len(rows) - 1)], index < size
 
 
-def _measure(look, state, task: Task, is_stored, own: table.Facts, is_own) -> Measured:
+def _measure(look, state, task: Task, is_stored, own: factored.Facts, is_own) -> Measured:
     probe = task.facts.take(task.probe)
     attention, output = look(state, probe)
-    is_right = table.recalled(output, probe.answer)
-    is_right_own = table.recalled(look(state, own)[1], own.answer)
+    is_right = factored.recalled(output, probe.answer)
+    is_right_own = factored.recalled(look(state, own)[1], own.answer)
     is_probe = jnp.arange(len(task.probe)) < task.n_rows[0]
-    loss, _ = table.error(output, probe.answer, task.constants.multiplicity)
+    loss, _ = factored.error(output, probe.answer, task.constants.multiplicity)
     no_template = jnp.zeros((), output.dtype)
     return Measured(
         _mean(is_right, is_probe),
@@ -181,7 +182,7 @@ def _measure(look, state, task: Task, is_stored, own: table.Facts, is_own) -> Me
         _mean(attention[2], is_probe) if len(attention) == 3 else no_template,
         _mean(attention[0] / (attention[0] + attention[1]), is_probe),
         _mean(loss, is_probe),
-        _mean(table.recalled(output, task.modal[probe.relation]), is_probe),
+        _mean(factored.recalled(output, task.modal[probe.relation]), is_probe),
         _mean(is_right, is_stored & is_probe),
         _mean(is_right_own, is_own),
     )

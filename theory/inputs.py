@@ -6,22 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from theory import constants, embeddings, evaluate, facts, finetune, forms, pretrain, sampling, split, table, train
+from core import split
+from core.facts.store import FactStore
+from core.seeds import Cell
+from theory import evaluate, facts, finetune, pretrain
 from theory.config import Config
+from theory.engine import loop, sampling
+from theory.model import embeddings, factored, finetuners, traced
 
 PROBE = 1000
 """Facts, at most, on which the traces measure."""
-
-
-class Cell(NamedTuple):
-    """The three kinds of randomness of one run."""
-
-    pretrain: int
-    """The world and the base model."""
-    split: int
-    """The held-out set, the random half, ties."""
-    seed: int
-    """The batches of finetuning."""
 
 
 class Unit(NamedTuple):
@@ -35,10 +29,10 @@ class Prepared(NamedTuple):
     """A unit with its base model and its arms."""
 
     unit: Unit
-    store: facts.FactStore
+    store: FactStore
     world: pretrain.World
     base: Any
-    trace: train.Trace
+    trace: loop.Trace
     knownness: np.ndarray
     split: split.Split
 
@@ -67,7 +61,7 @@ def family(unit: Unit) -> Unit:
     return Unit(config, Cell(unit.cell.pretrain, 0, 0))
 
 
-def world(config: Config, store: facts.FactStore, seed: int) -> pretrain.World:
+def world(config: Config, store: FactStore, seed: int) -> pretrain.World:
     """Return what pretraining reads of a store."""
     foreground = np.flatnonzero(~store.is_background)
     vectors = None
@@ -75,17 +69,17 @@ def world(config: Config, store: facts.FactStore, seed: int) -> pretrain.World:
         n_outputs = store.n_answers + config.model.n_filler
         vectors = embeddings.build(config.model, store.n_subjects, store.n_relations, n_outputs, seed=seed)
     return pretrain.World(
-        table.Facts(store.subject, store.relation, store.answer),
+        factored.Facts(store.subject, store.relation, store.answer),
         sampling.alias_table(store.exposure),
         spread(foreground, PROBE),
         vectors,
-        constants.of(config.model, store.n_answers, config.precision),
+        traced.of(config.model, store.n_answers, config.precision),
         np.asarray(config.pretrain.learning_rate, config.precision),
         np.asarray(seed, np.uint32),
     )
 
 
-def task(prepared: Prepared, *, n_probe: int, arms: Sequence[str] | None = None) -> forms.Task:
+def task(prepared: Prepared, *, n_probe: int, arms: Sequence[str] | None = None) -> finetuners.Task:
     """Return what finetuning reads of a world, its base model and its split."""
     config, halves = prepared.unit.config, prepared.split
     chosen = [halves.arms[arm] for arm in arms or halves.arms]
@@ -102,7 +96,7 @@ def task(prepared: Prepared, *, n_probe: int, arms: Sequence[str] | None = None)
     development = halves.role == split.DEVELOPMENT if config.finetune.stop == "early" else np.zeros(0, bool)
     probe = spread(np.flatnonzero(halves.role == split.HELD_OUT), n_probe)
     stop_by = spread(np.flatnonzero(development), n_probe)
-    return forms.Task(
+    return finetuners.Task(
         prepared.base,
         prepared.world.facts,
         rows,
@@ -126,7 +120,7 @@ def spread(rows: np.ndarray, n: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)].astype(np.int32)
 
 
-def pad_arms(tasks: list[forms.Task]) -> list[forms.Task]:
+def pad_arms(tasks: list[finetuners.Task]) -> list[finetuners.Task]:
     """Return the tasks with arms and other sets of one length (splits of a real table differ by a few facts)."""
     longest = {
         name: max(getattr(t, name).shape[-1] for t in tasks) for name in ("arms", "probe", "development", "known")

@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from core.facts.store import FactStore
 from theory import evaluate
-from theory.facts import FactStore
-from theory.model import Weights
+from theory.model.config import Weights
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from theory import attention, evaluate, forecast, predict, split, statistics, theorem
+from core import split, statistics
+from core.facts.store import FactStore
+from theory import attention, evaluate
 from theory import config as configs
 from theory.config import Config
-from theory.facts import FactStore
-from theory.flow import HeldOutFlow
-from theory.model import Weights
+from theory.law import forecast, predict, theorem
+from theory.law.flow import HeldOutFlow
+from theory.model.config import Weights
 from theory.pipeline import Simulation
 
 MAX_ROWS = 10**6

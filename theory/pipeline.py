@@ -8,22 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from theory import (
-    constants,
-    dense,
-    facts,
-    finetune,
-    forms,
-    knownness,
-    pretrain,
-    split,
-    table,
-    train,
-)
+from core import split
+from core.facts.store import FactStore
+from core.seeds import Cell
+from theory import facts, finetune, knownness, pretrain
 from theory.config import Config
-from theory.inputs import PROBE, Cell, Prepared, Unit, family, n_bytes, pad_arms, task, world
-from theory.model import Prompt, Weights
-from theory.program import pick, stack
+from theory.engine import loop
+from theory.engine.batched import pick, stack
+from theory.inputs import PROBE, Prepared, Unit, family, n_bytes, pad_arms, task, world
+from theory.model import dense, factored, finetuners, traced
+from theory.model.config import Prompt, Weights
 
 MEMORY = 2**30
 """Bytes of values trained at once; more worlds than fit go one group after another."""
@@ -34,14 +28,14 @@ class Simulation:
     """Everything one run made, before it is measured."""
 
     cell: Cell
-    store: facts.FactStore
+    store: FactStore
     split: split.Split
     knownness: np.ndarray
     margin: np.ndarray
     """Of the base model in the pretraining format: positive where it recalls the fact."""
     weights: dict[str, Weights]
     """By arm; `base` is the model before finetuning, at the question prompt."""
-    traces: dict[str, train.Trace]
+    traces: dict[str, loop.Trace]
     """By arm; `base` is pretraining's."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each stage, shared by the runs simulated together."""
@@ -63,12 +57,12 @@ def simulate(config: Config, cells: Sequence[Cell]) -> list[Simulation]:
     clock = Clock()
     with jax.enable_x64(config.precision == "float64"):
         prepared = pretrained([Unit(config, cell) for cell in cells], clock, along_the_way=True)
-        train.check_finite(
+        loop.check_finite(
             stack([one.trace for one in prepared]), "pretrain", [f"pretraining seed {c.pretrain}" for c in cells]
         )
         trained = finetuned(prepared, clock, n_probe=PROBE, along_the_way=True)
         labels = [f"{arm} of {one.prepared.unit.cell}" for one in trained for arm in one.prepared.split.arms]
-        train.check_finite(stack([one.trace for one in trained]), "finetune", labels)
+        loop.check_finite(stack([one.trace for one in trained]), "finetune", labels)
         return [_simulation(one, clock.laps) for one in trained]
 
 
@@ -76,8 +70,8 @@ class Trained(NamedTuple):
     """A unit after finetuning; arms along the leading axis."""
 
     prepared: Prepared
-    tuned: forms.Tuned
-    trace: train.Trace
+    tuned: finetuners.Tuned
+    trace: loop.Trace
     measured: finetune.Measured
 
 
@@ -99,7 +93,7 @@ def pretrained(units: Sequence[Unit], clock: "Clock", *, along_the_way: bool) ->
 
     config = units[0].config
     if along_the_way:
-        records = [train.record_steps(steps[0], config.n_records) for steps in ends.values()]
+        records = [loop.record_steps(steps[0], config.n_records) for steps in ends.values()]
     else:
         longest = max(map(len, ends.values()))
         records = [np.array(steps + steps[-1:] * (longest - len(steps)), np.int32) for steps in ends.values()]
@@ -129,18 +123,18 @@ def pretrained(units: Sequence[Unit], clock: "Clock", *, along_the_way: bool) ->
 
 def _prepare(
     unit: Unit,
-    store: facts.FactStore,
+    store: FactStore,
     of: pretrain.World,
     base: Any,
-    trace: train.Trace,
+    trace: loop.Trace,
     splits: dict[Any, split.Split],
 ) -> Prepared:
     """Return a unit of a family: its own numbers for the model, and its split, which units of equal knownness share."""
     config = unit.config
-    of = of._replace(constants=constants.of(config.model, store.n_answers, config.precision))
-    if isinstance(base, table.Values):
+    of = of._replace(constants=traced.of(config.model, store.n_answers, config.precision))
+    if isinstance(base, factored.Values):
         one_filler = replace(config.model, n_filler=1)
-        base = base._replace(template=table.template_value(one_filler, store.n_answers, base.template.dtype))
+        base = base._replace(template=factored.template_value(one_filler, store.n_answers, base.template.dtype))
     is_given = config.knownness.measure == "popularity"
     known = store.popularity if is_given else knownness.score(config.knownness, _asked(config, of, base), store)
     key = (config.facts, config.split, unit.cell.pretrain, unit.cell.split) if is_given else unit
@@ -171,7 +165,7 @@ def finetuned(
         one.unit.config.n_records if along_the_way or config.finetune.stop == "early" else 1 for one in prepared
     ]
     records = np.stack(
-        [train.record_steps(one.unit.config.finetune.steps, n) for one, n in zip(prepared, n_records, strict=True)]
+        [loop.record_steps(one.unit.config.finetune.steps, n) for one, n in zip(prepared, n_records, strict=True)]
     )
     result = finetune.run(config.finetune, config.model, stack(tasks), records=records)
     clock.lap("finetune")
@@ -200,18 +194,18 @@ def _asked(config: Config, of: pretrain.World, base: Any) -> Weights:
     return weights_of(replace(config, finetune=replace(config.finetune, prompt="template")), of, base)
 
 
-def weights_of(config: Config, of: pretrain.World, base: Any, tuned: forms.Tuned | None = None) -> Weights:
+def weights_of(config: Config, of: pretrain.World, base: Any, tuned: finetuners.Tuned | None = None) -> Weights:
     """Return a model as its measurements see it: tuned, or the base at the question prompt."""
     prompt: Prompt = config.finetune.prompt
     if config.model.form == "dense":
         parameters = tuned.parameters if tuned else base
         assert parameters is not None and of.vectors is not None
         return dense.weights(parameters, of.vectors, config.model, prompt)
-    values, logits = forms.start(base, prompt)
+    values, logits = finetuners.start(base, prompt)
     if tuned:
         values, logits = tuned.values or values, tuned.logits
     assert logits is not None
-    return table.weights(values, logits, n_filler=config.model.n_filler)
+    return factored.weights(values, logits, n_filler=config.model.n_filler)
 
 
 class Clock:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from theory import constants, dense, sampling, table, train
-from theory.embeddings import Embeddings
-from theory.model import ModelConfig
-from theory.program import Program
+from theory.engine import loop, sampling
+from theory.engine.batched import Program
+from theory.model import dense, factored, traced
+from theory.model.config import ModelConfig
+from theory.model.embeddings import Embeddings
 
 LANES = 16
 """float32 numbers in a CPU's widest register: the outputs are padded to a multiple, so that no loop has a remainder."""
@@ -20,7 +21,7 @@ NEVER = -1e6
 """Value of an output that pads: no probability, hence no gradient."""
 BLOCK = 100
 """Steps whose facts are drawn at once."""
-Base = table.Values | dense.Parameters
+Base = factored.Values | dense.Parameters
 """What pretraining leaves: the table form's values, or the dense form's matrices."""
 
 
@@ -45,13 +46,13 @@ class PretrainConfig:
 class World(NamedTuple):
     """What the pretraining of one world reads. Worlds of one shape are stacked along a leading axis."""
 
-    facts: table.Facts
+    facts: factored.Facts
     sampler: sampling.AliasTable
     probe: Int[np.ndarray, "*world probe"]
     """Facts on which the trace measures accuracy."""
     vectors: Embeddings | None
     """The dense form's embeddings."""
-    constants: constants.Constants
+    constants: traced.Constants
     learning_rate: Float[np.ndarray, "*world"]
     seed: Int[np.ndarray, "*world"]
 
@@ -72,7 +73,7 @@ def run(
     *,
     records: Int[np.ndarray, "world record"],
     keep: Literal["last", "all"] = "last",
-) -> tuple[Base, train.Trace]:
+) -> tuple[Base, loop.Trace]:
     """Return the stacked worlds' base models and traces (accuracy on the probe, prompted without template).
 
     Args:
@@ -81,7 +82,7 @@ def run(
         keep: `all` returns the models at all records, along an axis after the worlds'.
     """
     # What differs between worlds of one program is left out of its key.
-    structure = replace(config, steps=0, learning_rate=0.0), constants.structure(model)
+    structure = replace(config, steps=0, learning_rate=0.0), traced.structure(model)
     return _program(*structure, sizes, keep, worlds.learning_rate.dtype.name)(records, worlds)
 
 
@@ -90,18 +91,18 @@ def _program(config: PretrainConfig, model: ModelConfig, sizes: Sizes, keep: Lit
     form = _pretrain_dense if model.form == "dense" else _pretrain_table
 
     def pretrain(records: Int[Array, " record"], world: World):
-        def draw(key: Array, n: Int[Array, ""]) -> table.Facts:
+        def draw(key: Array, n: Int[Array, ""]) -> factored.Facts:
             return world.facts.take(sampling.draw(key, world.sampler, (BLOCK, config.batch_size)))
 
         state, step, outputs, finish = form(config, model, world, sizes, jnp.dtype(dtype))
 
         def measure(state) -> tuple[Float[Array, ""], Any]:
             facts = world.facts.take(world.probe)
-            accuracy = table.recalled(outputs(state, facts), facts.answer).mean()
+            accuracy = factored.recalled(outputs(state, facts), facts.answer).mean()
             return accuracy, finish(state) if keep == "all" else None
 
         key = jax.random.key(world.seed)
-        state, trace = train.run(step, state, draw, measure, records=records, block=BLOCK, key=key)
+        state, trace = loop.run(step, state, draw, measure, records=records, block=BLOCK, key=key)
         accuracy, kept = trace.measured
         base = finish(state) if keep == "last" else jax.tree.map(lambda rows: rows[1:], kept)
         return base, trace._replace(measured=accuracy)
@@ -111,21 +112,21 @@ def _program(config: PretrainConfig, model: ModelConfig, sizes: Sizes, keep: Lit
 
 def _pretrain_table(config: PretrainConfig, model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype):
     # One filler for all; the template's value is the caller's to set.
-    values = table.initial_values(replace(model, n_filler=1), *sizes, dtype)
+    values = factored.initial_values(replace(model, n_filler=1), *sizes, dtype)
     n_outputs = len(values.template)
     padding = -n_outputs % LANES
 
     def pad(rows: Float[Array, "*token output"]) -> Float[Array, "*token padded"]:
         return jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, padding)], constant_values=NEVER)
 
-    def finish(values: table.Values) -> table.Values:
+    def finish(values: factored.Values) -> factored.Values:
         return jax.tree.map(lambda rows: rows[..., :n_outputs], values)
 
     def outputs(values, facts):
-        return table.stored(values, facts, world.constants)
+        return factored.stored(values, facts, world.constants)
 
     def step(values, batch):
-        return table.store(values, batch, jnp.asarray(world.learning_rate), world.constants)
+        return factored.store(values, batch, jnp.asarray(world.learning_rate), world.constants)
 
     return jax.tree.map(pad, values), step, outputs, finish
 

@@ -6,9 +6,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from theory import statistics
+from core import statistics
+from core.runs import Run
 from theory.compare import Row
-from theory.results import Run
 
 COLUMNS = {
     "accuracy": "accuracy",

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from benchmarks import attention, memory
-from theory.errors import InputError
+from core.errors import InputError
 
 SMALL = attention.Settings(lengths=(16, 8), batch=2, layers=1, hidden=32, heads=2, key_heads=1, repeats=2)
 

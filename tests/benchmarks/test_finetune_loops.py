@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from benchmarks import roofline, torch_loop
-from theory import facts, table
-from theory.model import ModelConfig
+from theory import facts
+from theory.model import factored
+from theory.model.config import ModelConfig
 
 STORE = facts.build(facts.FactsConfig(n_subjects=50), seed=0)
 MODEL = ModelConfig(n_filler=10)
@@ -14,9 +15,9 @@ ARM = np.arange(0, len(STORE.subject), 2)
 
 
 @pytest.fixture(scope="module")
-def values() -> table.Values:
+def values() -> factored.Values:
     rng = np.random.default_rng(0)
-    start = table.initial_values(MODEL, STORE.n_subjects, STORE.n_relations, STORE.n_answers, jnp.dtype(jnp.float32))
+    start = factored.initial_values(MODEL, STORE.n_subjects, STORE.n_relations, STORE.n_answers, jnp.dtype(jnp.float32))
     subject, relation = (jnp.asarray(rng.normal(0, 2, x.shape), jnp.float32) for x in (start.subject, start.relation))
     return start._replace(subject=subject, relation=relation)
 
@@ -26,7 +27,7 @@ def batches() -> torch_loop.Batches:
     return torch_loop.draw(STORE, 20, batch_size=64, seed=0, arm=ARM)
 
 
-def tuned(name: str, values: table.Values, batches: torch_loop.Batches) -> list[np.ndarray]:
+def tuned(name: str, values: factored.Values, batches: torch_loop.Batches) -> list[np.ndarray]:
     loop = torch_loop.LOOPS[name]
     tables = torch_loop.ValueTables(STORE.n_subjects, STORE.n_relations, N_OUTPUTS)
     for rows, filled in ((tables.subject, values.subject), (tables.relation, values.relation)):
@@ -40,11 +41,11 @@ def tuned(name: str, values: table.Values, batches: torch_loop.Batches) -> list[
 
 @pytest.mark.parametrize("name", torch_loop.LOOPS)
 def test_every_loop_finetunes_as_the_simulator_does(
-    name: str, values: table.Values, batches: torch_loop.Batches
+    name: str, values: factored.Values, batches: torch_loop.Batches
 ) -> None:
-    logits, rate = table.initial_logits(values, "template"), jnp.float32(1.0)
+    logits, rate = factored.initial_logits(values, "template"), jnp.float32(1.0)
     for step in zip(*(jnp.asarray(ids.numpy()) for ids in batches), strict=True):
-        _, logits, _ = table.answer_questions(values, logits, table.Facts(*step), rate, None, MODEL, "template")
+        _, logits, _ = factored.answer_questions(values, logits, factored.Facts(*step), rate, None, MODEL, "template")
     assert float(jnp.abs(logits.shared).max()) > 0.1  # it has learned something
     for found, expected in zip(tuned(name, values, batches), logits[:4], strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks import memory, scale
+from core import seeds
+from core.errors import InputError
 from theory import config, facts, pipeline, pretrain
-from theory.errors import InputError
 
 
 def test_decades_of_rank_count_from_one() -> None:
@@ -19,7 +20,7 @@ def test_counted_visits_are_those_of_pretraining(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(scale, "DRAWS", 1)  # a block at a time, and the last block in part
     stage = pretrain.PretrainConfig(steps=230, batch_size=16)
     chosen = config.Config(facts=facts.FactsConfig(n_subjects=2000), pretrain=stage, n_records=1)
-    one = pipeline.pretrained([pipeline.Unit(chosen, pipeline.Cell(3, 0, 0))], pipeline.Clock(), along_the_way=True)[0]
+    one = pipeline.pretrained([pipeline.Unit(chosen, seeds.Cell(3, 0, 0))], pipeline.Clock(), along_the_way=True)[0]
     visits = scale.count_visits(one.world, chosen)
     assert visits.sum() == 230 * 16
     # A drawn subject's values move, and no other's.
@@ -55,7 +56,7 @@ def test_sampled_accuracies_are_those_of_the_whole_world() -> None:
     chosen = config.Config(
         facts=facts.FactsConfig(n_subjects=300), pretrain=pretrain.PretrainConfig(steps=300), n_records=1
     )
-    units = [pipeline.Unit(chosen, pipeline.Cell(0, 0, 0))]
+    units = [pipeline.Unit(chosen, seeds.Cell(0, 0, 0))]
     prepared = pipeline.pretrained(units, pipeline.Clock(), along_the_way=True)
     trained = pipeline.finetuned(prepared, pipeline.Clock(), n_probe=10**5, along_the_way=False, arms=scale.ARMS)[0]
     by_decade = scale._accuracies(trained, 10**5)

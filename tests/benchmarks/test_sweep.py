@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import designs, growth, one_by_one, roofline, sweep, torch_loop
 from benchmarks.sweep_report import Measured
-from theory.errors import InputError
+from core.errors import InputError
 
 TINY = designs.Size(n_configs=6, n_subjects=60, steps=12, finetune_steps=5)
 

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from benchmarks import roofline, torch_loop
-from theory import facts, table
-from theory.model import ModelConfig
+from theory import facts
+from theory.model import factored
+from theory.model.config import ModelConfig
 
 N_STEPS = 30
 STORE = facts.build(facts.FactsConfig(n_subjects=50), seed=0)
@@ -50,10 +51,12 @@ def test_sparse_gradients_train_as_dense_ones_do(batches: torch_loop.Batches) ->
 
 def test_the_simulator_makes_the_same_steps(batches: torch_loop.Batches) -> None:
     config = ModelConfig()
-    values = table.initial_values(config, STORE.n_subjects, STORE.n_relations, STORE.n_answers, jnp.dtype(jnp.float32))
+    values = factored.initial_values(
+        config, STORE.n_subjects, STORE.n_relations, STORE.n_answers, jnp.dtype(jnp.float32)
+    )
     rate = jnp.float32(torch_loop.TABLE_RATE / (1 - config.shared_share))
     for step in zip(*(jnp.asarray(ids.numpy()) for ids in batches), strict=True):
-        values, _ = table.store(values, table.Facts(*step), rate, config)
+        values, _ = factored.store(values, factored.Facts(*step), rate, config)
     subjects, relations = trained("dense", batches)
     np.testing.assert_allclose(values.subject, subjects, atol=1e-5)
     np.testing.assert_allclose(values.relation, relations, atol=1e-5)

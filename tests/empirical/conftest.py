@@ -5,9 +5,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.utils import logging
 
-from empirical import corpus, tokenizer
-from empirical.facts import world
-from empirical.facts.world import Exposure, WorldConfig
+from empirical.lm import tokenizer
+from empirical.worlds import corpus, world
+from empirical.worlds.world import Exposure, WorldConfig
 
 logging.disable_progress_bar()
 

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
+from core import runs as results
+from core import statistics
+from core.columns import PREDICTIONS
+from core.seeds import Cell
 from empirical import compare
 from empirical.compare import Group
-from empirical.study import Cell
-from theory import results, statistics
-from theory.columns import PREDICTIONS
 
 ARMS = ("base", "top", "bottom", "whole", "random")
 RATE = {"base": 0.0, "top": 0.7, "whole": 0.6, "random": 0.6, "bottom": 0.3}
@@ -35,7 +36,7 @@ def _write(out, cell, rng, *, rate=RATE, n_relations=2, n=100, subject="s"):
             }
         )
     report = {"config": {}, "experiment": "made", "seeds": cell._asdict(), "metrics": {arm: {} for arm in ARMS}}
-    path = results.run_directory(out, "empirical", "made", **cell._asdict())
+    path = results.directory(out, "empirical", "made", cell)
     results.write_run(path, report, {"facts": parts})
 
 

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import InputError
+from core.facts.store import Background
+from core.split import SplitConfig
 from empirical import config as configs
 from empirical.config import Config
 from empirical.evaluate import EvaluateConfig
 from empirical.experiments import TINY
 from empirical.facts import FactsConfig
-from empirical.facts.world import Exposure, WorldConfig
 from empirical.finetune import FinetuneConfig, Lora
 from empirical.knownness import KnownnessConfig
-from empirical.model import ModelConfig
+from empirical.lm.model import ModelConfig
+from empirical.lm.train import TrainConfig
 from empirical.pretrain import PretrainConfig
-from empirical.train import TrainConfig
-from theory.errors import InputError
-from theory.facts import Background
-from theory.split import SplitConfig
+from empirical.worlds.world import Exposure, WorldConfig
 
 CHANGED = Config(
     facts=FactsConfig(

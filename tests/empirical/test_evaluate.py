@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from empirical import evaluate, prompts, tokenizer
+from core.errors import InputError
+from core.facts.record import Fact
+from empirical import evaluate
 from empirical.evaluate import EvaluateConfig
-from empirical.facts.record import Fact
-from empirical.model import Loaded
-from theory.errors import InputError
+from empirical.lm import prompts, tokenizer
+from empirical.lm.model import Loaded
 
 
 def _fact(i, subject, *, relation="city", question="Where is {}?", answers=("Rome", "Roma")):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import InputError
 from empirical import config as configs
 from empirical.experiments import STUDIES, TINY, TINY_LORA, WINDOW
-from theory.errors import InputError
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -4,12 +4,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from empirical import finetune, prompts, train
-from empirical.facts.record import Fact
+from core.errors import InputError
+from core.facts.record import Fact
+from empirical import finetune
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.model import Loaded, ModelConfig, load, save
-from empirical.train import TrainConfig
-from theory.errors import InputError
+from empirical.lm import prompts, train
+from empirical.lm.model import Loaded, ModelConfig, load, save
+from empirical.lm.train import TrainConfig
 
 QUICK = FinetuneConfig(train=TrainConfig(epochs=3, batch_size=4, n_records=1), lora=Lora(rank=2, dropout=0.1))
 

@@ -3,10 +3,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from empirical import generate, knownness, letters, prompts, tokenizer
-from empirical.facts.record import Fact
+from core.errors import InputError
+from core.facts.record import Fact
+from empirical import knownness
 from empirical.knownness import KnownnessConfig
-from theory.errors import InputError
+from empirical.lm import generate, multiple_choice, prompts, tokenizer
 
 
 def ask(number, relation="capital", answers=None, popularity=None):
@@ -23,7 +24,9 @@ CHOICES = [Fact(f"m{n}", "", "law", f"Number {n}?", ("ABCD"[n % 4],), None, ("p"
 @pytest.fixture(scope="module")
 def words():
     texts = [prompts.build(fact).text + prompts.build(fact).completion + "\n\n" for fact in FACTS]
-    return tokenizer.train(texts + [letters.format_question(fact, with_answer=True) for fact in CHOICES] * 9, size=500)
+    return tokenizer.train(
+        texts + [multiple_choice.format_question(fact, with_answer=True) for fact in CHOICES] * 9, size=500
+    )
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +183,7 @@ def test_examples_are_shared_within_a_relation_and_change_with_seed_and_draw():
 def test_multiple_choice_is_known_by_the_margin_of_its_letter_after_five_examples(model, words):
     found = knownness.score(KnownnessConfig("logprob"), model, words, CHOICES, CHOICES, seed=2)
     shots = knownness.exemplars(CHOICES, CHOICES, 5, seed=2)
-    expected = letters.margin(letters.answer(model, words, CHOICES, shots), CHOICES)
+    expected = multiple_choice.margin(multiple_choice.answer(model, words, CHOICES, shots), CHOICES)
     np.testing.assert_allclose(found.value, expected)
     assert len(set(found.value)) == len(CHOICES)
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from empirical import attention, evaluate, knockout, measure, prompts, tokenizer
+from core.facts.record import Fact
+from core.split import HELD_OUT, TRAIN
+from empirical import evaluate, measure
 from empirical.evaluate import EvaluateConfig
-from empirical.facts.record import Fact
+from empirical.lm import capture, knockout, prompts, tokenizer
+from empirical.lm.model import Loaded
+from empirical.lm.prompts import Encoded
 from empirical.measure import Questions
-from empirical.model import Loaded
-from empirical.prompts import Encoded
-from theory.split import HELD_OUT, TRAIN
 
 
 def _fact(i, answer="Rome", relation="city", question=None):
@@ -85,11 +86,11 @@ def test_accuracy_is_parted_by_recall_and_answers_by_what_is_generic(loaded, que
 def test_a_question_that_does_not_name_its_subject_has_no_attention_to_it(loaded, questions):
     found = measure.arm("base", loaded, questions, None, EvaluateConfig(max_new_tokens=2))
     columns = found.facts
-    for name in (*(f"{span}_attention" for span in attention.SPANS), "subject_attention_nonsink", "knockout_drop"):
+    for name in (*(f"{span}_attention" for span in capture.SPANS), "subject_attention_nonsink", "knockout_drop"):
         values = np.asarray(columns[name], dtype=float)
         assert np.isnan(values[-1]) and np.isfinite(values[:-1]).all(), name
     assert columns["swapped_predicted"][-1] is None
-    total = sum(np.asarray(columns[f"{span}_attention"])[:-1] for span in attention.SPANS)
+    total = sum(np.asarray(columns[f"{span}_attention"])[:-1] for span in capture.SPANS)
     np.testing.assert_allclose(total, 1, atol=1e-5)
     assert found.metrics["subject_attention"] == pytest.approx(np.nanmean(columns["subject_attention"]))
     assert {row for row in found.attention["n"]} == {5}
@@ -122,7 +123,7 @@ def test_attention_is_that_of_each_question_alone_at_the_prompts_end_and_at_the_
         spans = torch.zeros((1, 4, one.n_prompt + 1), dtype=torch.bool)
         spans[0, :, :-1] = torch.as_tensor(one.spans)
         queries = torch.tensor([[one.n_prompt - 1, one.n_prompt]])
-        alone = attention.measure(loaded.model, tokens, torch.ones_like(tokens), queries, spans)[0]
+        alone = capture.measure(loaded.model, tokens, torch.ones_like(tokens), queries, spans)[0]
         np.testing.assert_allclose(found, alone, atol=1e-6)
     # At the prompt's end the spans hold everything; one token later they lack that token itself.
     np.testing.assert_allclose(mass[:, 0].sum(-1), 1, atol=1e-5)
@@ -134,7 +135,7 @@ def test_the_table_of_attention_names_layer_head_position_and_span_of_each_mean(
     mass = np.random.default_rng(0).random((6, 2, 3, 4, 4))
     table = measure.attention_table("top", mass, encoded, np.arange(6))
     place = [measure.POSITIONS.index(name) for name in table["position"]]
-    span = [attention.SPANS.index(name) for name in table["span"]]
+    span = [capture.SPANS.index(name) for name in table["span"]]
     assert len(set(zip(table["layer"], table["head"], place, span, strict=True))) == 2 * 3 * 4 * 4
     np.testing.assert_allclose(table["mean"], mass.mean(0)[place, table["layer"], table["head"], span])
 

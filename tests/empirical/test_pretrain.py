@@ -7,11 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from empirical import cloze, pretrain
-from empirical.facts import Fact, FactSet, world
-from empirical.facts.world import Exposure, WorldConfig
+from core.errors import InputError
+from core.facts.record import Fact, FactSet
+from empirical import pretrain
+from empirical.lm import completion
 from empirical.pretrain import PretrainConfig
-from theory.errors import InputError
+from empirical.worlds import world
+from empirical.worlds.world import Exposure, WorldConfig
 
 WORLD = WorldConfig(
     n_subjects=30, n_relations=2, facts_per_subject=1, n_answers=4, exposure=Exposure(low=0.5, high=99.0)
@@ -49,7 +51,7 @@ def test_recall_is_recorded_by_fifth_as_it_grows(made):
     model, words = AutoModelForCausalLM.from_pretrained(made), AutoTokenizer.from_pretrained(made)
     facts = world.build(WORLD, seed=0).fact_set().facts
     best = sorted(facts, key=lambda fact: -(fact.popularity or 0))[:6]
-    again = cloze.recall(model, words, best, n_statements=WORLD.statements) >= 0.5
+    again = completion.recall(model, words, best, n_statements=WORLD.statements) >= 0.5
     assert record["recall"][-1]["recall"][0] == pytest.approx(again.mean())
 
 

@@ -5,19 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from core import runs, split
+from core.columns import ATTENTION, FACTS, TRACE
+from core.errors import InputError
+from core.seeds import Cell
+from core.split import ARMS, SplitConfig
+from empirical import config as configs
 from empirical import facts, runner, study
 from empirical.config import Config
 from empirical.evaluate import EvaluateConfig
 from empirical.facts import FactsConfig
-from empirical.facts.world import Exposure, WorldConfig
 from empirical.finetune import FinetuneConfig
+from empirical.lm.train import TrainConfig
 from empirical.pretrain import PretrainConfig
-from empirical.study import Cell
-from empirical.train import TrainConfig
-from theory import results, split
-from theory.columns import ATTENTION, FACTS, TRACE
-from theory.errors import InputError
-from theory.split import ARMS, SplitConfig
+from empirical.worlds.world import Exposure, WorldConfig
 
 CONFIG = Config(
     world=WorldConfig(
@@ -59,7 +60,7 @@ def whole(tmp_path_factory):
 
 
 def _found(out):
-    run = results.read_run(runner.directory(out, "small", CELL))
+    run = runs.read_run(runs.directory(out, "empirical", "small", CELL))
     return {key: run.report[key] for key in ("metrics", "choices", "split")}, run
 
 
@@ -79,21 +80,23 @@ def test_a_run_has_the_files_and_columns_that_both_flows_write(whole):
 
 
 def test_only_the_finished_run_and_what_seeds_share_is_left(whole):
-    folder = runner.directory(whole[0], "small", CELL).parent
+    folder = runs.directory(whole[0], "empirical", "small", CELL).parent
     assert sorted(path.name for path in folder.iterdir()) == [".shared", "seed_1"]
 
 
 def test_a_finished_run_is_not_run_again(whole):
-    assert runner.unfinished(CONFIG, None, "small", [CELL], whole[0], overwrite=False) == []
-    assert runner.unfinished(CONFIG, None, "small", [CELL, Cell(0, 0, 2)], whole[0], overwrite=False) == [Cell(0, 0, 2)]
-    assert runner.unfinished(CONFIG, None, "small", [CELL], whole[0], overwrite=True) == [CELL]
+    assert runs.unfinished(whole[0], "empirical", "small", [CELL], configs.to_json(CONFIG), overwrite=False) == []
+    assert runs.unfinished(
+        whole[0], "empirical", "small", [CELL, Cell(0, 0, 2)], configs.to_json(CONFIG), overwrite=False
+    ) == [Cell(0, 0, 2)]
+    assert runs.unfinished(whole[0], "empirical", "small", [CELL], configs.to_json(CONFIG), overwrite=True) == [CELL]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_study_of_another_config_is_refused_also_under_another_seed(whole, seed):
     other = replace(CONFIG, evaluate=EvaluateConfig(max_new_tokens=4))
     with pytest.raises(InputError, match=r"max_new_tokens: 3 → 4(.|\n)*--overwrite(.|\n)*--out"):
-        runner.unfinished(other, None, "small", [Cell(0, 0, seed)], whole[0], overwrite=False)
+        runs.unfinished(whole[0], "empirical", "small", [Cell(0, 0, seed)], configs.to_json(other), overwrite=False)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.4, 0.6, 0.8, 0.97])
@@ -101,7 +104,7 @@ def test_an_interrupted_study_ends_as_if_it_had_not_been(whole, share, tmp_path)
     out, told = whole
     with pytest.raises(Stop):
         _run(CONFIG, tmp_path, stop_at=max(2, round(share * len(told))))
-    assert not runner.directory(tmp_path, "small", CELL).exists()
+    assert not runs.directory(tmp_path, "empirical", "small", CELL).exists()
     again = _run(CONFIG, tmp_path)
     assert len(again) < len(told)
     (expected, first), (found, second) = _found(out), _found(tmp_path)

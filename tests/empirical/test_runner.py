@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core import runs as results
+from core.seeds import Cell
+from core.split import ARMS
 from empirical import __main__ as command_line
 from empirical import config as configs
-from empirical import model, model_commands, runner, study
-from empirical.study import Cell
-from theory import results
-from theory.split import ARMS
+from empirical import model_commands, runner, study
+from empirical.lm import model
 
 FLAGS = (
     "--world.n-subjects 40 --world.n-relations 2 --world.facts-per-subject 1 --world.n-answers 5 "
@@ -70,7 +71,7 @@ def runs(finished, tmp_path) -> Path:
 
 
 def directory(out: Path, seed: int) -> Path:
-    return runner.directory(out, "tiny", Cell(0, 0, seed))
+    return results.directory(out, "empirical", "tiny", Cell(0, 0, seed))
 
 
 def config_of(out: Path) -> configs.Config:
@@ -273,7 +274,7 @@ def test_a_runs_own_config_makes_the_same_run_again(finished, tmp_path, tell):
     (tmp_path / "models").symlink_to(finished[0] / "models")
     code, printed, _ = tell("run", "tiny-lora", "--from-run", source, "--seed", 1, "--out", tmp_path)
     assert code == 0 and "1 runs made, 0 found done" in printed
-    assert same(runner.directory(tmp_path, "tiny-lora", Cell(0, 0, 1)), source)
+    assert same(results.directory(tmp_path, "empirical", "tiny-lora", Cell(0, 0, 1)), source)
     assert tell("run", "tiny", "--from-run", tmp_path / "gone")[0] == 2
 
 

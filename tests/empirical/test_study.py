@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from empirical import cloze, evaluate, finetune, knownness, study
+from core import split
+from core.errors import InputError
+from core.facts.record import Fact, FactSet
+from core.split import ARMS, DEVELOPMENT, HELD_OUT, TRAIN, SplitConfig
+from empirical import evaluate, finetune, knownness, study
 from empirical.config import Config
 from empirical.evaluate import EvaluateConfig
-from empirical.facts import FactSet
-from empirical.facts.record import Fact
-from empirical.facts.world import Exposure, WorldConfig
 from empirical.finetune import FinetuneConfig
 from empirical.knownness import KnownnessConfig
-from empirical.model import ModelConfig
+from empirical.lm import completion
+from empirical.lm.model import ModelConfig
+from empirical.lm.train import TrainConfig
 from empirical.pretrain import PretrainConfig
 from empirical.study import Base
-from empirical.train import TrainConfig
-from theory import split
-from theory.errors import InputError
-from theory.split import ARMS, DEVELOPMENT, HELD_OUT, TRAIN, SplitConfig
+from empirical.worlds.world import Exposure, WorldConfig
 
 CONFIG = Config(
     world=WorldConfig(
@@ -167,7 +167,7 @@ def test_our_own_model_recalls_by_its_sentences_and_anothers_by_answers_after_ex
     one, named, tmp_path, monkeypatch
 ):
     shares = np.linspace(0, 1, 32)
-    monkeypatch.setattr(cloze, "recall", lambda net, words, facts, *, n_statements: shares[: len(facts)])
+    monkeypatch.setattr(completion, "recall", lambda net, words, facts, *, n_statements: shares[: len(facts)])
     questions, _, _ = study.questions(CONFIG, one, tmp_path, seed=0)
     np.testing.assert_array_equal(questions.base_correct, shares >= 0.5)
     measured = []

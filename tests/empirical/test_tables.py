@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from core.runs import Run
 from empirical import compare, published, tables
 from empirical.compare import Group
-from theory.results import Run
 
 ARMS = ("base", "top", "bottom", "whole", "random")
 

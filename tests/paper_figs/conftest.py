@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from core import columns
 from paper_figs import load
 from paper_figs.sweep import SEEDS
-from theory import columns
 
 # Tests are no package (importlib mode), so that what is beside this file is loaded by its place.
 _spec = spec_from_file_location("made_up_studies", Path(__file__).with_name("made_up_studies.py"))

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core import columns
 from paper_figs import load
-from theory import columns
 
 SIDES = {"base": 0.0, "top": 0.5, "whole": 0.25, "random": 0.0, "bottom": -0.5}
 N_FIFTHS = 5

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from paper_figs import fig7_phase_diagram as fig7
-from theory import flow
+from theory.law import flow
 
 
 def _measure(results, name="phase-exposure"):

@@ -40,9 +40,10 @@ def small():
 @pytest.fixture(scope="session")
 def simulations(small):
     """Return four simulations of the small world, each with random states of its own."""
+    from core import seeds
     from theory import pipeline
 
-    return pipeline.simulate(small, [pipeline.Cell(k, k, k) for k in range(4)])
+    return pipeline.simulate(small, [seeds.Cell(k, k, k) for k in range(4)])
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def store():
 @pytest.fixture
 def random_weights(store):
     """Return a function that draws weights of that world: of one attention logit for each subject, or each fact."""
-    from theory.model import Weights
+    from theory.model.config import Weights
 
     def draw(seed: int, *, by_relation: bool = False) -> Weights:
         rng = np.random.default_rng(seed)

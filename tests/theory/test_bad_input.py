@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from core import runs
 from theory import __main__ as command_line
-from theory import results
 
-ROOT = Path(results.__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def files(out: Path) -> list[Path]:
@@ -131,7 +131,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, tell, monkeypatch, sm
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(results, "_write", full)
+    monkeypatch.setattr(runs, "_write", full)
     told = tell("run", "paper", *small_flags, "--out", tmp_path)
     assert told.code == 2
     assert told.error.startswith(

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from core.statistics import Interval
 from theory import compare
 from theory import config as configs
 from theory.compare import Outcome
 from theory.config import Config
 from theory.finetune import FinetuneConfig
-from theory.model import ModelConfig
-from theory.statistics import Interval
+from theory.model.config import ModelConfig
 
 ARMS = ("base", "top", "bottom")
 N_FACTS = 6

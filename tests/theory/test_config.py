@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.errors import InputError
+from core.facts.store import Background
+from core.split import SplitConfig
 from theory import config as configs
 from theory.config import Config
-from theory.errors import InputError
 from theory.experiments import EXPERIMENTS, NEEDS_TABLE
-from theory.facts import Background, FactsConfig
+from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
-from theory.model import ModelConfig
+from theory.model.config import ModelConfig
 from theory.pretrain import PretrainConfig
-from theory.split import SplitConfig
 
 
 def through_json(config: Config) -> Config:

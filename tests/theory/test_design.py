@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.errors import InputError
 from theory import config as configs
 from theory import design
 from theory.config import Config
-from theory.errors import InputError
-from theory.model import ModelConfig
+from theory.model.config import ModelConfig
 
 BASE = Config()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from theory import attention, evaluate
-from theory.model import Weights
+from theory.model.config import Weights
 
 
 @pytest.mark.parametrize("by_relation", [False, True])

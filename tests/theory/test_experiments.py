@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from theory import results
+from core import runs
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_real_facts_are_read_from_the_users_table_told_by_name_and_without_their
     assert told.code == 0
     for note in ("6 of 203 rows do not match", "2 of 203 rows have no popularity", "relation 5 (2)"):
         assert note in " ".join(told.out.split())
-    run = results.read_run(tmp_path / "runs/theory" / name / "pretrain_0/split_0/seed_0")
+    run = runs.read_run(tmp_path / "runs/theory" / name / "pretrain_0/split_0/seed_0")
     facts = run.table("facts").to_pydict()
     assert len(facts["arm"]) == 5 * (200 - 5 - 2)
     assert set(facts["relation"]) == {f"relation {i}" for i in range(5)}

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from core.errors import InputError
 from theory import fact_rows
-from theory.errors import InputError
 
-POPQA = Path(os.environ.get("POPQA") or Path(__file__).parents[3] / "shared/data/popqa/popqa.tsv")
+POPQA = Path(os.environ.get("POPQA") or Path(__file__).resolve().parents[3] / "shared/data/popqa/popqa.tsv")
 ANY = dict.fromkeys(fact_rows.COLUMNS)
 
 

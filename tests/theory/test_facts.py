@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.errors import InputError
+from core.facts import store as fact_store
+from core.facts.store import Background
 from theory import facts
-from theory.errors import InputError
-from theory.facts import Background, FactsConfig
+from theory.facts import FactsConfig
 
 TABLE = "subject,relation,answer,popularity\nA,r,x,100\nA,s,z,100\nB,r,y,1\nC,s,x,10\nD,s,é,10\n"
 
@@ -74,7 +76,9 @@ def test_the_seed_alone_decides_the_world():
     first, again, other = (facts.build(config, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.answer, again.answer)
     assert (first.answer != other.answer).any() and (first.relation != other.relation).any()
-    one, two = (facts.add_background(first, Background(size=1.0), seed=seed) for seed in (0, 1))
+    one, two = (
+        fact_store.add_background(first, Background(size=1.0), seed=seed, flag="--facts.background") for seed in (0, 1)
+    )
     assert (one.answer != two.answer).any()
 
 
@@ -95,7 +99,7 @@ def test_popularity_by_rank_is_zipf_and_keeps_equal_facts_equal(table):
 
 def test_background_facts_have_new_subjects_their_share_and_the_relations_own_answers():
     store = facts.sample(FactsConfig(n_subjects=500, relations_per_subject=1), seed=0)
-    both = facts.add_background(store, Background(size=1.5, share=0.3), seed=0)
+    both = fact_store.add_background(store, Background(size=1.5, share=0.3), seed=0, flag="--facts.background")
     n_own, new = len(store.subject), both.is_background
     np.testing.assert_allclose(np.bincount(both.relation[new]), 1.5 * np.bincount(store.relation), atol=1)
     assert new.sum() == 750
@@ -134,8 +138,8 @@ def test_background_answers_follow_the_frequency_ranks_of_the_store(tmp_path):
 def test_a_saved_store_is_loaded_exactly(tmp_path, table, source):
     config = dataclasses.replace(table, where="subject=[ABD]") if source == "table" else FactsConfig(n_subjects=20)
     store = facts.build(dataclasses.replace(config, background=Background(size=1.0)), seed=0)
-    facts.save(store, tmp_path / "store.parquet")
-    loaded = facts.load(tmp_path / "store.parquet")
+    fact_store.save(store, tmp_path / "store.parquet")
+    loaded = fact_store.load(tmp_path / "store.parquet")
     for name, value in as_dict(store).items():
         other = getattr(loaded, name)
         assert type(other) is type(value)
@@ -148,7 +152,7 @@ def test_a_store_that_was_not_saved_by_us_is_an_input_error(tmp_path):
     (tmp_path / "store.parquet").write_text("something else")
     for name in ("store.parquet", "gone.parquet"):
         with pytest.raises(InputError, match=f"{name}: not a fact store"):
-            facts.load(tmp_path / name)
+            fact_store.load(tmp_path / name)
 
 
 @pytest.mark.parametrize(

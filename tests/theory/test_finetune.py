@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theory import evaluate, forms, knownness, pipeline, pretrain, sampling, split
-from theory.model import Prompt
-from theory.pipeline import Cell
+from core import split
+from core.seeds import Cell
+from theory import evaluate, knownness, pipeline, pretrain
+from theory.engine import sampling
+from theory.model import factored, finetuners
+from theory.model.config import Prompt
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def test_pretraining_draws_facts_by_exposure_and_never_one_without(small):
     sizes = pretrain.Sizes(store.n_subjects, store.n_relations, store.n_answers)
     stacked = jax.tree.map(lambda leaf: np.stack([leaf]), world)
     values, trace = pretrain.run(small.pretrain, small.model, stacked, sizes, records=np.array([[50]], np.int32))
-    assert isinstance(values, pipeline.table.Values)
+    assert isinstance(values, factored.Values)
     moved = np.flatnonzero(np.asarray(values.subject[0]).any(axis=1))
     np.testing.assert_array_equal(moved, [7, 8])
     salience = np.asarray(values.subject[0])[store.subject, store.answer]
@@ -90,11 +93,11 @@ def test_attention_alone_leaves_every_value_as_it_was(simulations):
 
 
 def test_a_fresh_relation_token_starts_without_a_value_and_other_prompts_with_the_stored_one(small):
-    values = pipeline.table.initial_values(small.model, 3, 2, 4, jnp.dtype(jnp.float32))
+    values = factored.initial_values(small.model, 3, 2, 4, jnp.dtype(jnp.float32))
     values = values._replace(relation=values.relation + 1)
     cases: list[tuple[Prompt, int]] = [("template", 1), ("bare", 1), ("fresh_relation", 0)]
     for prompt, expected in cases:
-        started, logits = forms.start(values, prompt)
+        started, logits = finetuners.start(values, prompt)
         np.testing.assert_array_equal(started.relation, np.full((2, 54), expected))
         assert started.subject is values.subject
         assert np.isfinite(logits.template) == (prompt == "template")

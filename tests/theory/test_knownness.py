@@ -3,7 +3,7 @@ import pytest
 
 from theory import evaluate, knownness
 from theory.knownness import KnownnessConfig
-from theory.model import Weights
+from theory.model.config import Weights
 
 
 @pytest.fixture

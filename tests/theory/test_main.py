@@ -7,10 +7,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from core import runs as results
 from theory import __main__ as command_line
 from theory import config as configs
-from theory import measure, results, verify
+from theory import measure
 from theory.experiments import EXPERIMENTS
+from theory.verify import checks
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +178,7 @@ def verdicts(monkeypatch):
     """Stand in for the long checks: rows that tests may change, and how often they were asked for."""
     row = {"experiment": "verify", "seeds": 1, "result": "R1", "statement": "a force", "note": "error", "error": 0.5}
     rows, calls = [row | {"verdict": "holds"}, row | {"verdict": "reported"}], []
-    monkeypatch.setattr(verify, "run", lambda config, seeds, progress: calls.append(seeds) or rows)
+    monkeypatch.setattr(checks, "run", lambda config, seeds, progress: calls.append(seeds) or rows)
     return rows, calls
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from theory import facts, measure, pipeline, split, statistics
-from theory.facts import Background
-from theory.pipeline import Cell
+from core import split, statistics
+from core.facts.store import Background
+from core.seeds import Cell
+from theory import facts, measure, pipeline
 
 
 def final(simulations, name: str) -> dict[str, np.ndarray]:

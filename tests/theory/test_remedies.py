@@ -7,17 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from core import split
+from core.errors import InputError
+from core.seeds import Cell
+from core.split import SplitConfig
 from theory import config as configs
-from theory import design, evaluate, finetune, pipeline, split, table
+from theory import design, evaluate, finetune, pipeline
 from theory.config import Config
-from theory.constants import Constants
-from theory.errors import InputError
 from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
-from theory.model import ModelConfig
-from theory.pipeline import Cell
+from theory.model import factored
+from theory.model.config import ModelConfig
+from theory.model.traced import Constants
 from theory.pretrain import PretrainConfig
-from theory.split import SplitConfig
 
 RUN = Config(
     facts=FactsConfig(n_subjects=16, n_relations=3, n_answers=5),
@@ -75,7 +77,7 @@ def step_by_autodiff(values, logits, batch, base, constants, prompt):
     """Return values and logits after a step along the gradient of the loss as it is written."""
 
     def loss(trained):
-        attention, _, output = table.forward(trained[0], trained[1], batch, constants)
+        attention, _, output = factored.forward(trained[0], trained[1], batch, constants)
         log_p = jax.nn.log_softmax(output)
         error = -jnp.take_along_axis(log_p, batch.answer[:, None], axis=1)[:, 0]
         divergence = (base * (jnp.log(base) - log_p)).sum(axis=1)
@@ -84,10 +86,10 @@ def step_by_autodiff(values, logits, batch, base, constants, prompt):
 
     value_gradient, gradient = jax.grad(loss)((values, logits))
     rho = constants.shared_share
-    rates = table.rates(rho, prompt)
+    rates = factored.rates(rho, prompt)
     pairs = zip(logits, gradient, rates, strict=True)
     moved = [part - RATE * jnp.asarray(rate) * slope for part, slope, rate in pairs]
-    own = table.Values(1 - rho, 1 - rho, 1.0, rho * constants.value_share)  # type: ignore
+    own = factored.Values(1 - rho, 1 - rho, 1.0, rho * constants.value_share)  # type: ignore
     pairs = zip(values, value_gradient, own, strict=True)
     return [part - VALUE_RATE * rate * slope for part, slope, rate in pairs], moved
 
@@ -98,12 +100,12 @@ def step():
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         draw = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
-        values = table.Values(draw(7, 11), draw(3, 11), draw(11), draw(2, 11))
-        logits = table.initial_logits(values, "template")._replace(subject=draw(7), relation=draw(3))
-        batch = table.Facts(*(jnp.asarray(rng.integers(n, size=20)) for n in (7, 3, 8)))
+        values = factored.Values(draw(7, 11), draw(3, 11), draw(11), draw(2, 11))
+        logits = factored.initial_logits(values, "template")._replace(subject=draw(7), relation=draw(3))
+        batch = factored.Facts(*(jnp.asarray(rng.integers(n, size=20)) for n in (7, 3, 8)))
         constants = Constants(jnp.asarray(0.4), jnp.asarray(0.3), jnp.asarray(1.0))
         base = jax.nn.softmax(draw(20, 11))
-        attention = table.forward(values, logits, batch, constants)[0]
+        attention = factored.forward(values, logits, batch, constants)[0]
         n_below = int((attention[0] < attention[1]).sum())
         assert 3 < n_below < 17
         yield values, logits, batch, base, constants
@@ -111,9 +113,9 @@ def step():
 
 def test_kl_and_floor_move_values_and_logits_along_the_gradient_of_the_loss_as_written(step):
     values, logits, batch, base, constants = step
-    added = table.Remedies(jnp.asarray(KL), base, jnp.asarray(FLOOR))
+    added = factored.Remedies(jnp.asarray(KL), base, jnp.asarray(FLOOR))
     rates = jnp.asarray(RATE), jnp.asarray(VALUE_RATE)
-    found = table.answer_questions(values, logits, batch, *rates, constants, "template", added)
+    found = factored.answer_questions(values, logits, batch, *rates, constants, "template", added)
     expected = step_by_autodiff(values, logits, batch, base, constants, "template")
     for after, wanted, before in zip(found[:2], expected, (values, logits), strict=True):
         for name, one, other, start in zip(after._fields, after, wanted, before, strict=True):
@@ -124,9 +126,10 @@ def test_kl_and_floor_move_values_and_logits_along_the_gradient_of_the_loss_as_w
 def test_a_remedy_of_no_strength_changes_no_bit(step):
     values, logits, batch, base, constants = step
     rates = jnp.asarray(RATE), jnp.asarray(VALUE_RATE)
-    none = table.Remedies(jnp.asarray(0.0), base, jnp.asarray(0.0))
+    none = factored.Remedies(jnp.asarray(0.0), base, jnp.asarray(0.0))
     found, expected = (
-        table.answer_questions(values, logits, batch, *rates, constants, "template", *added) for added in ([none], [])
+        factored.answer_questions(values, logits, batch, *rates, constants, "template", *added)
+        for added in ([none], [])
     )
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(one, other)

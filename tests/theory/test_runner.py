@@ -5,44 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from theory import provenance, results, runner
+from core import provenance, runs
+from core.errors import InputError
+from core.seeds import Cell
+from theory import config as configs
+from theory import runner
 from theory.config import Config
-from theory.errors import InputError
-from theory.pipeline import Cell
-from theory.runner import Seeds
 
 MODEL_PARTS = "subject_values relation_values template_value subject_logit relation_logit template_logit".split()
-
-
-@pytest.mark.parametrize(
-    ("seeds", "expected"),
-    [
-        (Seeds(), [Cell(0, 0, 0)]),
-        (Seeds(3), [Cell(0, 0, 0), Cell(1, 1, 1), Cell(2, 2, 2)]),
-        (Seeds(seed=7), [Cell(7, 7, 7)]),
-        (Seeds(5, seed=7), [Cell(7, 7, 7)]),
-        (Seeds(2, pretrain_seeds=2), [Cell(0, 0, 0), Cell(0, 0, 1), Cell(1, 0, 0), Cell(1, 0, 1)]),
-        (Seeds(1, split_seeds=3), [Cell(0, 0, 0), Cell(0, 1, 0), Cell(0, 2, 0)]),
-        (Seeds(seed=4, pretrain_seeds=2, split_seeds=2), [Cell(p, q, 4) for p in (0, 1) for q in (0, 1)]),
-    ],
-)
-def test_seeds_count_replications_or_each_kind_of_randomness_apart(seeds, expected):
-    assert runner.cells(seeds) == expected
-
-
-@pytest.mark.parametrize(
-    ("seeds", "named"),
-    [
-        (Seeds(0), "--seeds is 0"),
-        (Seeds(pretrain_seeds=0), "--pretrain-seeds is 0"),
-        (Seeds(split_seeds=-1), "--split-seeds is -1"),
-        (Seeds(seed=-1), "--seed is -1"),
-        (Seeds(seed=2**31), "--seed is 2147483648"),
-    ],
-)
-def test_a_count_of_seeds_that_counts_nothing_is_refused(seeds, named):
-    with pytest.raises(InputError, match=named):
-        runner.cells(seeds)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +20,7 @@ def saved(small, tmp_path_factory):
     """A finished run with its weights, and what progress was told."""
     out, told = tmp_path_factory.mktemp("runs"), []
     runner.run(small, "mine", [Cell(0, 0, 0)], out, save_weights=True, progress=lambda *one: told.append(one))
-    return results.read_run(runner.directory(out, "mine", Cell(0, 0, 0))), told
+    return runs.read_run(runs.directory(out, "theory", "mine", Cell(0, 0, 0))), told
 
 
 def logsumexp(logits: np.ndarray) -> np.ndarray:
@@ -139,7 +109,9 @@ def test_runs_of_another_config_under_other_seeds_are_refused_as_they_would_be_a
     runner.run(small, "mixed", [Cell(0, 0, 0)], tmp_path)
     other = replace(small, finetune=replace(small.finetune, steps=small.finetune.steps + 1))
     with pytest.raises(InputError, match="another config"):
-        runner.unfinished(other, "mixed", [Cell(1, 1, 1)], tmp_path, overwrite=False)
+        runs.unfinished(tmp_path, "theory", "mixed", [Cell(1, 1, 1)], configs.to_json(other), overwrite=False)
     with pytest.raises(InputError, match="another config"):
-        runner.unfinished(other, "mixed", [Cell(1, 1, 1)], tmp_path, overwrite=True)
-    assert runner.unfinished(other, "mixed", [Cell(0, 0, 0)], tmp_path, overwrite=True) == [Cell(0, 0, 0)]
+        runs.unfinished(tmp_path, "theory", "mixed", [Cell(1, 1, 1)], configs.to_json(other), overwrite=True)
+    assert runs.unfinished(tmp_path, "theory", "mixed", [Cell(0, 0, 0)], configs.to_json(other), overwrite=True) == [
+        Cell(0, 0, 0)
+    ]

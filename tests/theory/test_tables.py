@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from core.runs import Run
 from theory import tables
-from theory.results import Run
 
 ARMS = ("base", "top", "whole", "random", "bottom")
 

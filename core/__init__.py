@@ -1,0 +1,1 @@
+"""What both flows and the figures stand on: facts, splits, run directories, statistics; no JAX, no torch."""

@@ -1,0 +1,75 @@
+"""PopQA (Mallen et al. 2023): questions about entities of known popularity, monthly views of their Wikipedia page.
+
+Three forms are read alike: the original TSV, a reassembly that has popularity for part of the rows, and the hub's data
+set (`hub:akariasai/PopQA`). Of their columns these are needed: subj, prop, question, possible_answers (a JSON list in
+the cell) and s_pop; an id where there is one.
+"""
+
+from pathlib import Path
+
+from core.errors import InputError
+from core.facts import cells, files
+from core.facts.files import Table
+from core.facts.record import Fact, FactSet
+
+COLUMNS = ("subj", "prop", "question", "possible_answers", "s_pop")
+
+
+def read(path: Path, *, where: str | None = None) -> FactSet:
+    """Return PopQA's facts in the file's order, each question with the same answers once, its most popular row.
+
+    A question that stands there with several answers (different works of one name) stays as often: split by question.
+    A row without an id of its own is called "row N", counted from 0 as in the original file.
+
+    Args:
+        where: "COLUMN=REGEX": only rows in whose cell the expression is found, such as `pop_source=[AB]`.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column, or a cell is damaged; no row is left.
+    """
+    table = files.read(path)
+    for column in COLUMNS:
+        table.require(column, "needed of PopQA; for another table give --facts.source table")
+    matching = files.matching(table, where)
+    facts = [_fact(table, row) for row in matching]
+    usable = [fact for fact in facts if fact.subject and fact.relation and fact.question and fact.answers]
+    _check_ids(path, usable)
+    left_out = {
+        "do not match --facts.where": len(table.numbers) - len(matching),
+        "have an empty subject, relation, question or list of answers": len(facts) - len(usable),
+    }
+    notes = [f"{n:,} of {len(table.numbers):,} rows {why}: left out" for why, n in left_out.items() if n]
+    if not usable:
+        raise InputError(f"{path}: no usable row ({'; '.join(notes)}).")
+    kept, repeats = cells.told_once(usable)
+    return FactSet(kept, (*notes, *repeats, *_unpopular(kept), *cells.unnamed(kept)))
+
+
+def _fact(table: Table, row: int) -> Fact:
+    own_id = cells.text(table, "id", row) if "id" in table.columns else ""
+    return Fact(
+        id=own_id or f"row {row}",
+        subject=cells.text(table, "subj", row),
+        relation=cells.text(table, "prop", row),
+        question=cells.text(table, "question", row),
+        answers=cells.distinct(cells.json_strings(table, "possible_answers", row)),
+        popularity=cells.popularity(table, "s_pop", row),
+        source="popqa",
+    )
+
+
+def _check_ids(path: Path, facts: list[Fact]) -> None:
+    """Raise InputError for two facts of one id that are not the same row twice."""
+    seen: dict[str, Fact] = {}
+    for fact in facts:
+        other = seen.setdefault(fact.id, fact)
+        if (other.question, other.answers) != (fact.question, fact.answers):
+            raise InputError(
+                f"{path}, column 'id': {fact.id!r} stands for {other.question!r} and for {fact.question!r}.\n"
+                "Give each row an id of its own, or leave the cell empty."
+            )
+
+
+def _unpopular(facts: tuple[Fact, ...]) -> list[str]:
+    n_missing = sum(fact.popularity is None for fact in facts)
+    return [f"{n_missing:,} of {len(facts):,} facts have no popularity"] * bool(n_missing)

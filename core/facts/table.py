@@ -1,0 +1,124 @@
+"""One's own question-answer table: CSV, TSV, JSONL, Parquet, or a data set of the hub."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from core.errors import InputError
+from core.facts import cells, files
+from core.facts.files import Table
+from core.facts.record import Fact, FactSet
+
+LETTERS = ("A", "B", "C", "D")
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """The columns of one's own table; one that is not given is recognised by its name."""
+
+    question: str | None = None
+    """Not given: question."""
+    answers: str | None = None
+    """A list, a JSON list in the cell, or one text; not given: answers, answer or possible_answers. Where there are
+    choices: the letter of the right one, or its number from 0."""
+    subject: str | None = None
+    """Whom or what the question is about, as it stands in it; not given: subject or subj, if there is one."""
+    relation: str | None = None
+    """What kind of question it is; not given: relation or prop, if there is one."""
+    popularity: str | None = None
+    """How well known the subject is, any unit, at least 0; not given: popularity or s_pop, if there is one."""
+    choices: str | None = None
+    """A list of four texts, or a JSON list in the cell; not given: choices, if there is one."""
+
+
+NAMES = {
+    "question": ("question",),
+    "answers": ("answers", "answer", "possible_answers"),
+    "subject": ("subject", "subj"),
+    "relation": ("relation", "prop"),
+    "popularity": ("popularity", "s_pop"),
+    "choices": ("choices",),
+}
+"""The column names recognised for each part of a fact, the preferred one first."""
+NEEDED = ("question", "answers")
+
+
+def read(path: Path, columns: TableColumns | None = None, *, where: str | None = None) -> FactSet:
+    """Return the table's facts in its order, each question with the same answers once; a fact's id names its row.
+
+    Rows without question or answers are left out and counted; a subject that its question does not name is kept.
+
+    Args:
+        where: "COLUMN=REGEX": only rows in whose cell the expression is found.
+
+    Raises:
+        InputError: the file cannot be read, lacks a needed column, or a cell cannot be understood; no row is left.
+    """
+    table = files.read(path)
+    names = _recognise(table, columns or TableColumns())
+    matching = files.matching(table, where)
+    facts = [_fact(table, names, row) for row in matching]
+    usable = [fact for fact in facts if fact.question and fact.answers]
+    left_out = {
+        "do not match --facts.where": len(table.numbers) - len(matching),
+        "have no question or no answer": len(facts) - len(usable),
+    }
+    notes = [f"{n:,} of {len(table.numbers):,} rows {why}: left out" for why, n in left_out.items() if n]
+    if not usable:
+        raise InputError(f"{path}: no usable row ({'; '.join(notes)}).")
+    kept, repeats = cells.told_once(usable)
+    return FactSet(kept, (*notes, *repeats, *cells.unnamed(kept)))
+
+
+def _recognise(table: Table, columns: TableColumns) -> dict[str, str | None]:
+    """Return the column of each part of a fact, None where the table has none; one that is given serves that alone."""
+    names: dict[str, str | None] = {field.name: getattr(columns, field.name) for field in fields(columns)}
+    given = set(names.values())
+    for part, name in names.items():
+        flag = f"--facts.columns.{part}"
+        if name is not None:
+            table.require(name, flag)
+            continue
+        found = [name for name in NAMES[part] if name in table.columns and name not in given]
+        if part in NEEDED and not found:
+            raise InputError(
+                f"{table.path}: no column for the {part} (looked for {', '.join(NAMES[part])}).\n"
+                f"Name one by {flag}; the columns are {', '.join(table.columns)}."
+            )
+        names[part] = found[0] if found else None
+    return names
+
+
+def _fact(table: Table, names: dict[str, str | None], row: int) -> Fact:
+    assert names["answers"] is not None
+    choices = _choices(table, names["choices"], row)
+    return Fact(
+        id=f"{table.unit} {table.numbers[row]}",
+        subject=cells.text(table, names["subject"], row),
+        relation=cells.text(table, names["relation"], row),
+        question=cells.text(table, names["question"], row),
+        answers=_answers(table, names["answers"], row, choices),
+        popularity=cells.popularity(table, names["popularity"], row),
+        choices=choices,
+        source="table",
+    )
+
+
+def _choices(table: Table, column: str | None, row: int) -> tuple[str, ...]:
+    """Return the row's four choices, none where the cell is empty."""
+    choices = () if column is None else cells.strings(table, column, row)
+    if column is not None and choices and len(choices) != len(LETTERS):
+        raise table.mistake(row, column, f"{len(choices)} choices.\nGive four, or none for a free answer.")
+    return choices
+
+
+def _answers(table: Table, column: str, row: int, choices: tuple[str, ...]) -> tuple[str, ...]:
+    return _letter(table, column, row) if choices else cells.distinct(cells.strings(table, column, row))
+
+
+def _letter(table: Table, column: str, row: int) -> tuple[str, ...]:
+    """Return the right choice's letter, given as such or as its number from 0; nothing where the cell is empty."""
+    content = cells.text(table, column, row)
+    letters = dict(zip(LETTERS, LETTERS, strict=True)) | {str(i): letter for i, letter in enumerate(LETTERS)}
+    if content and content not in letters:
+        raise table.mistake(row, column, f"answer {content!r} is none of the choices.\nWrite A, B, C or D, or 0 to 3.")
+    return (letters[content],) if content else ()

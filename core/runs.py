@@ -1,0 +1,298 @@
+"""Run directories: written whole or not at all, known by their config, read back lazily.
+
+A run lives in `<out>/<flow>/<experiment>/pretrain_<p>/split_<q>/seed_<n>/` and exists iff it finished: its files go to
+a hidden sibling first, which is then renamed.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.columns import PREDICTIONS, TABLES, Columns, table
+from core.errors import InputError
+from core.seeds import Cell
+
+SCHEMA = 1
+"""Raised by one whenever a column changes its meaning, so that old and new runs are never mixed."""
+
+
+def directory(out: Path, flow: str, experiment: str, cell: Cell) -> Path:
+    """Return where the run of these three seeds belongs."""
+    return out / flow / experiment / f"pretrain_{cell.pretrain}" / f"split_{cell.split}" / f"seed_{cell.seed}"
+
+
+def plain(value: Any) -> Any:
+    """Return the value as JSON knows it: objects for dataclasses, text for paths, lists for arrays, null for NaN."""
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def config_hash(config: Any) -> str:
+    """Return the SHA-256 of the config's canonical JSON: equal for equal configs, on every machine."""
+    text = json.dumps(plain(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_done(path: Path, config: Any, facts_hash: str | None = None) -> bool:
+    """Return whether this very run has finished: same resolved config, result schema and facts (where these are given).
+
+    Raises InputError where something else stands in its place, naming the fields that differ.
+    """
+    if not path.exists():
+        return False
+    report = read_run(path).report
+    if report.get("schema") != SCHEMA:
+        difference = f"result schema {report.get('schema')}, this program's is {SCHEMA}"
+    else:
+        difference = _difference(_flat(report["config"]), _flat(plain(config)))
+    if difference:
+        raise InputError(
+            f"{path} holds a run of another config ({difference}).\n"
+            "Replace it with --overwrite, with all other seeds of its experiment, or name another place with --out DIR."
+        )
+    if facts_hash != report.get("facts_hash"):
+        raise InputError(
+            f"{path} holds a run on other facts: their file has changed since.\n"
+            "Put it back, replace the run with --overwrite, or name another place with --out DIR."
+        )
+    return True
+
+
+def unfinished(
+    out: Path,
+    flow: str,
+    experiment: str,
+    wanted: Sequence[Cell],
+    config: Any,
+    facts_hash: str | None = None,
+    *,
+    overwrite: bool,
+) -> list[Cell]:
+    """Return the cells still to be run of this config, and on these facts where their hash is given.
+
+    Raises:
+        InputError: a directory holds a run of another config or on other facts, under whatever seed (both would be
+            averaged), unless it is one to be overwritten; or the folder cannot be written to.
+    """
+    check_writable(out)
+    places = {cell: directory(out, flow, experiment, cell) for cell in wanted}
+    for run in find_runs(out, flow, experiment):
+        if not overwrite or run.path not in places.values():
+            is_done(run.path, config, facts_hash)
+    if overwrite:
+        return list(wanted)
+    return [cell for cell, place in places.items() if not is_done(place, config, facts_hash)]
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the config's leaves by their dotted names."""
+    if not isinstance(config, Mapping):
+        return {prefix: config}
+    inner = [_flat(value, f"{prefix}.{key}" if prefix else key) for key, value in config.items()]
+    return {name: value for leaves in inner for name, value in leaves.items()}
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any], at_most: int = 3) -> str:
+    """Return "name: old → new" of the first fields that differ, or nothing."""
+    differing = [n for n in {**old, **new} if (n in old) != (n in new) or old[n] != new[n]]
+    named = [f"{name}: {old.get(name, 'absent')} → {new.get(name, 'absent')}" for name in differing[:at_most]]
+    rest = [f"and {len(differing) - at_most} more"] if len(differing) > at_most else []
+    return ", ".join(named + rest)
+
+
+def write_run(
+    path: Path,
+    report: Mapping[str, Any],
+    tables: Mapping[str, Columns | Sequence[Columns]],
+    arrays: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a run directory, complete or not at all, and durable once this returns.
+
+    `tables` names TABLES; each is columns, or a list of them (one per arm, say) to be stacked. `arrays` become
+    `<name>.npz`. `report` must hold the resolved `config`; schema and config hash are added. A killed run's leftovers
+    are removed. Raises InputError when the disk refuses, or when a run stands there and `overwrite` is not set.
+    """
+    partial, replaced = _hidden(path, "partial"), _hidden(path, "replaced")
+    with _disk_errors(path):
+        try:
+            for leftover in (partial, replaced):
+                shutil.rmtree(leftover, ignore_errors=True)
+            partial.mkdir(parents=True)
+            _write_files(partial, report, tables, arrays or {})
+            if overwrite and path.exists():
+                path.rename(replaced)
+            partial.rename(path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            if replaced.exists() and not path.exists():
+                replaced.rename(path)
+            raise
+        _sync(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _write_files(
+    folder: Path,
+    report: Mapping[str, Any],
+    tables: Mapping[str, Columns | Sequence[Columns]],
+    arrays: Mapping[str, Mapping[str, np.ndarray]],
+) -> None:
+    """Write every file of a run, and see that it has reached the disk."""
+    for name, parts in tables.items():
+        stacked = [parts] if isinstance(parts, Mapping) else parts
+        whole = pa.concat_tables([table(part, TABLES[name]) for part in stacked]).unify_dictionaries()
+        _write(folder / f"{name}.parquet", lambda file, whole=whole: pq.write_table(whole, file, compression="zstd"))
+    for name, members in arrays.items():
+        _write(folder / f"{name}.npz", lambda file, members=members: np.savez(file, allow_pickle=False, **members))
+    full = {"schema": SCHEMA, "config_hash": config_hash(report["config"])} | plain(report)
+    text = json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False)
+    _write(folder / "report.json", lambda file: file.write(text.encode() + b"\n"))
+    _sync(folder)
+
+
+def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the rows as the whole file, in place of what it held; keys are columns of PREDICTIONS, absent ones null."""
+    rows = list(rows)
+    columns = {name: [row.get(name) for row in rows] for name in {key for row in rows for key in row}}
+    whole = table(columns, PREDICTIONS)
+    replace_file(path, lambda file: pq.write_table(whole, file, compression="zstd"))
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write one file atomically: readers see the old or the new one, whole. Raises InputError when the disk refuses."""
+    partial = _hidden(path, "partial")
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(partial, write)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
+def check_writable(out: Path) -> None:
+    """Create the folder and try a file in it, so that a run is refused before it computes; InputError if it cannot."""
+    with _disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as file:
+            file.write(b"a")
+
+
+def _hidden(path: Path, suffix: str) -> Path:
+    """Return the path's hidden sibling."""
+    return path.with_name(f".{path.name}.{suffix}")
+
+
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file through to the disk."""
+    with path.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """See that the folder's entries, renames too, survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error} (nothing was left half-written).\n"
+            "Free space or mend the permissions there, or name another place with --out DIR."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its report in memory, its tables and arrays read when asked for."""
+
+    path: Path
+    report: dict[str, Any]
+
+    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Return `<name>.parquet`, or only these of its columns."""
+        return read_table(self.path / f"{name}.parquet", columns)
+
+    def arrays(self, name: str = "weights") -> dict[str, np.ndarray]:
+        """Return every array of `<name>.npz`."""
+        with _damage(self.path / f"{name}.npz") as file, np.load(file) as members:
+            return dict(members)
+
+
+def read_run(path: Path) -> Run:
+    """Return the run; InputError where its report is missing or damaged."""
+    with _damage(path / "report.json") as file:
+        report = json.load(file)
+        if not isinstance(report, dict) or "config" not in report:
+            raise ValueError("it names no config")
+    return Run(path, report)
+
+
+def find_runs(out: Path, flow: str | None = None, experiment: str | None = None) -> list[Run]:
+    """Return the finished runs under `out`, by flow, experiment and then the three seeds in the order of numbers."""
+    reports = out.glob(f"{flow or '*'}/{experiment or '*'}/pretrain_*/split_*/seed_*/report.json")
+    return [read_run(report.parent) for report in sorted(reports, key=_natural)]
+
+
+def _natural(path: Path) -> list[str | int]:
+    """Return a sort key that puts seed_2 before seed_10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Return a Parquet file's table, or only these columns; InputError where it is missing, damaged or lacks one."""
+    # By its path: Arrow's threads and an open Python file can abort the interpreter at its end.
+    with _damage(path), pq.ParquetFile(path) as parquet:
+        if absent := sorted(set(columns or []) - set(parquet.schema_arrow.names)):
+            raise ValueError(f"it has no column {', '.join(absent)}")
+        return parquet.read(columns)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[BinaryIO]:
+    """Open the file, and turn its being missing or damaged into an InputError."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["damaged"])[0]
+        raise InputError(
+            f"cannot read {path}: {reason}\nIt is missing or damaged: make it again, a run with --overwrite."
+        ) from error

@@ -1,0 +1,217 @@
+"""Which facts are finetuned on and which only tested: one function for both flows.
+
+Facts that share a subject or a question, directly or through others, form a *component*. Held-out and development facts
+are whole components, so that nothing tested shares a subject or a question with anything trained on. The other facts,
+ranked by knownness, give the four arms.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int, Int8, Real
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from core.errors import InputError
+
+ARMS = ("top", "bottom", "whole", "random")
+MIXTURE = "mixture"
+"""The arm of a chosen share of well-known facts, where one is asked for."""
+ROLES = ("train", "development", "held_out", "background")
+TRAIN, DEVELOPMENT, HELD_OUT, BACKGROUND = range(4)
+"""A fact's role is an index into ROLES."""
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which part of the facts is held out, and how the rest is halved."""
+
+    held_out: float = 0.5
+    """Share of the facts that are tested and never finetuned on, drawn as whole components."""
+    development: float = 0.0
+    """Share of the facts on which hyperparameters are chosen, drawn as whole components."""
+    within_relation: bool = False
+    """Rank, halve and draw within each relation, so that top, bottom and random have the same mix of relations."""
+    known_share: float | None = None
+    """0 to 1: a fifth arm, `mixture`, of which this share is drawn from the top half and the rest from the bottom half;
+    not given: no such arm."""
+    size: float = 0.5
+    """The mixture's size as a share of the training facts."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arms that there are."""
+        return ARMS if self.known_share is None else (*ARMS, MIXTURE)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The role of every fact (an index into ROLES), and the sorted facts of each arm: of ARMS, and the mixture."""
+
+    role: Int8[np.ndarray, " fact"]
+    arms: dict[str, Int[np.ndarray, " _"]]
+
+
+def select(
+    subject: Int[np.ndarray, " fact"],
+    relation: Int[np.ndarray, " fact"],
+    knownness: Real[np.ndarray, " fact"],
+    config: SplitConfig,
+    *,
+    question: Int[np.ndarray, " fact"] | None = None,
+    is_background: Bool[np.ndarray, " fact"] | None = None,
+    seed: int,
+) -> Split:
+    """Return a random split: held-out and development components, and the arms over the training facts.
+
+    Each share is met as nearly as a random order of the components allows; where all have one size, the counts are the
+    same for every seed. Whole is all training facts. Top and bottom are its better and its less known half, ties broken
+    at random; of an odd number (within relation: of a relation) the fact in the middle is in neither. Random is as many
+    training facts, drawn without replacement.
+
+    Args:
+        subject, relation, question: Ids; any integers.
+        is_background: Facts that are neither trained on nor tested; None for none.
+
+    Raises:
+        InputError: there are too few facts for a set or an arm, or a training fact's knownness is not a number.
+    """
+    check(config)
+    rng = np.random.default_rng([seed, 2])
+    role = np.full(len(subject), BACKGROUND, dtype=np.int8)
+    own = np.arange(len(subject)) if is_background is None else np.flatnonzero(~is_background)
+    component = _components(subject[own], None if question is None else question[own])
+    role[own] = _draw_roles(component, config, rng)
+    check_leaks(role, subject, question)
+    train = np.flatnonzero(role == TRAIN)
+    n_unknown = int(np.isnan(knownness[train]).sum())
+    if n_unknown:
+        raise InputError(f"the knownness of {n_unknown} of {len(train)} training facts is not a number.")
+    group = relation[train] if config.within_relation else np.zeros_like(train)
+    halves = _halve(group, knownness[train], rng)
+    if not len(halves["top"]):
+        need = "two of one relation" if config.within_relation else "two"
+        raise InputError(
+            f"{len(own)} facts leave {len(train)} to train on, and an arm needs {need}.\n"
+            "Lower --split.held-out or --split.development, or give more facts."
+        )
+    rows = halves | {"whole": np.arange(len(train))}
+    if config.known_share is not None:
+        rows["mixture"] = _mix(rows, group, config.known_share, config.size, rng)
+        if not len(rows[MIXTURE]):
+            raise InputError(f"--split.size {config.size} of {len(train)} training facts is none.\nRaise it.")
+    return Split(role, {name: np.sort(train[rows[name]]) for name in config.names})
+
+
+def check_leaks(
+    role: Int8[np.ndarray, " fact"],
+    subject: Int[np.ndarray, " fact"],
+    question: Int[np.ndarray, " fact"] | None = None,
+) -> None:
+    """Raise InputError if two of training, development and held-out facts share a subject or a question."""
+    used = role != BACKGROUND
+    for name, ids in {"subject": subject, "question": question}.items():
+        if ids is None:
+            continue
+        distinct, place = np.unique(ids[used], return_inverse=True)
+        seen = np.zeros((BACKGROUND, len(distinct)), dtype=bool)
+        seen[role[used], place] = True
+        shared = distinct[seen.sum(axis=0) > 1]
+        if len(shared):
+            sets = " and ".join(ROLES[code] for code in np.flatnonzero(seen[:, distinct == shared[0]][:, 0]))
+            raise InputError(f"{len(shared)} {name}s are in more than one set; {name} {shared[0]} is in {sets}.")
+
+
+def check(config: SplitConfig) -> None:
+    """Raise InputError for shares out of range, naming the flag."""
+    for flag, share in {"held-out": config.held_out, "development": config.development}.items():
+        if not 0 <= share < 1:
+            raise InputError(f"--split.{flag} is {share}: it must be at least 0 and below 1.")
+    if config.known_share is not None:
+        parts = {"well-known": config.known_share * config.size, "lesser-known": (1 - config.known_share) * config.size}
+        if not (0 <= config.known_share <= 1 and 0 < config.size <= 1 and max(parts.values()) <= 0.5 + 1e-9):
+            raise InputError(
+                f"--split.known-share {config.known_share} of --split.size {config.size} of the training facts: each "
+                "half has only 0.5 of them.\nChoose a share between 0 and 1, and a smaller size."
+            )
+    if config.held_out + config.development >= 1:
+        raise InputError(
+            f"--split.held-out {config.held_out} and --split.development {config.development} leave nothing to train "
+            "on: their sum must be below 1."
+        )
+
+
+def _components(
+    subject: Int[np.ndarray, " fact"], question: Int[np.ndarray, " fact"] | None
+) -> Int[np.ndarray, " fact"]:
+    """Return each fact's component, counted from 0: of the graph that joins a fact's subject to its question."""
+    subjects, subject = np.unique(subject, return_inverse=True)
+    if question is None:
+        return subject
+    questions, question = np.unique(question, return_inverse=True)
+    size = len(subjects) + len(questions)
+    edges = (np.ones(len(subject), dtype=bool), (subject, len(subjects) + question))
+    _, label = csgraph.connected_components(sparse.coo_array(edges, shape=(size, size)), directed=False)
+    return label[subject]
+
+
+def _draw_roles(
+    component: Int[np.ndarray, " fact"], config: SplitConfig, rng: np.random.Generator
+) -> Int8[np.ndarray, " fact"]:
+    """Return roles of whole components: the first of a random order are held out, the next are for development."""
+    sizes = np.bincount(component)
+    order = rng.permutation(len(sizes))
+    n_before = np.concatenate([[0], np.cumsum(sizes[order])])
+    role = np.full(len(sizes), TRAIN, dtype=np.int8)
+    start = 0
+    for code, share in ((HELD_OUT, config.held_out), (DEVELOPMENT, config.development)):
+        wanted = n_before[start] + share * len(component)
+        stop = start + int(np.argmin(np.abs(n_before[start:] - wanted)))
+        if share and stop == start:
+            raise InputError(
+                f"--split.{ROLES[code].replace('_', '-')} {share} of {len(component)} facts in {len(sizes)} groups of "
+                "one subject or question is nearer to none than to one group.\nRaise it, or give more facts."
+            )
+        role[order[start:stop]] = code
+        start = stop
+    return role[component]
+
+
+def _mix(
+    rows: dict[str, Int[np.ndarray, " _"]],
+    group: Int[np.ndarray, " fact"],
+    known_share: float,
+    size: float,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, " _"]:
+    """Return the mixture: from each half, at random, its share of every group's facts."""
+    _, group, n_facts = np.unique(group, return_inverse=True, return_counts=True)
+    drawn = []
+    for half, share in (("top", known_share), ("bottom", 1 - known_share)):
+        order = rng.permutation(rows[half])
+        order = order[np.argsort(group[order], kind="stable")]
+        n_there = np.bincount(group[order], minlength=len(n_facts))
+        place = np.arange(len(order)) - (np.cumsum(n_there) - n_there)[group[order]]
+        drawn.append(order[place < np.rint(share * size * n_facts)[group[order]]])
+    return np.concatenate(drawn)
+
+
+def _halve(
+    group: Int[np.ndarray, " fact"], knownness: Real[np.ndarray, " fact"], rng: np.random.Generator
+) -> dict[str, Int[np.ndarray, " _"]]:
+    """Return the facts of the top, bottom and random half of every group."""
+    _, group, size = np.unique(group, return_inverse=True, return_counts=True)
+    half, first = size // 2, np.cumsum(size) - size
+
+    def grouped(order: Int[np.ndarray, " fact"]) -> tuple[Int[np.ndarray, " fact"], Int[np.ndarray, " fact"]]:
+        order = order[np.argsort(group[order], kind="stable")]
+        return order, np.arange(len(order)) - first[group[order]]
+
+    shuffled = rng.permutation(len(group))
+    ranked, place = grouped(shuffled[np.argsort(-knownness[shuffled].astype(float), kind="stable")])
+    drawn, draw = grouped(rng.permutation(len(group)))
+    return {
+        "top": ranked[place < half[group[ranked]]],
+        "bottom": ranked[place >= (size - half)[group[ranked]]],
+        "random": drawn[draw < half[group[drawn]]],
+    }

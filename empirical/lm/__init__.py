@@ -1,0 +1,1 @@
+"""Everything that knows a language model's insides: tokens, generation, attention, training."""

@@ -1,0 +1,51 @@
+"""A training's state on disk: what is needed to go on as if nothing had happened."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.optim.lr_scheduler import LRScheduler
+
+from core import runs
+
+OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
+"""Frozen weights are not stored: an adapter's checkpoint is as small as the adapter."""
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A model, its optimizer and schedule, and the file that holds them between runs."""
+
+    net: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler
+    path: Path
+
+    def save(self, step: int, record: Any) -> None:
+        """Write the state after this many steps, with a record of one's own: whole, or not at all."""
+        weights, moments = get_state_dict(self.net, self.optimizer, options=OPTIONS)
+        state = {"step": step, "weights": weights, "moments": moments, "schedule": self.schedule.state_dict()}
+        state |= {"record": record, "random": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            state["random_cuda"] = torch.cuda.get_rng_state_all()
+        runs.replace_file(self.path, lambda file: torch.save(state, file))
+
+    def resume(self) -> tuple[int, Any] | None:
+        """Set everything to the stored state, and return its step and record; None if nothing is stored."""
+        if not self.path.exists():
+            return None
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        set_state_dict(
+            self.net,
+            self.optimizer,
+            model_state_dict=state["weights"],
+            optim_state_dict=state["moments"],
+            options=OPTIONS,
+        )
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+        return state["step"], state["record"]

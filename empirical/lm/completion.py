@@ -1,0 +1,62 @@
+"""Whether a model completes a fact's pretraining sentences: what it recalls where nothing asks in a new format."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from transformers import PreTrainedTokenizerBase
+
+from core.facts.record import Fact
+from empirical.lm.tokenizer import mark
+from empirical.worlds import templates, world
+
+BATCH_SIZE = 256
+
+
+def recall(
+    net: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], *, n_statements: int = 8
+) -> Float[np.ndarray, " fact"]:
+    """Return, of the first `n_statements` of each fact's relation that end with the answer, the share completed right.
+
+    Right means greedily: every token from the answer to the end of the sentence is the most likely one, given the true
+    ones before it. The answer is the first of the accepted ones, as pretraining tells no other.
+    """
+    texts, owner = [], []
+    for row, fact in enumerate(facts):
+        for before, rest in _cut(fact, n_statements):
+            texts.append((before, rest))
+            owner.append(row)
+    right = np.concatenate(
+        [_is_right(net, tokenizer, texts[i : i + BATCH_SIZE]) for i in range(0, len(texts), BATCH_SIZE)]
+    )
+    counts = np.bincount(owner, minlength=len(facts))
+    return np.bincount(owner, weights=right, minlength=len(facts)) / counts
+
+
+def _cut(fact: Fact, n_statements: int) -> list[tuple[str, str]]:
+    """Return the fact's statements that end with the answer, cut before it; all of them where none does."""
+    slots = {"subject": fact.subject, "answer": fact.answers[0]}
+    statements = templates.for_relation(fact.relation).statements[:n_statements]
+    last = [one for one in statements if len(one.split("{answer}")[1]) <= 1]
+    return [world.split_at_answer(one, slots) for one in last or statements]
+
+
+@torch.no_grad()
+def _is_right(
+    net: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]
+) -> Bool[np.ndarray, " text"]:
+    """Return whether every token from the answer on is the most likely one."""
+    net.eval()
+    joint = tokenizer([before + rest for before, rest in texts], return_offsets_mapping=True)
+    rows = [[*tokens, tokenizer.eos_token_id] for tokens in joint["input_ids"]]
+    width = max(map(len, rows))
+    tokens = torch.full((len(rows), width), mark(tokenizer, "pad"))
+    scored = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, ((before, _), row, offsets) in enumerate(zip(texts, rows, joint["offset_mapping"], strict=True)):
+        first = next(j for j, (_, stop) in enumerate(offsets) if stop > len(before))
+        tokens[i, : len(row)] = torch.tensor(row)
+        scored[i, first : len(row)] = True
+    device = next(net.parameters()).device
+    best = net(tokens[:, :-1].to(device)).logits.argmax(-1).cpu()
+    return ((best == tokens[:, 1:]) | ~scored[:, 1:]).all(1).numpy()

@@ -1,0 +1,232 @@
+"""What a model says after a prompt, and how probable it finds a given answer; on tokens, batched by length.
+
+What all prompts of a call begin with is read once (see `prefix`).
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from empirical.lm import prefix
+from empirical.lm.prefix import Prefix
+
+Model = PreTrainedModel | PeftModel
+
+
+def greedy(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop: Collection[int],
+    pad: int,
+    max_new_tokens: int = 16,
+    batch_size: int = 64,
+) -> list[list[int]]:
+    """Return each prompt's most probable continuation, token by token, up to the first token of `stop`.
+
+    The model's own generation settings (temperature, penalties) are not applied.
+
+    Raises:
+        ValueError: the model is in training mode, or a prompt is empty.
+    """
+    config = _config(stop, pad, max_new_tokens, do_sample=False)
+    return _continue(model, prompts, config, batch_size)
+
+
+def sample(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    temperature: float,
+    stop: Collection[int],
+    pad: int,
+    max_new_tokens: int = 16,
+    batch_size: int = 64,
+    seed: int,
+) -> list[list[int]]:
+    """Return a continuation of each prompt drawn from the whole vocabulary at this temperature.
+
+    The draws depend on the batch size; the global random state is left as it was.
+
+    Raises:
+        ValueError: the model is in training mode, or a prompt is empty.
+    """
+    config = _config(stop, pad, max_new_tokens, do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        return _continue(model, prompts, config, batch_size)
+
+
+def answer_logprob(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    pad: int,
+    batch_size: int = 64,
+) -> Float[np.ndarray, " question"]:
+    """Return the log-probability of each completion after its prompt, in nats, summed over its tokens.
+
+    Raises:
+        ValueError: the model is in training mode, or a prompt or a completion is empty.
+    """
+    texts = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    wanted = [list(enumerate(text))[len(prompt) :] for prompt, text in zip(prompts, texts, strict=True)]
+    found = token_logprobs(model, texts, wanted, pad=pad, batch_size=batch_size)
+    return np.array([row.sum() for row in found], dtype=float)
+
+
+@torch.no_grad()
+def token_logprobs(
+    model: Model,
+    texts: Sequence[Sequence[int]],
+    wanted: Sequence[Sequence[tuple[int, int]]],
+    *,
+    pad: int,
+    batch_size: int = 64,
+) -> list[Float[np.ndarray, " wanted"]]:
+    """Return, for each text, the log-probabilities in nats of its wanted (position, token) pairs.
+
+    A pair asks for the token at that position, given the text before it; the position after the last is allowed.
+
+    Raises:
+        ValueError: the model is in training mode, nothing is wanted of a text, or nothing stands before what is.
+    """
+    if not all(wanted):
+        raise ValueError("nothing is wanted of a text: it has no completion")
+    read = [list(text[: max(place for place, _ in pairs)]) for text, pairs in zip(texts, wanted, strict=True)]
+    _check(model, [text[: min(place for place, _ in pairs)] for text, pairs in zip(texts, wanted, strict=True)])
+    first = min((place for pairs in wanted for place, _ in pairs), default=0)
+    shared = prefix.read(model, read, longest=first - 1)
+    found: list[np.ndarray] = [np.empty(0)] * len(texts)
+    for rows in _batches(read, batch_size):
+        batch = _score(model, shared, [read[row] for row in rows], [wanted[row] for row in rows], pad)
+        for row, values in zip(rows, batch, strict=True):
+            found[row] = values
+    return found
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the end token and every token whose text has a line break, alone or with something around it."""
+    end = tokenizer.eos_token_id
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))], clean_up_tokenization_spaces=False)
+    return frozenset(
+        ({end} if isinstance(end, int) else set()) | {token for token, text in enumerate(texts) if "\n" in text}
+    )
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]]) -> list[str]:
+    """Return the continuations as text, up to the first line break, without the blanks around it."""
+    rows = [list(row) for row in ids]
+    texts = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [text.partition("\n")[0].strip() for text in texts]
+
+
+def _score(
+    model: Model,
+    shared: Prefix,
+    texts: Sequence[list[int]],
+    wanted: Sequence[Sequence[tuple[int, int]]],
+    pad: int,
+) -> list[Float[np.ndarray, " wanted"]]:
+    """Return the wanted log-probabilities of a batch.
+
+    Padding is on the right, where causal attention never sees it; only the positions that some row wants reach the
+    vocabulary.
+    """
+    n_shared = len(shared.tokens)
+    rest = [text[n_shared:] for text in texts]
+    width = max(len(text) for text in rest)
+    tokens = torch.tensor([text + [pad] * (width - len(text)) for text in rest], device=model.device)
+    row, place, token = torch.tensor([(i, p, t) for i, pairs in enumerate(wanted) for p, t in pairs]).T.to(model.device)
+    kept, column = torch.unique(place - 1 - n_shared, return_inverse=True)
+    cache = shared.expanded(len(texts))
+    logits = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None, logits_to_keep=kept).logits
+    logprobs = torch.log_softmax(logits[row, column].float(), dim=-1).gather(1, token[:, None])[:, 0]
+    return np.split(logprobs.double().cpu().numpy(), np.cumsum([len(pairs) for pairs in wanted])[:-1])
+
+
+@torch.no_grad()
+def _continue(
+    model: Model, prompts: Sequence[Sequence[int]], config: GenerationConfig, batch_size: int
+) -> list[list[int]]:
+    """Return the continuations, without the stop token, in the order of the prompts."""
+    _check(model, prompts)
+    texts = [list(prompt) for prompt in prompts]
+    longest = min((len(text) for text in texts), default=0) - 1
+    window = getattr(model.config, "sliding_window", None)
+    if window and max(map(len, texts), default=0) + config.max_new_tokens > window:
+        longest = 0  # The padding between prefix and prompt would push what is far out of a window that is too narrow.
+    shared = prefix.read(model, texts, longest=longest)
+    found: list[list[int]] = [[]] * len(texts)
+    with _plain_settings(model):
+        for rows in _batches(texts, batch_size):
+            batch = _generate(model, shared, [texts[row] for row in rows], config)
+            for row, tokens in zip(rows, batch.tolist(), strict=True):
+                found[row] = _until(tokens, config.eos_token_id or ())
+    return found
+
+
+def _generate(
+    model: Model, shared: Prefix, texts: Sequence[list[int]], config: GenerationConfig
+) -> Int[torch.Tensor, "question token"]:
+    """Return the new tokens of a batch, whose padding stands between the prefix and what is left of the prompts."""
+    n_shared, width = len(shared.tokens), max(len(text) for text in texts)
+    tokens = torch.full((len(texts), width), config.pad_token_id)
+    is_read = torch.zeros_like(tokens)
+    for row, text in enumerate(texts):
+        tokens[row, :n_shared] = torch.tensor(shared.tokens)
+        tokens[row, width - len(text) + n_shared :] = torch.tensor(text[n_shared:])
+        is_read[row, :n_shared] = is_read[row, width - len(text) + n_shared :] = 1
+    output = cast(Any, model).generate(
+        input_ids=tokens.to(model.device),
+        attention_mask=is_read.to(model.device),
+        past_key_values=shared.expanded(len(texts)),
+        generation_config=config,
+    )
+    return output[:, width:]
+
+
+def _config(stop: Collection[int], pad: int, max_new_tokens: int, **settings: bool | int | float) -> GenerationConfig:
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=sorted(stop) or None, use_cache=True, **settings
+    )
+
+
+@contextmanager
+def _plain_settings(model: Model) -> Iterator[None]:
+    """Take away the model's own generation settings: they would fill in whatever ours leave open."""
+    # peft hands its own settings down to the model below, and leaves them there.
+    owners = [model, model.get_base_model()] if isinstance(model, PeftModel) else [model]
+    own = [owner.generation_config for owner in owners]
+    try:
+        for owner in owners:
+            owner.generation_config = GenerationConfig()
+        yield
+    finally:
+        for owner, settings in zip(owners, own, strict=True):
+            owner.generation_config = settings
+
+
+def _until(tokens: list[int], stop: Collection[int]) -> list[int]:
+    return tokens[: next((i for i, token in enumerate(tokens) if token in stop), len(tokens))]
+
+
+def _batches(texts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Return the rows in batches of like length, the longest first: what does not fit into memory shows at once."""
+    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _check(model: Model, prompts: Sequence[Sequence[int]]) -> None:
+    """Raise ValueError for what would give wrong numbers without a word."""
+    if model.training:
+        raise ValueError("the model is in training mode: call eval() first")
+    if not all(len(prompt) for prompt in prompts):
+        raise ValueError("a prompt has no tokens")

@@ -1,0 +1,157 @@
+"""A causal language model and its tokenizer: from the hub by id and revision, from a folder, or a peft adapter."""
+
+import json
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from core.errors import InputError
+
+DAMAGED = (
+    *(OSError, ValueError, TypeError, AttributeError, RuntimeError, KeyError, ImportError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What loading a model raises that is not there, damaged, or of another kind."""
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model is finetuned."""
+
+    name: str = ""
+    """A hub id, or a checkpoint folder; empty: the one that the study pretrains."""
+    revision: str | None = None
+    """The hub's commit, tag or branch: pin it, so that a rerun loads the same weights."""
+    precision: Precision = "auto"
+    """`auto`: bfloat16 on a GPU, float32 elsewhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model on its device, and its tokenizer."""
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    revision: str | None = None
+    """The hub's, where one was asked for."""
+
+    @property
+    def pad(self) -> int:
+        """The padding token."""
+        return cast(int, self.tokenizer.pad_token_id)
+
+
+def device() -> torch.device:
+    """Return the accelerator if there is one, else the processor."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def dtype(precision: Precision) -> torch.dtype:
+    """Return the weights' type: bfloat16 by `auto` on a GPU."""
+    if precision == "auto":
+        return torch.float32 if device().type == "cpu" else torch.bfloat16
+    return torch.float32 if precision == "float32" else torch.bfloat16
+
+
+def quiet() -> None:
+    """Leave the terminal to our own progress bar and messages."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="transformers|peft|torch")
+
+
+def load(config: ModelConfig) -> Loaded:
+    """Return the model in evaluation mode; a folder with an adapter is loaded on top of the base it names.
+
+    Raises:
+        InputError: no such model, a folder that is no checkpoint, an adapter of another base, a slow tokenizer.
+    """
+    folder = Path(config.name)
+    if folder.is_dir() and (folder / "adapter_config.json").exists():
+        return _load_adapter(folder, config)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise InputError(
+            f"{folder}: no checkpoint (it has neither config.json nor adapter_config.json).\n"
+            "Name a folder that save_pretrained wrote, or a hub id."
+        )
+    if not folder.exists() and (folder.is_absolute() or config.name.startswith(".") or config.name.count("/") > 1):
+        raise InputError(f"{folder}: no such folder.\nName a checkpoint folder, or a hub id such as owner/name.")
+    try:
+        settings = AutoConfig.from_pretrained(config.name, revision=config.revision)
+        tokenizer = AutoTokenizer.from_pretrained(config.name, revision=config.revision)
+        options = {"revision": config.revision, "dtype": dtype(config.precision), "attn_implementation": "sdpa"}
+        options |= {"config": settings, "output_loading_info": True}
+        model, found = cast(Any, AutoModelForCausalLM.from_pretrained(config.name, **options))
+        if missing := found["missing_keys"]:  # transformers would go on with random ones
+            raise ValueError(f"{len(missing)} weights are missing, {min(missing)} among them")
+    except DAMAGED as error:
+        raise InputError(
+            f"{config.name}: cannot be loaded as a causal language model ({_reason(error)}).\n"
+            "Name a folder that save_pretrained wrote whole, or a hub id that is cached or can be reached; for a model "
+            "behind a licence, accept it there and set HF_TOKEN."
+        ) from error
+    placed: Any = model.to(device=device())  # type: ignore[call-arg]
+    return Loaded(placed.eval(), with_pad(tokenizer), config.name, config.revision)
+
+
+def save(loaded: Loaded, path: Path) -> None:
+    """Write the model, or its adapter alone, and the tokenizer as a folder: whole, or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    loaded.model.save_pretrained(str(partial))
+    loaded.tokenizer.save_pretrained(partial)
+    partial.rename(path)
+
+
+def with_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return the tokenizer with a padding token, the end token where it has none of its own (masked, so never read)."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _load_adapter(folder: Path, config: ModelConfig) -> Loaded:
+    """Return the base that the adapter names, with the adapter on it."""
+    settings = folder / "adapter_config.json"
+    try:
+        stored = json.loads(settings.read_text(encoding="utf-8"))
+        base, revision = Path(stored["base_model_name_or_path"] or folder), stored.get("revision")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{settings}: names no base model; it is damaged.") from error
+    if base.resolve() == folder.resolve():
+        raise InputError(f"{settings}: names no base model.\nWrite its folder or hub id as base_model_name_or_path.")
+    try:
+        loaded = load(ModelConfig(str(base), revision, config.precision))
+    except InputError as error:
+        raise InputError(
+            f"{folder}: the adapter's base cannot be loaded: {str(error).splitlines()[0]}\n"
+            f"Put it back, or write where it is as base_model_name_or_path in {settings}."
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")  # else it would be left untrained
+            model = PeftModel.from_pretrained(loaded.model, str(folder))
+    except (*DAMAGED, UserWarning) as error:
+        raise InputError(
+            f"{folder}: the adapter does not fit its base {base} ({_reason(error)}).\n"
+            f"Name the base that it was trained on as base_model_name_or_path in {settings}."
+        ) from error
+    return Loaded(model.eval(), loaded.tokenizer, str(folder))
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what went wrong."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

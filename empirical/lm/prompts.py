@@ -1,0 +1,122 @@
+"""A fact as text: the prompt, what should follow, and where the subject stands; then as tokens.
+
+Prompt and completion are tokenised once, together, and parted by character offsets: a tokenizer may merge across a
+boundary that is only in our minds, and training must see the very tokens that generation starts from.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool
+from transformers import PreTrainedTokenizerBase
+
+from core.errors import InputError
+from core.facts.record import Fact
+from empirical.lm import subject
+from empirical.lm.tokenizer import mark
+
+BEFORE, AFTER = "Question: ", "\nAnswer:"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads, what should follow, and the character spans of what is asked."""
+
+    text: str
+    completion: str
+    """Begins with the blank that parts it from the prompt; the end of the answer is for the encoder to add."""
+    question: tuple[int, int]
+    """Characters of `text` that are the question."""
+    subject: tuple[int, int] | None
+    """Characters of `text` that are the subject; None where the question does not name it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A prompt with its completion as tokens, the end token last."""
+
+    tokens: tuple[int, ...]
+    n_prompt: int
+    spans: Bool[np.ndarray, "span prompt"]
+    """Which prompt tokens are subject, relation, template and sink (`attention.SPANS`); each is one of them."""
+    has_subject: bool
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The tokens that generation starts from."""
+        return self.tokens[: self.n_prompt]
+
+    @property
+    def completion(self) -> tuple[int, ...]:
+        """The answer's tokens and the end token."""
+        return self.tokens[self.n_prompt :]
+
+
+def build(fact: Fact) -> Prompt:
+    """Return the fact's question as a prompt, of MMLU in the Hendrycks format."""
+    if fact.choices:
+        return _multiple_choice(fact)
+    place, start = find_subject(fact), len(BEFORE)
+    span = None if place is None else (start + place[0], start + place[1])
+    return Prompt(BEFORE + fact.question + AFTER, " " + fact.answers[0], (start, start + len(fact.question)), span)
+
+
+def find_subject(fact: Fact) -> tuple[int, int] | None:
+    """Return where the question names its subject, whatever its case, as a whole word if it can be; None if nowhere."""
+    if not fact.subject:
+        return None
+    name = re.escape(fact.subject)
+    for pattern in (rf"(?<!\w){name}(?!\w)", name):
+        if found := re.search(pattern, fact.question, re.IGNORECASE):
+            return found.span()
+    return None
+
+
+def _multiple_choice(fact: Fact) -> Prompt:
+    head = f"The following are multiple choice questions (with answers) about {fact.relation.replace('_', ' ')}.\n\n"
+    lines = [fact.question] + [f"{letter}. {text}" for letter, text in zip("ABCD", fact.choices, strict=True)]
+    text = head + "\n".join(lines) + "\nAnswer:"
+    return Prompt(text, " " + fact.answers[0], (len(head), len(text) - len("\nAnswer:")), None)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[Encoded]:
+    """Return the prompts as tokens.
+
+    Raises:
+        InputError: the tokenizer is not fast, has no end token, merges prompt and answer into one token, or makes other
+            tokens of the prompt alone than of prompt and answer.
+    """
+    end = check(tokenizer)
+    joint = tokenizer([p.text + p.completion for p in prompts], return_offsets_mapping=True)
+    alone = tokenizer([p.text for p in prompts])["input_ids"]
+    rows = zip(prompts, joint["input_ids"], joint["offset_mapping"], alone, strict=True)
+    return [_encoded(prompt, tokens, offsets, prefix, end) for prompt, tokens, offsets, prefix in rows]
+
+
+def check(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the end token's id; InputError for a tokenizer without one, or without offsets."""
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"the tokenizer of {tokenizer.name_or_path} is not fast: it gives no character offsets, by which "
+            "answer and subject are found.\nConvert it, or name a model that has a tokenizer.json."
+        )
+    return mark(tokenizer, "eos")
+
+
+def _encoded(
+    prompt: Prompt, tokens: Sequence[int], offsets: Sequence[tuple[int, int]], prefix: Sequence[int], end: int
+) -> Encoded:
+    boundary = len(prompt.text)
+    tokens = list(tokens[:-1] if tokens[-1] == end else tokens)
+    # The first token that reaches beyond the prompt. One that also begins before it would be both.
+    n_prompt = next((i for i, (_, stop) in enumerate(offsets) if stop > boundary), len(tokens))
+    prefix = list(prefix[:-1] if prefix[-1] == end else prefix)
+    if n_prompt == len(tokens) or offsets[n_prompt][0] < boundary or prefix != tokens[:n_prompt]:
+        raise InputError(
+            f"the tokenizer does not part prompt and answer: {prompt.text[-20:]!r} + {prompt.completion!r}.\n"
+            "A model of another tokenizer is needed."
+        )
+    spans = subject.spans(offsets[:n_prompt], prompt.question, prompt.subject)
+    return Encoded((*tokens, end), n_prompt, spans, prompt.subject is not None)

@@ -1,0 +1,215 @@
+"""The training loop of finetuning: the answer's tokens alone are scored, and an interrupted run goes on exactly.
+
+Batches are a function of (seed, epoch) alone, never of what was drawn before, so that a resumed run sees the same ones;
+checkpoints hold weights, optimizer, schedule and random states.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float, Int
+from torch.nn import functional
+from transformers import get_scheduler
+
+from core.errors import InputError
+from empirical.lm import checkpoint
+from empirical.lm.prompts import Encoded
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and in which steps a model is finetuned."""
+
+    epochs: int = 6
+    """Passes over the arm's facts."""
+    batch_size: int = 32
+    """Facts per step, over all devices."""
+    micro_batch_size: int | None = None
+    """Facts per forward pass of one device, gradients being accumulated; not given: all of the step's."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """How the rate falls to zero after the warm-up."""
+    warmup: float = 0.1
+    """Share of the steps in which the rate rises."""
+    weight_decay: float = 0.0
+    """AdamW's."""
+    max_gradient_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    length_window: int = 4
+    """Batches over which facts are sorted by length, so that little is padded; 1: not sorted."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    checkpoint_every: int = 100
+    """Steps between the checkpoints from which an interrupted training goes on."""
+    n_records: int = 6
+    """Points of the trace, besides its start."""
+    tensorboard: bool = False
+    """Write the loss for TensorBoard too, beside the trace (needs the package tensorboard)."""
+
+
+class Diverged(Exception):
+    """The loss is no longer a number."""
+
+
+def check(config: TrainConfig) -> None:
+    """Raise InputError for a setting out of range, naming the flag."""
+    for name in ("epochs", "batch_size", "length_window", "checkpoint_every", "n_records"):
+        if (value := getattr(config, name)) < 1:
+            raise InputError(f"--finetune.train.{name.replace('_', '-')} is {value}: it must be at least 1.")
+    if config.micro_batch_size is not None and config.micro_batch_size < 1:
+        raise InputError(f"--finetune.train.micro-batch-size is {config.micro_batch_size}: it must be at least 1.")
+    if not 0 <= config.warmup < 1:
+        raise InputError(f"--finetune.train.warmup is {config.warmup}: it must be at least 0 and below 1.")
+    if config.weight_decay < 0 or config.max_gradient_norm <= 0:
+        raise InputError("--finetune.train: weight-decay must be at least 0 and max-gradient-norm above 0.")
+
+
+def fit(
+    net: Any,
+    examples: Sequence[Encoded],
+    config: TrainConfig,
+    *,
+    learning_rate: float,
+    pad: int,
+    seed: int,
+    work: Path,
+    probe: Callable[[Any], dict[str, float]],
+    progress: Callable[[str, float], None] = lambda doing, share: None,
+) -> list[dict[str, Any]]:
+    """Train the model in place on prompt → completion, and return the trace, its start included.
+
+    Args:
+        work: Folder of the checkpoint; it is read if it holds one, and left for the caller to remove.
+        probe: Measured at each recorded step, beside the loss.
+
+    Raises:
+        Diverged: the loss is not finite.
+    """
+    if config.gradient_checkpointing:
+        net.gradient_checkpointing_enable()
+    accelerator = Accelerator()
+    steps = n_steps(config, len(examples))
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=config.weight_decay)
+    net, optimizer = accelerator.prepare(net, optimizer)
+    schedule = get_scheduler(config.schedule, optimizer, round(config.warmup * steps), steps)
+    state = checkpoint.State(net, optimizer, schedule, work / "checkpoint.pt")
+    torch.manual_seed(seed)  # dropout; after any adapter was initialised, so that arms begin alike
+    start, trace = state.resume() or (0, [{"step": 0, **probe(net)}])
+    at = {round(steps * (i + 1) / config.n_records) for i in range(config.n_records)}
+    board = _board(work) if config.tensorboard and accelerator.is_main_process else None
+    for step in range(start, steps):
+        rows = batch_rows([len(one.tokens) for one in examples], config, step, seed=seed)
+        loss = _step(accelerator, net, optimizer, [examples[row] for row in rows], config, pad)
+        if not math.isfinite(loss):
+            raise Diverged(f"step {step + 1}")
+        schedule.step()
+        if board:
+            board.add_scalar("loss", loss, step + 1)
+        if step + 1 in at:
+            trace.append({"step": step + 1, "loss": loss, **probe(net)})
+        if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
+            state.save(step + 1, trace)
+        progress(f"loss {loss:.2f}", (step + 1) / steps)
+    if board:
+        board.close()
+    net.eval()
+    return trace
+
+
+def n_steps(config: TrainConfig, n_examples: int) -> int:
+    """Return the number of optimizer steps."""
+    return config.epochs * math.ceil(n_examples / config.batch_size)
+
+
+def batch_rows(lengths: Sequence[int], config: TrainConfig, step: int, *, seed: int) -> Int[np.ndarray, " row"]:
+    """Return the examples of a step: each once an epoch, in an order drawn from (seed, epoch).
+
+    Inside each window of `length_window` batches the examples are sorted by length; then batches are shuffled. The
+    last batch of an epoch may be smaller.
+    """
+    n, size = len(lengths), config.batch_size
+    epoch, place = divmod(step, math.ceil(n / size))
+    rng = np.random.default_rng([seed, 7, epoch])
+    order = rng.permutation(n)
+    if config.length_window > 1:
+        window = size * config.length_window
+        by_length = np.asarray(lengths)[order]
+        order = np.concatenate(
+            [order[i : i + window][np.argsort(by_length[i : i + window], kind="stable")] for i in range(0, n, window)]
+        )
+    batches = [order[i : i + size] for i in range(0, n, size)]
+    return batches[rng.permutation(len(batches))[place]]
+
+
+def collate(
+    examples: Sequence[Encoded], pad: int
+) -> tuple[Int[torch.Tensor, "example token"], Int[torch.Tensor, "example token"]]:
+    """Return right-padded tokens, and labels that ignore prompt and padding."""
+    width = max(len(one.tokens) for one in examples)
+    tokens = torch.full((len(examples), width), pad)
+    labels = torch.full((len(examples), width), IGNORED)
+    for i, one in enumerate(examples):
+        tokens[i, : len(one.tokens)] = torch.tensor(one.tokens)
+        labels[i, one.n_prompt : len(one.tokens)] = torch.tensor(one.completion)
+    return tokens, labels
+
+
+def loss_sum(
+    net: torch.nn.Module, tokens: Int[torch.Tensor, "example token"], labels: Int[torch.Tensor, "example token"]
+) -> Float[torch.Tensor, ""]:
+    """Return the sum of -log p over the answers' tokens."""
+    # No mask is needed: attention is causal, and padding comes last and is not scored.
+    logits = net(input_ids=tokens[:, :-1]).logits
+    return functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def _step(
+    accelerator: Accelerator,
+    net: torch.nn.Module,
+    optimizer: Any,
+    batch: Sequence[Encoded],
+    config: TrainConfig,
+    pad: int,
+) -> float:
+    """Take one optimizer step on the mean over the batch's answer tokens, on however many devices, and return it."""
+    net.train()
+    n_tokens = sum(len(one.completion) for one in batch)
+    own = batch[accelerator.process_index :: accelerator.num_processes]
+    size = config.micro_batch_size or max(1, len(own))
+    total = torch.zeros((), device=accelerator.device)
+    # Every process makes as many passes, for they meet in each; one without examples passes a masked one.
+    longest = math.ceil(math.ceil(len(batch) / accelerator.num_processes) / size)
+    for i in range(longest):
+        part = own[i * size : (i + 1) * size]
+        tokens, labels = (one.to(accelerator.device) for one in collate(part or batch[:1], pad))
+        if not part:
+            labels = torch.full_like(labels, IGNORED)
+        loss = loss_sum(net, tokens, labels) / n_tokens
+        accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over processes
+        total += loss.detach()
+    accelerator.clip_grad_norm_(net.parameters(), config.max_gradient_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    summed: Any = accelerator.reduce(total, "sum")
+    return float(summed)
+
+
+def _board(work: Path) -> Any:
+    """Return TensorBoard's writer."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "--finetune.train.tensorboard needs the package tensorboard.\nInstall it, or leave the flag."
+        ) from error
+    return SummaryWriter(str(work / "tensorboard"))

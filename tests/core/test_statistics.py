@@ -1,0 +1,101 @@
+"""Intervals against scipy, against known coverage, and their refusals."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from core import statistics
+
+
+def test_mean_interval_is_scipys_t_interval():
+    values = np.random.default_rng(0).normal(2, 1, 7)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert statistics.mean_interval(values) == pytest.approx((values.mean(), expected.low, expected.high))
+
+
+def test_mean_interval_of_one_value_has_no_ends_and_of_equal_values_no_width():
+    mean, low, high = statistics.mean_interval(np.array([3.0]))
+    assert mean == 3 and np.isnan(low) and np.isnan(high)
+    assert statistics.mean_interval(np.full(4, 0.25)) == (0.25, 0.25, 0.25)
+
+
+def test_paired_interval_is_scipys_paired_test():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(1, 1, 9), rng.normal(0, 1, 9)
+    test = stats.ttest_rel(a, b)
+    expected = (np.mean(a - b), *test.confidence_interval(0.95), test.pvalue)
+    assert statistics.paired_interval(a, b) == pytest.approx(expected)
+
+
+def test_paired_interval_of_differences_that_do_not_vary_is_certain_either_way():
+    a = np.array([0.5, 1.0, 2.0])
+    assert statistics.paired_interval(a, a) == (0, 0, 0, 1)
+    assert statistics.paired_interval(a + 1, a) == (1, 1, 1, 0)
+    assert np.isnan(statistics.paired_interval(a[:1], a[:1]).p_value)
+
+
+def test_clustered_interval_covers_the_truth_about_as_often_as_it_says_where_a_naive_one_does_not():
+    rng = np.random.default_rng(2)
+    n_trials, n_clusters, size = 200, 60, 5
+    covered, naive = 0, 0
+    cluster = np.repeat(np.arange(n_clusters), size)
+    for trial in range(n_trials):
+        values = rng.normal(size=n_clusters)[cluster] + 0.3 * rng.normal(size=cluster.size)
+        interval = statistics.clustered_interval(values, cluster, seed=trial, n_resamples=400)
+        covered += interval.low <= 0 <= interval.high
+        facts = statistics.mean_interval(values)
+        naive += facts.low <= 0 <= facts.high
+    assert 0.89 <= covered / n_trials <= 0.985
+    assert naive / n_trials < 0.75
+
+
+def test_clustered_interval_resamples_a_ratio_of_sums_over_clusters_of_any_size_and_label():
+    rng = np.random.default_rng(3)
+    cluster = rng.choice([7, -2, 900, 41, 5], size=300, p=[0.5, 0.2, 0.1, 0.1, 0.1])
+    correct = rng.random(300) < 0.1 + 0.6 * (cluster == 7)
+    found = statistics.clustered_interval(correct, cluster, seed=0, n_resamples=4000)
+    labels = np.unique(cluster)
+    sums, counts = (np.array([f(correct[cluster == label]) for label in labels]) for f in (np.sum, np.size))
+    drawn = rng.integers(0, 5, (40_000, 5))
+    expected = np.percentile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [2.5, 97.5])
+    assert found.mean == correct.mean()
+    assert (found.low, found.high) == pytest.approx(expected, abs=0.02)
+
+
+def test_clustered_interval_is_the_same_for_the_same_seed_and_in_batches(monkeypatch):
+    values, cluster = np.random.default_rng(4).normal(size=400), np.arange(400) // 2
+    first = statistics.clustered_interval(values, cluster, seed=5)
+    assert first == statistics.clustered_interval(values, cluster, seed=5)
+    assert first != statistics.clustered_interval(values, cluster, seed=6)
+    monkeypatch.setattr(statistics, "_BATCH_SIZE", 200 * 10)
+    assert first == pytest.approx(statistics.clustered_interval(values, cluster, seed=5))
+
+
+def test_clustered_interval_of_one_cluster_has_no_ends():
+    mean, low, high = statistics.clustered_interval(np.array([1, 0]), np.array([3, 3]), seed=0)
+    assert mean == 0.5 and np.isnan(low) and np.isnan(high)
+
+
+def test_mcnemar_is_binomial_over_the_facts_that_one_arm_alone_answers():
+    a = np.array([True] * 9 + [False] * 2 + [True] * 20)
+    b = np.array([False] * 9 + [True] * 2 + [True] * 20)
+    assert statistics.mcnemar(a, b) == pytest.approx(2 * sum(stats.binom.pmf(k, 11, 0.5) for k in range(3)))
+    assert statistics.mcnemar(a, a) == 1
+
+
+@pytest.mark.parametrize("bad", [np.array([]), np.array([1.0, np.nan]), np.array([np.inf, 0.0])])
+def test_empty_and_non_finite_values_are_refused(bad):
+    good = np.zeros(bad.size)
+    for call in (
+        lambda: statistics.mean_interval(bad),
+        lambda: statistics.paired_interval(bad, good),
+        lambda: statistics.paired_interval(good, bad),
+        lambda: statistics.clustered_interval(bad, good.astype(int), seed=0),
+    ):
+        with pytest.raises(ValueError, match="empty|not finite"):
+            call()
+
+
+def test_mcnemar_of_no_facts_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        statistics.mcnemar(np.zeros(0, dtype=bool), np.zeros(0, dtype=bool))

@@ -1,0 +1,204 @@
+import json
+
+import huggingface_hub.constants
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from core.errors import InputError
+from empirical.lm import model
+from empirical.lm.model import Loaded, ModelConfig
+
+
+@pytest.fixture
+def folder(llama, words, tmp_path):
+    model.save(Loaded(llama, words, "made"), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def _logits(net):
+    with torch.no_grad():
+        return net(torch.tensor([[1, 5, 7, 9]])).logits
+
+
+def test_a_saved_model_comes_back_with_its_tokenizer(folder, llama, words):
+    found = model.load(ModelConfig(str(folder)))
+    assert not found.model.training and found.pad == words.pad_token_id
+    assert found.tokenizer("Hello there")["input_ids"] == words("Hello there")["input_ids"]
+    torch.testing.assert_close(_logits(found.model), _logits(llama))
+
+
+def test_a_save_that_fails_leaves_no_folder(llama, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(words), "save_pretrained", lambda self, path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.save(Loaded(llama, words, "made"), tmp_path / "half")
+    assert not (tmp_path / "half").exists()
+    monkeypatch.undo()
+    model.save(Loaded(llama, words, "made"), tmp_path / "half")  # what is left of the first is in nobody's way
+    torch.testing.assert_close(_logits(model.load(ModelConfig(str(tmp_path / "half"))).model), _logits(llama))
+    assert [path.name for path in tmp_path.iterdir()] == ["half"]
+
+
+def _adapter(llama, words, folder, base):
+    llama.name_or_path = str(base)
+    net = get_peft_model(llama, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.save(Loaded(net.eval(), words, "made"), folder)
+    settings = folder / "adapter_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"base_model_name_or_path": str(base)}))
+    return net
+
+
+def test_an_adapter_is_put_on_the_base_that_it_names(folder, llama, words, tmp_path):
+    before = _logits(llama)
+    net = _adapter(llama, words, tmp_path / "adapter", folder)
+    found = model.load(ModelConfig(str(tmp_path / "adapter")))
+    torch.testing.assert_close(_logits(found.model), _logits(net))
+    assert not torch.allclose(_logits(found.model), before)
+
+
+def test_an_adapters_base_is_loaded_at_the_revision_that_it_names(folder, llama, words, tmp_path, monkeypatch):
+    _adapter(llama, words, tmp_path / "adapter", folder)
+    settings = tmp_path / "adapter" / "adapter_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"revision": "abc"}))
+    asked, real = [], AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM,
+        "from_pretrained",
+        lambda name, *, revision, **more: asked.append((name, revision)) or real(name, **more),
+    )
+    model.load(ModelConfig(str(tmp_path / "adapter")))
+    assert asked == [(str(folder), "abc")]
+
+
+def test_an_adapter_of_a_base_of_other_shapes_is_refused(folder, llama, words, tmp_path):
+    sizes = llama.config.to_dict() | {"hidden_size": 64, "head_dim": 16}
+    other = tmp_path / "other"
+    model.save(Loaded(LlamaForCausalLM(LlamaConfig(**sizes)).eval(), words, "other"), other)
+    _adapter(llama, words, tmp_path / "adapter", other)
+    with pytest.raises(InputError, match="does not fit its base(.|\n)*base_model_name_or_path"):
+        model.load(ModelConfig(str(tmp_path / "adapter")))
+
+
+def test_an_adapter_whose_base_is_gone_says_where_to_name_it(folder, llama, words, tmp_path):
+    _adapter(llama, words, tmp_path / "adapter", folder)
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(
+        InputError, match=r"base cannot be loaded: .*no such folder(.|\n)*base_model_name_or_path"
+    ) as caught:
+        model.load(ModelConfig(str(tmp_path / "adapter")))
+    assert str(caught.value).startswith(str(tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "of other layers", "of another rank"])
+def test_an_adapter_that_is_not_whole_is_refused(damage, folder, llama, words, tmp_path):
+    _adapter(llama, words, tmp_path / "adapter", folder)
+    path, settings = (tmp_path / "adapter" / name for name in ("adapter_model.safetensors", "adapter_config.json"))
+    if damage == "gone":
+        path.unlink()
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+    changed = {"of other layers": {"target_modules": ["v_proj"]}, "of another rank": {"r": 4}}.get(damage, {})
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | changed))
+    with pytest.raises(InputError, match="does not fit its base"):
+        model.load(ModelConfig(str(tmp_path / "adapter")))
+
+
+@pytest.mark.parametrize(
+    "settings", ["{", "[]", "{}", *(f'{{"base_model_name_or_path": {x}}}' for x in ("null", '""', 5))]
+)
+def test_an_adapter_that_names_no_base_is_refused(settings, folder):
+    (folder / "adapter_config.json").write_text(settings)
+    with pytest.raises(InputError, match="names no base model"):
+        model.load(ModelConfig(str(folder)))
+
+
+def test_an_adapter_that_names_itself_is_refused(folder):
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    with pytest.raises(InputError, match="names no base model"):
+        model.load(ModelConfig(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b'{"model_type": '),
+        ("config.json", b"null"),
+        ("config.json", b"\xff\xfe"),
+        ("config.json", b'{"model_type": "nothing of the kind"}'),
+        ("config.json", b'{"model_type": "llama", "hidden_size": "wide"}'),
+        ("model.safetensors", None),
+        ("model.safetensors", b""),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"[]"),
+        ("tokenizer_config.json", b"[]"),
+        ("tokenizer.json", None),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_in_a_line(name, content, folder):
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    _refused(folder)
+
+
+@pytest.mark.parametrize("n_bytes", [1000, -1])
+def test_truncated_weights_are_refused(n_bytes, folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    _refused(folder)
+
+
+def test_weights_that_are_missing_are_not_made_up(folder):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    assert "1 weights are missing, model.layers.1.mlp.up_proj.weight" in _refused(folder)
+
+
+def _refused(folder):
+    with pytest.raises(InputError, match="cannot be loaded as a causal language model") as caught:
+        model.load(ModelConfig(str(folder)))
+    assert str(caught.value).startswith(str(folder)) and len(str(caught.value).splitlines()) <= 2
+    return str(caught.value)
+
+
+def test_a_folder_that_is_no_checkpoint_and_a_path_that_is_not_there_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint"):
+        model.load(ModelConfig(str(tmp_path)))
+    with pytest.raises(InputError, match="no such folder"):
+        model.load(ModelConfig(str(tmp_path / "gone")))
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error_of_the_input(monkeypatch):
+    def refuse(*given, **more):
+        raise OSError("We couldn't connect to the hub.\nMore about it.")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    with pytest.raises(InputError, match="owner/name: cannot be loaded .*couldn't connect"):
+        model.load(ModelConfig("owner/name"))
+
+
+def test_without_a_network_a_hub_id_is_an_error_of_the_input_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in ("owner/name", "no name of a model!"):
+        with pytest.raises(InputError, match=f"{name}: cannot be loaded"):
+            model.load(ModelConfig(name))
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(words):
+    words.pad_token = None
+    try:
+        assert model.with_pad(words).pad_token == words.eos_token
+    finally:
+        words.pad_token = "<pad>"
+
+
+def test_precision_is_single_on_a_processor_unless_asked_otherwise(monkeypatch):
+    monkeypatch.setattr(model, "device", lambda: torch.device("cpu"))
+    assert model.dtype("auto") == torch.float32 and model.dtype("bfloat16") == torch.bfloat16
+    monkeypatch.setattr(model, "device", lambda: torch.device("cuda"))
+    assert model.dtype("auto") == torch.bfloat16

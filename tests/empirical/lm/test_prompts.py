@@ -1,0 +1,129 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from core.errors import InputError
+from core.facts.record import Fact
+from empirical.lm import prompts, tokenizer
+
+FACT = Fact("0", "Jane Doe", "occupation", "What is Jane Doe's occupation?", ("sea pilot", "pilot"))
+TEXTS = [
+    "Question: What is Jane Doe's occupation?\nAnswer: sea pilot",
+    "Question: Where was Bo Ek born?\nAnswer: Riga",
+] * 5
+
+
+@pytest.fixture(scope="module")
+def byte_level():
+    return tokenizer.train(TEXTS, size=340)
+
+
+@pytest.fixture(scope="module")
+def sentence_piece():
+    """Return a tokenizer as Llama-2's: a blank becomes ▁, one is put before the text, and merges cross words."""
+    learner = Tokenizer(models.BPE(unk_token="<unk>"))
+    # Words are learnt apart, punctuation and blanks from them, so that no token spans several.
+    learnt = [word for text in TEXTS for word in re.findall(r"▁?\w+|[^\w\s]", "▁" + re.sub(r"\s", " ▁", text))]
+    marks = ["<unk>", "<s>", "</s>"]
+    learner.train_from_iterator(learnt, trainers.BpeTrainer(vocab_size=160, special_tokens=marks, show_progress=False))
+    model = json.loads(learner.to_str())["model"]
+    vocab = model["vocab"] | {f"<0x{byte:02X}>": len(model["vocab"]) + byte for byte in range(256)}
+    merges = [tuple(merge) for merge in model["merges"]]
+    made = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def test_a_prompt_is_question_and_answer_with_the_blank_on_the_answers_side():
+    made = prompts.build(FACT)
+    assert made.text == "Question: What is Jane Doe's occupation?\nAnswer:"
+    assert made.completion == " sea pilot"
+    assert made.text[slice(*made.question)] == FACT.question
+    assert made.text[slice(*made.subject)] == "Jane Doe"
+
+
+def test_the_subject_is_found_whatever_its_case_and_as_a_whole_word_first():
+    assert prompts.find_subject(Fact("0", "art", "r", "Is Bart art?", ("a",))) == (8, 11)
+    assert prompts.find_subject(Fact("0", "ART", "r", "Is Bart here?", ("a",))) == (4, 7)
+    assert prompts.find_subject(Fact("0", "Kim", "r", "Who is it?", ("a",))) is None
+    assert prompts.find_subject(Fact("0", "", "r", "Who is it?", ("a",))) is None
+    assert prompts.find_subject(Fact("0", "A. (B)", "r", "Who made A. (B)?", ("a",))) == (9, 15)
+
+
+def test_multiple_choice_is_asked_in_the_hendrycks_format():
+    fact = Fact("0", "", "world_history", "When?", ("C",), None, ("1", "2", "3", "4"))
+    assert prompts.build(fact).text == (
+        "The following are multiple choice questions (with answers) about world history.\n\n"
+        "When?\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer:"
+    )
+    assert prompts.build(fact).completion == " C"
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentence_piece"])
+def test_the_completion_is_the_answers_tokens_and_the_end(kind, request):
+    words = request.getfixturevalue(kind)
+    one = prompts.encode(words, [prompts.build(FACT)])[0]
+    assert one.tokens[-1] == words.eos_token_id
+    assert words.decode(one.completion[:-1]).strip() == "sea pilot"
+    assert words.decode(one.prompt, skip_special_tokens=True).strip() == prompts.build(FACT).text
+    assert list(one.prompt) == words(prompts.build(FACT).text)["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentence_piece"])
+def test_the_spans_part_the_prompt_as_a_hand_made_table_says(kind, request):
+    words = request.getfixturevalue(kind)
+    one = prompts.encode(words, [prompts.build(FACT)])[0]
+    np.testing.assert_array_equal(one.spans.sum(axis=0), 1)
+    subject, relation, template, sink = (
+        "".join(words.convert_ids_to_tokens(np.array(one.prompt)[mask].tolist())) for mask in one.spans
+    )
+    blank = {"byte_level": "Ġ", "sentence_piece": "▁"}[kind]
+    assert subject.replace(blank, " ") == " Jane Doe"
+    assert relation.replace(blank, " ") == " What is's occupation?"
+    assert sink == "<s>"
+    assert template.replace(blank, "").replace("Ċ", "\n").replace("<0x0A>", "\n") == "Question:\nAnswer:"
+    assert one.has_subject
+
+
+def test_a_question_that_does_not_name_its_subject_has_an_empty_span(byte_level):
+    one = prompts.encode(byte_level, [prompts.build(Fact("0", "Kim", "r", "Who is it?", ("a",)))])[0]
+    assert not one.has_subject and not one.spans[0].any()
+
+
+def test_a_tokenizer_that_is_not_fast_or_has_no_end_is_refused(byte_level):
+    class Slow(PreTrainedTokenizerFast):
+        is_fast = False
+
+    slow = Slow(tokenizer_object=byte_level.backend_tokenizer, name_or_path="old", eos_token=tokenizer.END)
+    with pytest.raises(InputError, match="old is not fast"):
+        prompts.check(slow)
+    endless = PreTrainedTokenizerFast(tokenizer_object=byte_level.backend_tokenizer)
+    with pytest.raises(InputError, match="no eos token"):
+        prompts.check(endless)
+
+
+def test_a_tokenizer_that_merges_prompt_and_answer_is_refused():
+    made = Tokenizer(
+        models.BPE(vocab={"a": 0, ":": 1, " ": 2, ": ": 3, ": a": 4, "</s>": 5}, merges=[(":", " "), (": ", "a")])
+    )
+    words = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>")
+    with pytest.raises(InputError, match="does not part prompt and answer"):
+        prompts.encode(words, [prompts.Prompt("a:", " a", (0, 1), None)])
+
+
+@given(st.text(min_size=1, max_size=30).filter(str.strip), st.text(min_size=1, max_size=12).filter(str.strip))
+def test_any_question_and_answer_come_back_whole(question, answer):
+    words = tokenizer.train(TEXTS, size=300)
+    prompt = prompts.build(Fact("0", "", "r", question, (answer,)))
+    one = prompts.encode(words, [prompt])[0]
+    assert words.decode(one.tokens[1:-1]) == prompt.text + prompt.completion

@@ -1,0 +1,108 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from empirical import finetune
+from empirical.finetune import FinetuneConfig, Lora
+from empirical.lm import prompts, train
+from empirical.lm.model import Loaded
+from empirical.lm.train import TrainConfig
+
+
+@pytest.fixture
+def examples(words, tiny_world):
+    facts = tiny_world.fact_set().facts[:20]
+    return prompts.encode(words, [prompts.build(fact) for fact in facts])
+
+
+def fit(net, examples, tmp_path, *, seed=0, rate=1e-3, **settings):
+    config = TrainConfig(**{"epochs": 2, "batch_size": 4, "checkpoint_every": 3} | settings)
+    options = {"pad": 2, "seed": seed, "work": tmp_path, "probe": lambda net: {}}
+    return train.fit(net, examples, config, learning_rate=rate, **options)
+
+
+def weights(net):
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_only_the_answers_tokens_and_the_end_are_scored(examples):
+    tokens, labels = train.collate(examples[:3], pad=2)
+    for row, one in enumerate(examples[:3]):
+        assert labels[row][labels[row] != train.IGNORED].tolist() == list(one.completion)
+        assert tokens[row, : len(one.tokens)].tolist() == list(one.tokens)
+        assert (labels[row, : one.n_prompt] == train.IGNORED).all()
+
+
+def test_the_loss_is_the_answers_and_nothing_elses(llama, examples):
+    one = examples[0]
+    logits = llama(torch.tensor([one.tokens])).logits[0].log_softmax(-1)
+    places = range(one.n_prompt, len(one.tokens))
+    expected = -sum(logits[place - 1, one.tokens[place]] for place in places)
+    assert train.loss_sum(llama, *train.collate([one], pad=2)).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_padding_changes_no_ones_loss(llama, examples):
+    together = train.loss_sum(llama, *train.collate(examples, pad=2)).item()
+    apart = sum(train.loss_sum(llama, *train.collate([one], pad=2)).item() for one in examples)
+    assert together == pytest.approx(apart, rel=1e-5)
+
+
+def test_each_epoch_has_every_example_once_in_another_order():
+    config = TrainConfig(batch_size=4)
+    lengths = list(range(10))
+    epochs = [[train.batch_rows(lengths, config, 3 * e + i, seed=1).tolist() for i in range(3)] for e in range(2)]
+    for epoch in epochs:
+        assert sorted(row for batch in epoch for row in batch) == lengths
+    assert epochs[0] != epochs[1]
+    assert train.n_steps(TrainConfig(epochs=2, batch_size=4), 10) == 6
+
+
+def test_batches_are_of_similar_length():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 50, size=128).tolist()
+
+    def spread(window):
+        config = TrainConfig(batch_size=8, length_window=window)
+        return np.mean([np.ptp(np.array(lengths)[train.batch_rows(lengths, config, i, seed=0)]) for i in range(16)])
+
+    assert spread(8) < spread(1) / 2
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(llama, words, examples, tmp_path, method):
+    """Dropout is on: in the adapter, or in the model's own attention."""
+    llama.config.attention_dropout = 0.2
+    for layer in llama.model.layers:
+        layer.self_attn.attention_dropout = 0.2
+    config = FinetuneConfig(
+        method=method, lora=Lora(dropout=0.3), train=TrainConfig(epochs=3, batch_size=4, checkpoint_every=4)
+    )
+    resumed_at = []
+
+    def run(work, kill_at=None):
+        base = Loaded(copy.deepcopy(llama), words, "small")
+
+        def told(doing, share):
+            resumed_at.append(share)
+            if kill_at is not None and len(resumed_at) == kill_at:
+                raise KeyboardInterrupt
+
+        options = {"seed": 3, "work": work, "probe": lambda net: {}, "progress": told}
+        net, trace = finetune.run(config, base, examples, learning_rate=1e-2, **options)
+        return weights(net.model), trace
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", kill_at=10)
+    assert (tmp_path / "cut" / "checkpoint.pt").exists()
+    resumed_at.clear()
+    found = run(tmp_path / "cut")
+    assert resumed_at[0] == pytest.approx(9 / 15)  # after the checkpoint of step 8
+    whole = run(tmp_path / "whole")
+    assert same(whole[0], found[0]) and whole[1] == found[1]
+    assert not same(whole[0], weights(llama) if method == "full" else {k: 0 * v for k, v in whole[0].items()})

@@ -1,0 +1,84 @@
+"""The deep toy's network: a small pre-norm transformer that reads a subject's tokens, a relation and a template.
+
+The prompt is (subject token, …, relation, template). Attention is causal, so what the network says at the relation is
+its answer in the pretraining format, and what it says at the template its answer to the question: one pass gives both.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, PyTree
+
+from theory.deep.config import DeepConfig, Sizes
+
+RELATION, TEMPLATE = -2, -1
+"""Positions of the prompt's last two tokens."""
+
+
+class Output(NamedTuple):
+    """What the network says after every token, and where it looked."""
+
+    logits: Float[Array, "fact token output"]
+    attention: Float[Array, "layer fact head query key"]
+
+
+class Block(nnx.Module):
+    """Attention and an MLP, each on the normalised residual stream and added to it."""
+
+    def __init__(self, config: DeepConfig, *, rngs: nnx.Rngs):
+        width, hidden, head = config.width, config.hidden, (config.heads, config.width // config.heads)
+        self.attention_norm = nnx.RMSNorm(width, rngs=rngs)
+        self.query_key_value = nnx.LinearGeneral(width, (3, *head), use_bias=False, rngs=rngs)
+        self.mix = nnx.LinearGeneral(head, width, axis=(-2, -1), use_bias=False, rngs=rngs)
+        self.mlp_norm = nnx.RMSNorm(width, rngs=rngs)
+        self.up = nnx.Linear(width, hidden, rngs=rngs)
+        self.down = nnx.Linear(hidden, width, rngs=rngs)
+
+    def __call__(
+        self, stream: Float[Array, "fact token width"]
+    ) -> tuple[Float[Array, "fact token width"], Float[Array, "fact head query key"]]:
+        query, key, value = jnp.moveaxis(self.query_key_value(self.attention_norm(stream)), 2, 0)
+        score = jnp.einsum("fqhd,fkhd->fhqk", query, key) / query.shape[-1] ** 0.5
+        is_past = jnp.tri(stream.shape[1], dtype=bool)
+        attention = jax.nn.softmax(jnp.where(is_past, score, -jnp.inf), axis=-1)
+        stream = stream + self.mix(jnp.einsum("fhqk,fkhd->fqhd", attention, value))
+        return stream + self.down(jax.nn.gelu(self.up(self.mlp_norm(stream)))), attention
+
+
+class Network(nnx.Module):
+    """Learned token and position embeddings, blocks, and a readout over the answers and the filler."""
+
+    def __init__(self, config: DeepConfig, size: Sizes, *, rngs: nnx.Rngs):
+        self.token = nnx.Embed(size.n_names + size.n_relations + 1, config.width, rngs=rngs)
+        self.position = nnx.Embed(config.subject_tokens + 2, config.width, rngs=rngs)
+        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
+        self.norm = nnx.RMSNorm(config.width, rngs=rngs)
+        self.readout = nnx.Linear(config.width, size.n_answers + config.n_filler, use_bias=False, rngs=rngs)
+
+    def __call__(self, prompts: Int[Array | np.ndarray, "fact token"]) -> Output:
+        stream = self.token(jnp.asarray(prompts)) + self.position(jnp.arange(prompts.shape[1]))
+        attention = []
+        for block in self.blocks:
+            stream, looked = block(stream)
+            attention.append(looked)
+        return Output(self.readout(self.norm(stream)), jnp.stack(attention))
+
+
+def initial(config: DeepConfig, size: Sizes, *, seed: int) -> PyTree:
+    """Return the parameters of a fresh network for a world of this size: arrays in nested dicts."""
+    return nnx.to_pure_dict(nnx.state(Network(config, size, rngs=nnx.Rngs(params=seed)), nnx.Param))
+
+
+def read(config: DeepConfig, size: Sizes, parameters: PyTree, prompts: Int[Array | np.ndarray, "fact token"]) -> Output:
+    """Return what the network of these parameters says on the prompts."""
+    return nnx.merge(_structure(config, size), parameters)(prompts)
+
+
+@lru_cache(maxsize=8)
+def _structure(config: DeepConfig, size: Sizes) -> Any:
+    """Return the network without its parameters."""
+    return nnx.graphdef(nnx.eval_shape(lambda: Network(config, size, rngs=nnx.Rngs(params=0))))

@@ -1,0 +1,57 @@
+"""R5 and R6 applied to a world: where each arm's attention will go, and how salient each fact is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Real
+
+from core.facts.store import FactStore
+from theory import evaluate
+from theory.law import flow
+from theory.model.config import Weights
+
+ELEMENTS = 2**22
+"""An arm's mean force is taken over as many of its facts, evenly spaced, as have this many values."""
+PRETRAINING_ATTENTION = 0.5
+"""On the subject, uniform over (subject, relation)."""
+
+
+def arm_flow(
+    base: Weights,
+    store: FactStore,
+    rows: Int[np.ndarray, " row"],
+    times: Real[np.ndarray, " time"],
+    *,
+    shared_share: float,
+) -> flow.HeldOutFlow:
+    """Return the predicted path of held-out prompts' attention while the facts in `rows` are finetuned on (R5, R3).
+
+    Args:
+        times: rate of W_KQ times steps.
+    """
+    chosen = spread(rows, base)
+    values = evaluate.token_values(base, store, chosen)
+    facts = store.answer[chosen], store.relation[chosen]
+    return flow.held_out_flow(values, *facts, times.astype(float), rho=shared_share)
+
+
+def spread(rows: Int[np.ndarray, " row"], base: Weights) -> Int[np.ndarray, " _"]:
+    """Return as many of the rows, evenly spaced, as have `ELEMENTS` values."""
+    n_facts = min(len(rows), max(1, ELEMENTS // (3 * len(base.template_value))))
+    return rows[np.linspace(0, len(rows) - 1, n_facts).astype(int)]
+
+
+def salience(
+    draws: Float[np.ndarray, " fact"], measured: Float[np.ndarray, " fact"], config: Mapping[str, Any]
+) -> Float[np.ndarray, " fact"]:
+    """Return each fact's salience as exposure alone predicts it (R6), the competitors' mass fitted once for all facts.
+
+    Args:
+        draws: expected number of times each fact was drawn in pretraining.
+        config: the resolved config as JSON.
+    """
+    rate = config["pretrain"]["learning_rate"] * (1 - config["model"]["shared_share"])
+    exposure = rate * PRETRAINING_ATTENTION * draws / config["pretrain"]["batch_size"]
+    competitors = flow.fit_competitors(exposure, measured, PRETRAINING_ATTENTION)
+    return flow.salience_growth(exposure, PRETRAINING_ATTENTION, competitors)

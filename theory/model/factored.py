@@ -1,0 +1,305 @@
+r"""The table form: the tokens' values and attention logits as arrays, with closed-form gradients.
+
+With structured embeddings φ(s) = √ρ θ_S + √(1-ρ) e_s the dense model's SGD is a linear map on these arrays: an update
+through φ(x) reaches what x shares with its kind at rate ρ and what is its own at rate 1-ρ (tested against the dense
+form over whole runs). A step touches the rows of its batch only, so its cost does not depend on the number of subjects.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from theory.model.config import ModelConfig, Prompt, Weights
+from theory.model.traced import Constants, shares_values
+
+MAX_LOSS = 80.0
+"""Nats. A larger loss is a diverged run: exp(80) is still finite in float32, so nothing overflows before it is seen."""
+
+
+class Values(NamedTuple):
+    """The value v_x of each token: what attention to it adds to the output logits."""
+
+    subject: Float[Array, "subject output"]
+    relation: Float[Array, "relation output"]
+    template: Float[Array, " output"]
+    shared: Float[Array, "kind output"]
+    """Read by all subjects (0) and all relations (1); moves only where `value_share` > 0."""
+
+
+class Logits(NamedTuple):
+    """The attention logits, in the parts that W_KQ's update moves apart."""
+
+    shared: Float[Array, " kind"]
+    subject: Float[Array, " subject"]
+    relation: Float[Array, " relation"]
+    template: Float[Array, ""]
+    shared_by_relation: Float[Array, " relation"]
+    """All subjects, seen from one relation as the query; moves only where the query is the relation."""
+    subject_by_relation: Float[Array, "subject relation"]
+
+
+class Facts(NamedTuple):
+    """A batch of facts, or all of them, as ids."""
+
+    subject: Int[Array | np.ndarray, "*fact"]
+    relation: Int[Array | np.ndarray, "*fact"]
+    answer: Int[Array | np.ndarray, "*fact"]
+
+    def take(self, index: Int[Array | np.ndarray, "*row"]) -> "Facts":
+        return Facts(*(ids[index] for ids in self))
+
+
+Number = float | Float[Array | np.ndarray, ""]
+
+
+class Rates(NamedTuple):
+    """SGD rates of the logits' parts, per unit of the dense rate on W_KQ."""
+
+    shared: tuple[Number, Number]
+    subject: Number
+    relation: Number
+    template: Number
+    shared_by_relation: Number
+    subject_by_relation: Number
+
+
+class Remedies(NamedTuple):
+    """What is added to the loss of question prompts; None for nothing."""
+
+    kl: Float[Array, ""] | None = None
+    """Weight of KL(base ‖ tuned) on the output."""
+    base: Float[Array, "fact output"] | None = None
+    """The base's output probabilities on the batch, where `kl` is given."""
+    floor: Float[Array, ""] | None = None
+    """Weight of ½ max(0, ½ − t)², t the subject's share: the base's share is one half, its attention being uniform."""
+
+
+def rates(shared_share: Number, prompt: Prompt) -> Rates:
+    """Return the squared lengths of φ(x)φ(query)ᵀ's parts: the rate of each part of the logits."""
+    common, own = shared_share, 1 - shared_share
+    if prompt == "template":
+        return Rates((common, common), own, own, 1.0, 0.0, 0.0)
+    return Rates((common**2, common**2), own * common, 1 - common**2, 0.0, common * own, own**2)
+
+
+def initial_values(config: ModelConfig, n_subjects: int, n_relations: int, n_answers: int, dtype: jnp.dtype) -> Values:
+    """Return the values before pretraining: nothing stored, the template followed by filler."""
+    n_outputs = n_answers + config.n_filler
+    return Values(
+        jnp.zeros((n_subjects, n_outputs), dtype),
+        jnp.zeros((n_relations, n_outputs), dtype),
+        jnp.asarray(template_value(config, n_answers, dtype)),
+        jnp.zeros((2, n_outputs), dtype),
+    )
+
+
+def template_value(config: ModelConfig, n_answers: int, dtype: Any) -> Float[np.ndarray, " output"]:
+    """Return the value of the template: filler follows it. No step of pretraining reads or moves it."""
+    value = np.zeros(n_answers + config.n_filler, dtype)
+    value[n_answers:] = config.template_strength
+    return value
+
+
+def initial_logits(values: Values, prompt: Prompt) -> Logits:
+    """Return uniform attention over the prompt's tokens (a prompt without template gives it none)."""
+    n_subjects, n_relations, dtype = len(values.subject), len(values.relation), values.template.dtype
+    by_relation = 0 if prompt == "template" else n_relations
+    return Logits(
+        jnp.zeros(2, dtype),
+        jnp.zeros(n_subjects, dtype),
+        jnp.zeros(n_relations, dtype),
+        jnp.asarray(0.0 if prompt == "template" else -jnp.inf, dtype),
+        jnp.zeros(by_relation, dtype),
+        jnp.zeros((n_subjects if by_relation else 0, by_relation), dtype),
+    )
+
+
+def error(
+    output: Float[Array, "fact output"],
+    answer: Int[Array | np.ndarray, " fact"],
+    count: Float[Array | np.ndarray, " output"] | None = None,
+) -> tuple[Float[Array, " fact"], Float[Array, "fact output"]]:
+    r"""Return the loss $-\log p_a$ and its negative gradient on the output logits, $e_a - p$.
+
+    Of outputs that stand for several, each one's probability and gradient.
+
+    The softmax is shifted by the answer's logit, not by the largest: the loss is then the log of the sum, and no pass
+    for the maximum is needed. Gaps above `MAX_LOSS` are cut, which leaves a loss of at least `MAX_LOSS`: divergence.
+    """
+    gap = output - jnp.take_along_axis(output, answer[:, None], axis=-1, mode="promise_in_bounds")
+    odds = jax.lax.optimization_barrier(jnp.exp(jnp.minimum(gap, MAX_LOSS)))
+    # As a product with a vector: a CPU's sum along rows is slow.
+    counted = jnp.ones((output.shape[-1], 1), output.dtype) if count is None else jnp.asarray(count)[:, None]
+    total = jnp.matmul(odds, counted, precision="highest")
+    is_answer = jnp.arange(output.shape[-1]) == answer[:, None]
+    return jnp.log(total[:, 0]), is_answer - odds * (1 / total)
+
+
+def probability(
+    output: Float[Array, "fact output"], count: Float[Array | np.ndarray, " output"] | None
+) -> Float[Array, "fact output"]:
+    """Return the softmax; of outputs that stand for several, each one's."""
+    if count is None:
+        return jax.nn.softmax(output)
+    return jax.nn.softmax(output + jnp.log(count)) / count
+
+
+def recalled(output: Float[Array, "fact output"], answer: Int[Array | np.ndarray, " fact"]) -> Bool[Array, " fact"]:
+    """Return whether the answer's logit is strictly the largest: a tie is not recalled. (XLA's argmax is slow.)"""
+    is_answer = jnp.arange(output.shape[-1]) == answer[:, None]
+    best_rival = jnp.where(is_answer, -jnp.inf, output).max(axis=-1)
+    return jnp.take_along_axis(output, answer[:, None], axis=-1)[:, 0] > best_rival
+
+
+def stored(values: Values, facts: Facts, config: ModelConfig | Constants) -> Float[Array, "fact output"]:
+    """Return the output logits of pretraining prompts (subject, relation) under uniform attention."""
+    output = 0.5 * (_rows(values.subject, facts.subject) + _rows(values.relation, facts.relation))
+    return output + 0.5 * values.shared.sum(axis=0) if shares_values(config) else output
+
+
+def _count(values: Values, config: ModelConfig | Constants) -> Float[Array, " output"] | None:
+    """Return how many outputs each stands for, none for those that pad the values."""
+    if isinstance(config, ModelConfig) or config.multiplicity is None:
+        return None
+    return jnp.pad(jnp.asarray(config.multiplicity), (0, len(values.template) - config.multiplicity.shape[-1]))
+
+
+def _rows(values: Float[Array, "token output"], ids: Int[Array | np.ndarray, " fact"]) -> Float[Array, "fact output"]:
+    """Return the tokens' rows, copied out before anything is computed from them (fused, a CPU gathers one by one)."""
+    return jax.lax.optimization_barrier(values.at[ids].get(mode="promise_in_bounds"))
+
+
+def store(
+    values: Values, batch: Facts, rate: Float[Array, ""], config: ModelConfig | Constants
+) -> tuple[Values, Float[Array, " fact"]]:
+    """Return the values after one SGD step on prompts (subject, relation) under uniform attention, and the losses."""
+    count = _count(values, config)
+    loss, push = error(stored(values, batch, config), batch.answer, count)
+    weight = jnp.full_like(loss, 0.5 * rate / len(loss))
+    return _add_values(values, batch, (weight, weight, None), push, config), loss
+
+
+def forward(
+    values: Values, logits: Logits, facts: Facts, config: ModelConfig | Constants
+) -> tuple[Float[Array, "token fact"], tuple[Float[Array, "..."], ...], Float[Array, "fact output"]]:
+    """Return attention, the three tokens' values and the output logits of question prompts."""
+    subject_logit = logits.shared[0] + logits.subject[facts.subject]
+    if logits.shared_by_relation.size:
+        subject_logit += logits.shared_by_relation[facts.relation]
+        subject_logit += logits.subject_by_relation[facts.subject, facts.relation]
+    relation_logit = logits.shared[1] + logits.relation[facts.relation]
+    scores = jnp.stack([subject_logit, relation_logit, jnp.broadcast_to(logits.template, subject_logit.shape)])
+    attention = jax.nn.softmax(scores, axis=0)
+    subject, relation = _rows(values.subject, facts.subject), _rows(values.relation, facts.relation)
+    if shares_values(config):
+        subject, relation = subject + values.shared[0], relation + values.shared[1]
+    token_values = (subject, relation, values.template[None])
+    output = sum(weight[:, None] * value for weight, value in zip(attention, token_values, strict=True))
+    return attention, token_values, jnp.asarray(output)
+
+
+def answer_questions(
+    values: Values,
+    logits: Logits,
+    batch: Facts,
+    rate: Float[Array, ""] | None,
+    value_rate: Float[Array, ""] | None,
+    config: ModelConfig | Constants,
+    prompt: Prompt,
+    remedies: Remedies = Remedies(),  # noqa: B008 (immutable)
+) -> tuple[Values, Logits, Float[Array, " fact"]]:
+    r"""Return values and logits after one SGD step on question prompts, and the losses.
+
+    The force on token i's logit is $G_i = α_i (u_i - Σ_j α_j u_j)$ with $u_i = (e_a - p)^⊤ v_i$ (R1).
+    The logits move at `rate` and the values at `value_rate`; what has no rate stays.
+    """
+    attention, token_values, output = forward(values, logits, batch, config)
+    count = _count(values, config)
+    loss, push = error(output, batch.answer, count)
+    if remedies.kl is not None:
+        assert remedies.base is not None
+        tuned = jax.nn.one_hot(batch.answer, push.shape[-1], dtype=push.dtype) - push
+        push = push + remedies.kl * (remedies.base - tuned)
+    if rate is not None:
+        total_push = push if count is None else push * count
+        use = jnp.stack([(total_push * value).sum(axis=-1) for value in token_values])
+        force = attention * (use - (attention * use).sum(axis=0))
+        if remedies.floor is not None:
+            share = attention[0] / (attention[0] + attention[1])
+            lift = remedies.floor * jnp.maximum(0.5 - share, 0) * share * (1 - share)
+            force = force + jnp.stack([lift, -lift, jnp.zeros_like(lift)])
+        logits = _add_logits(logits, batch, force * (rate / len(loss)), rates(config.shared_share, prompt))
+    if value_rate is not None:
+        subject, relation, template = attention * (value_rate / len(loss))
+        values = _add_values(values, batch, (subject, relation, template), push, config)
+    return values, logits, loss
+
+
+def _add_values(
+    values: Values,
+    batch: Facts,
+    weights: tuple[Float[Array, " fact"], Float[Array, " fact"], Float[Array, " fact"] | None],
+    push: Float[Array, "fact output"],
+    config: ModelConfig | Constants,
+) -> Values:
+    """Return the values moved by each token's weight times push, each part at its rate."""
+    own = 1 - config.shared_share
+    by_subject, by_relation, by_template = weights
+    subject_push = by_subject[:, None] * push
+    relation_push = by_relation[:, None] * push
+    moved = values._replace(
+        subject=values.subject.at[batch.subject].add(own * subject_push, mode="promise_in_bounds"),
+        relation=values.relation.at[batch.relation].add(own * relation_push, mode="promise_in_bounds"),
+    )
+    if by_template is not None:
+        moved = moved._replace(template=values.template + by_template @ push)
+    if shares_values(config) and config.value_share is not None:
+        both = jnp.stack([subject_push.sum(axis=0), relation_push.sum(axis=0)])
+        moved = moved._replace(shared=values.shared + config.shared_share * config.value_share * both)
+    return moved
+
+
+def _add_logits(logits: Logits, batch: Facts, push: Float[Array, "token fact"], rate: Rates) -> Logits:
+    """Return the logits moved by `push`, summed over the batch, each part at its rate."""
+    subject, relation, template = push
+    by_relation = jnp.zeros_like(logits.relation).at[batch.relation].add(relation)
+    moved = Logits(
+        logits.shared + jnp.stack([rate.shared[0] * subject.sum(), rate.shared[1] * relation.sum()]),
+        logits.subject.at[batch.subject].add(rate.subject * subject),
+        logits.relation + rate.relation * by_relation,
+        logits.template + rate.template * template.sum(),
+        logits.shared_by_relation,
+        logits.subject_by_relation,
+    )
+    if not logits.shared_by_relation.size:
+        return moved
+    return moved._replace(
+        shared_by_relation=moved.shared_by_relation.at[batch.relation].add(rate.shared_by_relation * subject),
+        subject_by_relation=moved.subject_by_relation.at[batch.subject, batch.relation].add(
+            rate.subject_by_relation * subject
+        ),
+    )
+
+
+def weights(values: Values, logits: Logits, *, n_filler: int = 1) -> Weights:
+    """Return the model as its measurements see it, the last output as often as it stands for a filler."""
+    value: Any
+    value, logit = jax.tree.map(np.asarray, (values, logits))
+    subject_logit = logit.shared[0] + logit.subject
+    if logit.shared_by_relation.size:
+        subject_logit = subject_logit[:, None] + logit.shared_by_relation + logit.subject_by_relation
+    if n_filler > 1:
+        repeats = np.append(np.ones(value.template.shape[-1] - 1, int), n_filler)
+        value = jax.tree.map(lambda rows: np.repeat(rows, repeats, axis=-1), value)
+    is_shared = value.shared.any()
+    return Weights(
+        value.subject + value.shared[0] if is_shared else value.subject,
+        value.relation + value.shared[1] if is_shared else value.relation,
+        value.template,
+        subject_logit,
+        logit.shared[1] + logit.relation,
+        logit.template,
+    )

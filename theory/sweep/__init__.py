@@ -1,0 +1,1 @@
+"""Sweeps over whole regions of the parameters: resumable, shared by several processes, on a cluster too."""

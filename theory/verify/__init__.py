@@ -1,0 +1,1 @@
+"""Every result tested against simulation on fresh worlds."""

@@ -1,0 +1,69 @@
+"""R8, the window: the pretraining at which the arms' order of subject share reverses, predicted and measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from core import statistics
+from core.seeds import Cell
+from theory import measure, pipeline
+from theory.compare import Row
+from theory.config import Config
+from theory.law import flow
+from theory.pipeline import Simulation
+
+LEVELS = (500, 1000, 2000, 4000, 8000, 16000)
+"""Pretraining steps."""
+EXPONENTS = (0.8, 1.0, 1.2)
+"""Popularity exponents."""
+
+
+def boundary(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
+    """Return where t_top - t_bottom changes sign over pretraining, on a coarse grid; nothing for a real table's facts.
+
+    The grid's worlds are those of the simulations, pretrained anew at every level.
+    """
+    if config.facts.table is not None:
+        return []
+    cells, steps = [one.cell for one in simulations], np.array(LEVELS)
+    made, boundaries = [], []
+    for exponent in EXPONENTS:
+        # [level, world, (predicted, measured)]
+        lead = np.array([_leads(config, cells, exponent, level) for level in LEVELS])
+        found = np.array([[flow.window_boundary(steps, lead[:, w, k]) for k in (0, 1)] for w in range(len(cells))])
+        boundaries.append(found)
+        crossing = found[np.isfinite(found).all(axis=1)]
+        if len(crossing):
+            interval = statistics.mean_interval(crossing[:, 1])
+            made.append(
+                {"result": "R8", "arm": "top − bottom", "predicted": float(crossing[:, 0].mean())}
+                | {"measured": interval.mean, "low": interval.low, "high": interval.high, "verdict": "reported"}
+                | {"note": f"pretraining steps at which the shares' order reverses, popularity exponent {exponent}"}
+            )
+    distance = flow.boundary_distance(*np.concatenate(boundaries).T)
+    grid = f"{len(EXPONENTS)} exponents × {len(cells)} worlds, {len(LEVELS)} levels of pretraining"
+    note = f"median |Δ log2 steps| between predicted and measured boundary, {grid}"
+    return [*made, {"result": "R8", "arm": "top − bottom", "error": distance, "verdict": "reported", "note": note}]
+
+
+def _leads(config: Config, cells: Sequence[Cell], exponent: float, steps: int) -> list[tuple[float, float]]:
+    """Return each world's t_top - t_bottom after finetuning, predicted from its base model and measured."""
+    level = replace(
+        config,
+        facts=replace(config.facts, popularity_exponent=exponent),
+        pretrain=replace(config.pretrain, steps=steps),
+        n_records=1,
+    )
+    simulations = [one for group in pipeline.groups(level, cells) for one in pipeline.simulate(level, group)]
+    return [
+        (
+            _lead({arm: measure.predicted_path(level, one, arm).share for arm in ("top", "bottom")}),
+            _lead({arm: one.traces[arm].measured.subject_share for arm in ("top", "bottom")}),
+        )
+        for one in simulations
+    ]
+
+
+def _lead(shares: Mapping[str, np.ndarray]) -> float:
+    return float(shares["top"][-1] - shares["bottom"][-1])
