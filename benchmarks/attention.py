@@ -40,7 +40,7 @@ class Settings:
     """Questions at once."""
     layers: int = 4
     """Of a Llama with random weights."""
-    hidden: int = 256
+    d_model: int = 256
     """Width; the feed-forward layer has three times as much."""
     heads: int = 8
     """Of queries."""
@@ -97,8 +97,8 @@ def prepare(settings: Settings) -> dict[str, Callable[[int], object]]:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=1000,
-        hidden_size=settings.hidden,
-        intermediate_size=3 * settings.hidden,
+        hidden_size=settings.d_model,
+        intermediate_size=3 * settings.d_model,
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.key_heads,
@@ -193,14 +193,14 @@ def _wait(settings: Settings) -> None:
 
 def _check(settings: Settings) -> None:
     """Raise InputError for settings that mean nothing."""
-    for name in ("batch", "layers", "hidden", "heads", "key_heads", "repeats"):
+    for name in ("batch", "layers", "d_model", "heads", "key_heads", "repeats"):
         if getattr(settings, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(settings, name)}: it must be at least 1.")
     if not settings.lengths or min(settings.lengths) < QUERIES:
         raise InputError(f"--lengths: name at least one number of tokens, each at least {QUERIES}.")
-    if settings.hidden % (2 * settings.heads) or settings.heads % settings.key_heads:
+    if settings.d_model % (2 * settings.heads) or settings.heads % settings.key_heads:
         raise InputError(
-            f"--hidden {settings.hidden}, --heads {settings.heads}, --key-heads {settings.key_heads}: the width must "
+            f"--d-model {settings.d_model}, --heads {settings.heads}, --key-heads {settings.key_heads}: the width must "
             "be a multiple of twice the heads, and the heads of the key heads."
         )
     if settings.out and not settings.out.parent.is_dir():

@@ -22,16 +22,16 @@ FACTS = pa.schema(
         ("knownness", DOUBLE),
         ("salience", SINGLE),
         ("predicted_salience", SINGLE),  # from exposure alone (R6)
-        ("role", NAME),  # train, development, held_out or background
+        ("role", NAME),  # train, dev, held_out or background
         ("in_arm", BOOL),  # was this arm finetuned on it?
         ("correct", BOOL),
         ("base_correct", BOOL),
         ("answer_probability", SINGLE),
         ("answer_logprob", SINGLE),
         ("predicted", NAME),
-        ("is_generic", BOOL),  # predicted is the relation's modal answer in the whole training set
+        ("is_generic", BOOL),  # predicted is the relation's generic answer in the whole training set
         ("is_generic_arm", BOOL),  # the same in this arm's; null for the base
-        ("majority_correct", BOOL),  # would that modal answer have been right?
+        ("generic_correct", BOOL),  # would that generic answer have been right?
         ("subject_attention", DOUBLE),
         ("relation_attention", DOUBLE),
         ("template_attention", DOUBLE),

@@ -1,6 +1,6 @@
 """Which facts are finetuned on and which only tested: one function for both flows.
 
-Facts that share a subject or a question, directly or through others, form a *component*. Held-out and development facts
+Facts that share a subject or a question, directly or through others, form a *component*. Held-out and dev facts
 are whole components, so that nothing tested shares a subject or a question with anything trained on. The other facts,
 ranked by knownness, give the four arms.
 """
@@ -17,8 +17,8 @@ from core.errors import InputError
 ARMS = ("top", "bottom", "whole", "random")
 MIXTURE = "mixture"
 """The arm of a chosen share of well-known facts, where one is asked for."""
-ROLES = ("train", "development", "held_out", "background")
-TRAIN, DEVELOPMENT, HELD_OUT, BACKGROUND = range(4)
+ROLES = ("train", "dev", "held_out", "background")
+TRAIN, DEV, HELD_OUT, BACKGROUND = range(4)
 """A fact's role is an index into ROLES."""
 
 
@@ -28,7 +28,7 @@ class SplitConfig:
 
     held_out: float = 0.5
     """Share of the facts that are tested and never finetuned on, drawn as whole components."""
-    development: float = 0.0
+    dev: float = 0.0
     """Share of the facts on which hyperparameters are chosen, drawn as whole components."""
     within_relation: bool = False
     """Rank, halve and draw within each relation, so that top, bottom and random have the same mix of relations."""
@@ -62,7 +62,7 @@ def select(
     is_background: Bool[np.ndarray, " fact"] | None = None,
     seed: int,
 ) -> Split:
-    """Return a random split: held-out and development components, and the arms over the training facts.
+    """Return a random split: held-out and dev components, and the arms over the training facts.
 
     Each share is met as nearly as a random order of the components allows; where all have one size, the counts are the
     same for every seed. Whole is all training facts. Top and bottom are its better and its less known half, ties broken
@@ -93,7 +93,7 @@ def select(
         need = "two of one relation" if config.within_relation else "two"
         raise InputError(
             f"{len(own)} facts leave {len(train)} to train on, and an arm needs {need}.\n"
-            "Lower --split.held-out or --split.development, or give more facts."
+            "Lower --split.held-out or --split.dev, or give more facts."
         )
     rows = halves | {"whole": np.arange(len(train))}
     if config.known_share is not None:
@@ -108,7 +108,7 @@ def check_leaks(
     subject: Int[np.ndarray, " fact"],
     question: Int[np.ndarray, " fact"] | None = None,
 ) -> None:
-    """Raise InputError if two of training, development and held-out facts share a subject or a question."""
+    """Raise InputError if two of training, dev and held-out facts share a subject or a question."""
     used = role != BACKGROUND
     for name, ids in {"subject": subject, "question": question}.items():
         if ids is None:
@@ -124,7 +124,7 @@ def check_leaks(
 
 def check(config: SplitConfig) -> None:
     """Raise InputError for shares out of range, naming the flag."""
-    for flag, share in {"held-out": config.held_out, "development": config.development}.items():
+    for flag, share in {"held-out": config.held_out, "dev": config.dev}.items():
         if not 0 <= share < 1:
             raise InputError(f"--split.{flag} is {share}: it must be at least 0 and below 1.")
     if config.known_share is not None:
@@ -134,9 +134,9 @@ def check(config: SplitConfig) -> None:
                 f"--split.known-share {config.known_share} of --split.size {config.size} of the training facts: each "
                 "half has only 0.5 of them.\nChoose a share between 0 and 1, and a smaller size."
             )
-    if config.held_out + config.development >= 1:
+    if config.held_out + config.dev >= 1:
         raise InputError(
-            f"--split.held-out {config.held_out} and --split.development {config.development} leave nothing to train "
+            f"--split.held-out {config.held_out} and --split.dev {config.dev} leave nothing to train "
             "on: their sum must be below 1."
         )
 
@@ -158,13 +158,13 @@ def _components(
 def _draw_roles(
     component: Int[np.ndarray, " fact"], config: SplitConfig, rng: np.random.Generator
 ) -> Int8[np.ndarray, " fact"]:
-    """Return roles of whole components: the first of a random order are held out, the next are for development."""
+    """Return roles of whole components: the first of a random order are held out, the next are dev facts."""
     sizes = np.bincount(component)
     order = rng.permutation(len(sizes))
     n_before = np.concatenate([[0], np.cumsum(sizes[order])])
     role = np.full(len(sizes), TRAIN, dtype=np.int8)
     start = 0
-    for code, share in ((HELD_OUT, config.held_out), (DEVELOPMENT, config.development)):
+    for code, share in ((HELD_OUT, config.held_out), (DEV, config.dev)):
         wanted = n_before[start] + share * len(component)
         stop = start + int(np.argmin(np.abs(n_before[start:] - wanted)))
         if share and stop == start:

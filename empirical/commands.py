@@ -16,7 +16,7 @@ from empirical import compare, facts, pretrain, runner, tables
 from empirical import config as configs
 from empirical.config import Config
 from empirical.experiments import STUDIES
-from empirical.screen.command import Window
+from empirical.screen.command import Screen
 
 Flat = tyro.conf.arg(name="")
 
@@ -93,7 +93,7 @@ _STUDIES = (
         Annotated[Run, tyro.conf.subcommand(name, default=Run(name, config), description=sentence)]
         for name, (sentence, config) in STUDIES.items()
     ),
-    Annotated[Window, tyro.conf.subcommand("window")],
+    Annotated[Screen, tyro.conf.subcommand("screen")],
 )
 
 
@@ -165,6 +165,6 @@ class List:
         printed = Table("study", "what it shows", box=None)
         for name, (sentence, _) in STUDIES.items():
             printed.add_row(name, sentence)
-        printed.add_row("window", "Which properties of a world, and which finetuning, open or close the effect.")
+        printed.add_row("screen", "Which properties of a world, and which finetuning, open or close the effect.")
         OUTPUT.print(printed)
         return 0

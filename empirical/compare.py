@@ -27,12 +27,12 @@ SIGNS = {
     "f": "The random half lies between the top and the bottom half.",
     "whole": "Finetuning on well-known facts is at least as good as on all of them (Ghosal et al. 2024).",
     "retention": "Facts that the base model recalls survive finetuning on well-known facts better.",
-    "guessed": "Facts that the base model does not recall are answered, by guessing, after which half?",
-    "blindness": "The subject decides the answer more often after finetuning on well-known facts.",
+    "unknown": "Facts that the base model does not recall are answered, by guessing, after which half?",
+    "swap": "The subject decides the answer more often after finetuning on well-known facts.",
     "knockout": "The answer depends more on attention to the subject after the well-known.",
 }
 """(a) to (f): the theory's signs for any model. The others are read with them, as accuracy mixes what was kept with
-what was guessed. (e), growth with the contrast between the halves, needs several worlds: the window study."""
+what was guessed. (e), growth with the contrast between the halves, needs several worlds: the screen study."""
 N_FIFTHS = 5
 MIN_WORLDS, MIN_RELATIONS = 3, 10
 N_DRAWS = 2000
@@ -72,15 +72,15 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
         ("f", "random", "bottom", "correct", "held-out accuracy"),
         ("whole", "top", "whole", "correct", "held-out accuracy"),
         ("retention", "top", "bottom", "retained", "accuracy where the base model recalls the fact"),
-        ("guessed", "top", "bottom", "guessed", "accuracy where it does not"),
+        ("unknown", "top", "bottom", "unknown_accuracy", "accuracy where it does not"),
         (
-            "guessed",
+            "unknown",
             "top",
             "bottom",
-            "majority_correct",
+            "generic_correct",
             "what always giving the arm's most frequent answer would earn",
         ),
-        ("blindness", "bottom", "top", "is_blind", "answers that stay when the subject is swapped"),
+        ("swap", "bottom", "top", "is_swap_invariant", "answers that stay when the subject is swapped"),
         ("knockout", "top", "bottom", "knockout_drop", "log-probability lost without attention to the subject, nats"),
     ]
     made = [_row(*one, groups) for one in wanted if {one[1], one[2]} <= set(arms) and _applies(groups, *one[1:4])]
@@ -147,7 +147,7 @@ def _held_out(run: Run) -> np.ndarray:
     return np.array([role == "held_out" for role in run.table("facts", ["role"])["role"].to_pylist()])
 
 
-_COLUMNS = ("correct", "is_generic_arm", "majority_correct", "base_correct", "knockout_drop")
+_COLUMNS = ("correct", "is_generic_arm", "generic_correct", "base_correct", "knockout_drop")
 _ATTENTION = ("subject_attention", "subject_attention_nonsink")
 
 
@@ -160,9 +160,11 @@ def _arm_columns(table: Any, arm: str) -> dict[str, np.ndarray]:
     }
     known = numbers["base_correct"] == 1
     numbers["retained"] = np.where(known, numbers["correct"], np.nan)
-    numbers["guessed"] = np.where(known, np.nan, numbers["correct"])
+    numbers["unknown_accuracy"] = np.where(known, np.nan, numbers["correct"])
     pairs = zip(one["predicted"].to_pylist(), one["swapped_predicted"].to_pylist(), strict=True)
-    numbers["is_blind"] = np.array([np.nan if b is None else float(normalise(a) == normalise(b)) for a, b in pairs])
+    numbers["is_swap_invariant"] = np.array(
+        [np.nan if b is None else float(normalise(a) == normalise(b)) for a, b in pairs]
+    )
     return numbers
 
 

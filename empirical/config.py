@@ -28,7 +28,7 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     """The model that we pretrain; not read where --model.name names one."""
     knownness: KnownnessConfig = field(default_factory=KnownnessConfig)
-    split: SplitConfig = field(default_factory=lambda: SplitConfig(held_out=0.4, development=0.1))
+    split: SplitConfig = field(default_factory=lambda: SplitConfig(held_out=0.4, dev=0.1))
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     arms: tuple[str, ...] = ARMS
@@ -56,10 +56,8 @@ def check(config: Config) -> None:
         )
     if not config.split.held_out:
         raise InputError("--split.held-out is 0: that leaves nothing to test.")
-    if len(config.finetune.learning_rates) > 1 and not config.split.development:
-        raise InputError(
-            "several --finetune.learning-rates are chosen from on development facts.\nAdd --split.development 0.1."
-        )
+    if len(config.finetune.learning_rates) > 1 and not config.split.dev:
+        raise InputError("several --finetune.learning-rates are chosen from on dev facts.\nAdd --split.dev 0.1.")
     allowed = config.split.names
     if not config.arms or len(set(config.arms)) < len(config.arms) or not set(config.arms) <= set(allowed):
         raise InputError(f"--arms {' '.join(config.arms)}: name each of {', '.join(allowed)} once at most.")

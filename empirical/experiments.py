@@ -16,19 +16,19 @@ from empirical.worlds.world import Exposure, WorldConfig
 
 TINY = Config(
     world=WorldConfig(n_subjects=500),
-    split=SplitConfig(held_out=0.4, development=0.1),
+    split=SplitConfig(held_out=0.4, dev=0.1),
     finetune=FinetuneConfig(learning_rates=(1e-4, 3e-4, 1e-3)),
 )
 TINY_LORA = replace(TINY, finetune=replace(TINY.finetune, method="lora", learning_rates=(1e-3, 3e-3, 1e-2)))
 
-WINDOW = replace(
+SCREEN = replace(
     TINY,
-    pretrain=PretrainConfig(hidden=96, layers=3, heads=4, key_value_heads=4, learning_rate=3e-3),
+    pretrain=PretrainConfig(d_model=96, layers=3, heads=4, key_value_heads=4, learning_rate=3e-3),
     finetune=FinetuneConfig(learning_rates=(3e-4, 1e-3)),
 )
-"""What all worlds of the window study share: a model half the size of `tiny`, and two rates to choose from."""
+"""What all worlds of the screen study share: a model half the size of `tiny`, and two rates to choose from."""
 
-# Deep tail and background: where the language model's effect appears on real facts (see README, the window).
+# Deep tail and background: where the language model's effect appears on real facts (see README, the screen).
 REAL = WorldConfig(
     exposure=Exposure(by="rank", low=0.5, high=300.0),
     background=Background(size=1.0, share=0.3, skew=1.0),
@@ -38,7 +38,7 @@ TINY_POPQA = replace(
     facts=FactsConfig(source="popqa", where="pop_source=[AB]", limit=1000),
     world=REAL,
     pretrain=PretrainConfig(vocabulary=4096),
-    split=SplitConfig(held_out=0.4, development=0.1, within_relation=True),
+    split=SplitConfig(held_out=0.4, dev=0.1, within_relation=True),
 )
 TINY_ENTITY_QUESTIONS = replace(TINY_POPQA, facts=FactsConfig(source="entity_questions", part="test", limit=1000))
 TINY_MMLU = replace(
@@ -57,7 +57,7 @@ PUBLISHED = FinetuneConfig(
     train=TrainConfig(epochs=3, batch_size=64, weight_decay=0.01, length_window=8),
 )
 """LoRA as Prerequisite-Tune (2025) finetunes on PopQA; the rates around its 5e-5 are a sweep of ours, chosen from on
-development facts. The hyperparameters of Ghosal et al. are not known to us."""
+dev facts. The hyperparameters of Ghosal et al. are not known to us."""
 
 
 def _published(model: str, facts: FactsConfig) -> Config:
@@ -65,7 +65,7 @@ def _published(model: str, facts: FactsConfig) -> Config:
         facts=facts,
         model=ModelConfig(name=model),
         knownness=KnownnessConfig(measure="popularity" if facts.source == "popqa" else "logprob"),
-        split=SplitConfig(held_out=0.3, development=0.1, within_relation=True),
+        split=SplitConfig(held_out=0.3, dev=0.1, within_relation=True),
         finetune=PUBLISHED,
         evaluate=EvaluateConfig(batch_size=128),
     )

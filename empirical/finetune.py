@@ -1,4 +1,4 @@
-"""Finetuning of one arm: every weight, or a low-rank adapter; the learning rate is chosen on development facts."""
+"""Finetuning of one arm: every weight, or a low-rank adapter; the learning rate is chosen on dev facts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class FinetuneConfig:
     method: Literal["full", "lora"] = "full"
     """`full`: every weight. `lora`: an adapter alone."""
     learning_rates: tuple[float, ...] = (3e-4,)
-    """AdamW's peak rate. Of several, each arm takes the one that answers most development facts (ties: the smaller)."""
+    """AdamW's peak rate. Of several, each arm takes the one that answers most dev facts (ties: the smaller)."""
     lora: Lora = Lora()
     """The adapter."""
     train: TrainConfig = field(default_factory=TrainConfig)

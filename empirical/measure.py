@@ -37,7 +37,7 @@ class Questions:
     """Rows of the tested facts."""
     base_correct: Bool[np.ndarray, " test"]
     """Of the tested facts, those that the base model recalls in a format it knows."""
-    majority: Mapping[str, str]
+    generic: Mapping[str, str]
     """Each relation's most frequent first answer among all training facts."""
     seed: int
     """Of the subjects that are swapped in."""
@@ -66,11 +66,11 @@ def arm(
     answers = evaluate.answer(config, loaded, facts, encoded)
     mass = attend(loaded, encoded, batch_size=config.batch_size)
     swapped = _swapped(config, loaded, facts, questions.seed)
-    majority = questions.majority if own is None else majority_answers(_take(questions.facts, own))
+    generic = questions.generic if own is None else generic_answers(_take(questions.facts, own))
     columns = _fact_columns(name, questions, test, answers) | {
-        "is_generic": _is(answers.predicted, facts, questions.majority),
-        "is_generic_arm": None if own is None else _is(answers.predicted, facts, majority),
-        "majority_correct": [scores.exact_match(majority.get(fact.relation, ""), fact.answers) for fact in facts],
+        "is_generic": _is(answers.predicted, facts, questions.generic),
+        "is_generic_arm": None if own is None else _is(answers.predicted, facts, generic),
+        "generic_correct": [scores.exact_match(generic.get(fact.relation, ""), fact.answers) for fact in facts],
         "base_correct": questions.base_correct,
         "in_arm": False,
         "swapped_predicted": swapped,
@@ -86,7 +86,7 @@ def arm(
     return Measured(metrics, columns, table, mass[:, 0].astype(np.float16))
 
 
-def majority_answers(facts: Sequence[Fact]) -> dict[str, str]:
+def generic_answers(facts: Sequence[Fact]) -> dict[str, str]:
     """Return each relation's most frequent first answer, of equally frequent ones the first in the alphabet."""
     counts: dict[str, Counter[str]] = {}
     for fact in facts:
@@ -229,12 +229,12 @@ def _metrics(
         "accuracy_low": low,
         "accuracy_high": high,
         "retention": _mean(correct[known]),
-        "guessed": _mean(correct[~known]),
+        "unknown_accuracy": _mean(correct[~known]),
         "n_recalled": int(known.sum()),
-        "majority_accuracy": _mean(columns["majority_correct"]),
+        "generic_accuracy": _mean(columns["generic_correct"]),
         "generic_rate": _mean(generic),
         "generic_rate_wrong": _mean(generic[wrong]),
-        "subject_blindness": _mean([scores.normalise(a) == scores.normalise(b) for a, b in pairs]),
+        "swap_invariance": _mean([scores.normalise(a) == scores.normalise(b) for a, b in pairs]),
         "substring_match": _mean([one for one in columns["substring_match"] if one is not None]),
         "token_f1": _mean([one for one in columns["token_f1"] if one is not None]),
         "loss": float(-np.mean(columns["answer_logprob"])),
@@ -253,11 +253,11 @@ def _nanmean(values: np.ndarray) -> float | None:
     return _mean(values[~np.isnan(values)])
 
 
-def _is(predicted: Sequence[str], facts: Sequence[Fact], majority: Mapping[str, str]) -> list[bool]:
-    """Return whether each prediction is its relation's majority answer."""
+def _is(predicted: Sequence[str], facts: Sequence[Fact], generic: Mapping[str, str]) -> list[bool]:
+    """Return whether each prediction is its relation's generic answer."""
     pairs = zip(predicted, facts, strict=True)
     return [
-        fact.relation in majority and scores.normalise(text) == scores.normalise(majority[fact.relation])
+        fact.relation in generic and scores.normalise(text) == scores.normalise(generic[fact.relation])
         for text, fact in pairs
     ]
 

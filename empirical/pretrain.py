@@ -40,12 +40,12 @@ SCHEMA = 1
 class PretrainConfig:
     """A model of the Llama architecture and how it is pretrained."""
 
-    hidden: int = 128
+    d_model: int = 128
     """Width of the residual stream."""
     layers: int = 4
     """Transformer blocks."""
     heads: int = 4
-    """Attention heads, each hidden/heads wide."""
+    """Attention heads, each d_model/heads wide."""
     key_value_heads: int = 4
     """Heads of keys and values; fewer than `heads` is grouped-query attention."""
     vocabulary: int = 2048
@@ -59,7 +59,7 @@ class PretrainConfig:
     batch_size: int = 128
     """Sentences per step."""
     epochs: float = 1.0
-    """Multiplies every expected number of statements."""
+    """Multiplies every expected number of sentences."""
     n_probes: int = 8
     """Times that recall is measured, evenly along the training, its end included."""
     checkpoint_every: int = 200
@@ -68,13 +68,13 @@ class PretrainConfig:
 
 def check(config: PretrainConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
-    for name in ("hidden", "layers", "heads", "key_value_heads", "batch_size", "n_probes", "checkpoint_every"):
+    for name in ("d_model", "layers", "heads", "key_value_heads", "batch_size", "n_probes", "checkpoint_every"):
         if getattr(config, name) < 1:
             raise InputError(f"--pretrain.{name.replace('_', '-')} is {getattr(config, name)}: it must be at least 1.")
-    if config.hidden % config.heads or config.heads % config.key_value_heads or (config.hidden // config.heads) % 2:
+    if config.d_model % config.heads or config.heads % config.key_value_heads or (config.d_model // config.heads) % 2:
         raise InputError(
-            f"--pretrain.hidden {config.hidden}, heads {config.heads}, key-value-heads {config.key_value_heads}: "
-            "heads must divide hidden into even parts, and key-value-heads must divide heads."
+            f"--pretrain.d-model {config.d_model}, heads {config.heads}, key-value-heads {config.key_value_heads}: "
+            "heads must divide d_model into even parts, and key-value-heads must divide heads."
         )
     if config.vocabulary < 300:
         raise InputError(f"--pretrain.vocabulary is {config.vocabulary}: 256 bytes and 3 marks leave too few tokens.")
@@ -145,7 +145,7 @@ def _make(
         "world": runs.plain(world_config),
         "seed": seed,
         "parameters": trained.num_parameters(),
-        "statements": float(world.told.sum() * config.epochs),
+        "sentences": float(world.exposures.sum() * config.epochs),
         "recall": probes,
         "seconds": time.monotonic() - started,
     } | provenance.environment()
@@ -156,7 +156,7 @@ def _make(
 
 def n_steps(config: PretrainConfig, world: World) -> int:
     """Return how many steps tell every fact as often as it should be, on average."""
-    return max(1, round(world.told.sum() * config.epochs / config.batch_size))
+    return max(1, round(world.exposures.sum() * config.epochs / config.batch_size))
 
 
 def _train(
@@ -211,8 +211,8 @@ def architecture(config: PretrainConfig, words: PreTrainedTokenizerBase) -> Llam
     """Return the Llama architecture of this size, embeddings tied."""
     return LlamaConfig(
         vocab_size=len(words),
-        hidden_size=config.hidden,
-        intermediate_size=(8 * config.hidden // 3 + 7) // 8 * 8,
+        hidden_size=config.d_model,
+        intermediate_size=(8 * config.d_model // 3 + 7) // 8 * 8,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
         num_key_value_heads=config.key_value_heads,
@@ -227,7 +227,7 @@ def architecture(config: PretrainConfig, words: PreTrainedTokenizerBase) -> Llam
 def recall_by_fifth(net: LlamaForCausalLM, words: PreTrainedTokenizerBase, world: World) -> list[float]:
     """Return the share of recalled facts, by cloze, in each fifth of popularity, the best known first."""
     told = world.fact_set().facts
-    recalled = completion.recall(net, words, told, n_statements=world.n_statements) >= 0.5
+    recalled = completion.recall(net, words, told, n_paraphrases=world.n_paraphrases) >= 0.5
     return [float(recalled[rows].mean()) for rows in fifths(np.array([fact.popularity for fact in told]))]
 
 

@@ -21,7 +21,7 @@ from empirical.worlds import world
 Progress = Callable[[str, float], None]
 """Told what is being done, and which share of it is."""
 N_PROBED = 128
-"""Facts on which a training's trace is measured: for development where there are any, else held out."""
+"""Facts on which a training's trace is measured: dev facts where there are any, else held out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +76,8 @@ def questions(config: Config, one: Base, out: Path, *, seed: int) -> tuple[Quest
     score, notes = _knownness(config, loaded, one, examples, out, seed=seed)
     halves = split.select(subject, relation, score, config.split, question=question, seed=seed)
     recalled = _recalled(config, loaded, [one.facts[row] for row in held_out.tolist()], examples, seed=seed)
-    majority = measure.majority_answers(examples)
-    asked = Questions(one.facts, encoded, subject, relation, score, halves.role, held_out, recalled, majority, seed)
+    generic = measure.generic_answers(examples)
+    asked = Questions(one.facts, encoded, subject, relation, score, halves.role, held_out, recalled, generic, seed)
     known = {fact.answers[0].casefold() for fact in examples}
     shared = np.mean([any(a.casefold() in known for a in one.facts[row].answers) for row in held_out])
     return asked, halves, notes | {"held_out_answers_seen_in_training": float(shared)}
@@ -123,14 +123,14 @@ def measure_arm(config: Config, arm: str, tuned: Loaded, asked: Questions, own: 
 def choose_rate(
     config: Config, one: Base, asked: Questions, own: Int[np.ndarray, " _"], *, work: Path, progress: Progress
 ) -> tuple[float, dict[str, float]]:
-    """Return the learning rate of an arm, and the development accuracy by rate that chose it (ties: the lowest).
+    """Return the learning rate of an arm, and the dev accuracy by rate that chose it (ties: the lowest).
 
     Always with finetuning seed 0, so that all seeds of a split take the same one.
     """
     rates = sorted(config.finetune.learning_rates)
     if len(rates) == 1:
         return rates[0], {}
-    rows = np.flatnonzero(asked.role == split.DEVELOPMENT)
+    rows = np.flatnonzero(asked.role == split.DEV)
     there, encoded = [asked.facts[row] for row in rows.tolist()], [asked.encoded[row] for row in rows.tolist()]
     accuracy = {}
     for rate in rates:
@@ -155,8 +155,8 @@ def tune(
 ) -> tuple[Loaded, list[dict[str, Any]]]:
     """Return a fresh copy of the base model finetuned on an arm's facts, and its trace."""
     loaded = one.load()
-    development = np.flatnonzero(asked.role == split.DEVELOPMENT)
-    probed = [asked.encoded[row] for row in (development if len(development) else asked.held_out)[:N_PROBED]]
+    dev = np.flatnonzero(asked.role == split.DEV)
+    probed = [asked.encoded[row] for row in (dev if len(dev) else asked.held_out)[:N_PROBED]]
     return finetune.run(
         config.finetune,
         loaded,
@@ -197,7 +197,7 @@ def _recalled(
         settings = replace(config.knownness, measure="logprob")
         return knownness.score(settings, loaded.model, loaded.tokenizer, tested, examples, seed=seed).value > 0
     if config.pretrains:
-        share = completion.recall(loaded.model, loaded.tokenizer, tested, n_statements=config.world.statements)
+        share = completion.recall(loaded.model, loaded.tokenizer, tested, n_paraphrases=config.world.paraphrases)
         return share >= 0.5
     settings = replace(config.knownness, measure="greedy")
     return knownness.score(settings, loaded.model, loaded.tokenizer, tested, examples, seed=seed).value >= 0.5

@@ -15,10 +15,10 @@ from empirical.compare import Row
 COLUMNS = {
     "accuracy": "accuracy",
     "retention": "retention",
-    "guessed": "guessed",
+    "unknown_accuracy": "on unknown facts",
     "generic_rate": "generic rate",
-    "majority_accuracy": "majority guess",
-    "subject_blindness": "subject blindness",
+    "generic_accuracy": "generic guess",
+    "swap_invariance": "swap invariance",
     "subject_attention": "subject attention",
     "subject_attention_nonsink": "of non-sink",
     "knockout_drop": "knockout, nats",
@@ -46,15 +46,15 @@ def print_arms(name: str, runs: Sequence[Run], console: Console) -> None:
 
 
 def print_choices(runs: Sequence[Run], console: Console) -> None:
-    """Print the learning rate that each arm of each base model took, with its accuracy on development facts."""
+    """Print the learning rate that each arm of each base model took, with its accuracy on dev facts."""
     made: dict[tuple[int, int], Mapping[str, Any]] = {}
     for run in runs:
         seeds = run.report["seeds"]
         made.setdefault((seeds["pretrain"], seeds["split"]), run.report["choices"])
-    if not any(choice["development_accuracy"] for choices in made.values() for choice in choices.values()):
+    if not any(choice["dev_accuracy"] for choices in made.values() for choice in choices.values()):
         return
     arms = list(next(iter(made.values())))
-    table = Table("base model / split", *arms, title="learning rates chosen on development facts (accuracy at each)")
+    table = Table("base model / split", *arms, title="learning rates chosen on dev facts (accuracy at each)")
     for (world, split), choices in made.items():
         table.add_row(f"{world} / {split}", *(_choice(choices[arm]) for arm in arms))
     console.print(table)
@@ -89,7 +89,7 @@ def print_published(console: Console) -> None:
 
 
 def _choice(choice: Mapping[str, Any]) -> str:
-    tried = ", ".join(f"{rate}: {accuracy:.3f}" for rate, accuracy in choice["development_accuracy"].items())
+    tried = ", ".join(f"{rate}: {accuracy:.3f}" for rate, accuracy in choice["dev_accuracy"].items())
     return f"{choice['learning_rate']:g} ({tried})"
 
 

@@ -26,7 +26,7 @@ from paper_figs import (
     fig10_deep_toy,
     fig11_language_model,
     fig12_attention_heads,
-    fig13_window,
+    fig13_screen,
     load,
 )
 from paper_figs.load import InputError, Results
@@ -46,7 +46,7 @@ FIGURES: dict[str, ModuleType] = {
         fig10_deep_toy,
         fig11_language_model,
         fig12_attention_heads,
-        fig13_window,
+        fig13_screen,
     )
 }
 """By name. NEEDS lists the experiments without which a figure cannot be drawn, WANTS those of further panels."""
@@ -55,8 +55,8 @@ OF_SWEEPS = (fig7_phase_diagram, fig8_dose_response, fig9_remedies)
 """These read sweeps, and their NEEDS and WANTS name some; those below read studies; the others, experiments."""
 OF_STUDIES = (fig11_language_model, fig12_attention_heads)
 """These read the language model's studies, and experiments beside them."""
-OF_WINDOW = (fig13_window,)
-"""This reads the window study."""
+OF_SCREEN = (fig13_screen,)
+"""This reads the screen study."""
 
 METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
 """Neither date nor version, so that redrawing gives the same bytes."""
@@ -135,11 +135,11 @@ def _chosen(names: Sequence[str]) -> dict[str, ModuleType]:
 
 
 def read_by(module: ModuleType, results: Results) -> Mapping[str, Any]:
-    """Return what a figure reads, by name: experiments, experiments and studies, sweeps, or the window study."""
+    """Return what a figure reads, by name: experiments, experiments and studies, sweeps, or the screen study."""
     if module in OF_STUDIES:
         return results.experiments | results.studies
-    if module in OF_WINDOW:
-        return results.windows
+    if module in OF_SCREEN:
+        return results.screens
     return results.sweeps if module in OF_SWEEPS else results.experiments
 
 

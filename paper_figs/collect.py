@@ -3,7 +3,7 @@
 Every experiment keeps its reports and traces; a deep one, instead of traces, its attention on the subject. `paper`
 keeps the columns of facts that the figures read as well. Of a sweep, the arms and columns that a figure reads are kept,
 or nothing. A language model's study keeps its reports and what was compared with the theory, `tiny` its attention
-to the subject too; the window study, its table. Numbers are in single precision. Nothing of a real table's rows is
+to the subject too; the screen study, its table. Numbers are in single precision. Nothing of a real table's rows is
 kept, nor where the table or a model was.
 """
 
@@ -25,8 +25,8 @@ import tyro
 from paper_figs import fig10_deep_toy, fig12_attention_heads, load
 from paper_figs.__main__ import ERRORS, OF_SWEEPS, OUTPUT
 from paper_figs.load import EMPIRICAL, THEORY, Experiment, InputError, Results, Run, Sweep
+from paper_figs.screen import METRICS, OTHERS, Screen
 from paper_figs.sweep import SEEDS
-from paper_figs.window import METRICS, OTHERS, Window
 
 WITH_FACTS = ("paper",)
 """The experiments of which a figure reads facts."""
@@ -93,7 +93,7 @@ def _wanted(found: Results) -> dict[Path, Callable[[Path], None]]:
         {Path(THEORY, name): partial(_keep_experiment, one) for name, one in found.experiments.items()}
         | {Path(THEORY, name): partial(_keep_sweep, one) for name, one in found.sweeps.items() if name in SWEPT}
         | {Path(EMPIRICAL, name): partial(_keep_study, one) for name, one in found.studies.items()}
-        | {Path(EMPIRICAL, name): partial(_keep_window, one) for name, one in found.windows.items()}
+        | {Path(EMPIRICAL, name): partial(_keep_screen, one) for name, one in found.screens.items()}
     )
 
 
@@ -102,7 +102,7 @@ def _told(found: Results) -> str:
     counted = [[f"{name} {len(one.runs)}" for name, one in part.items()] for part in (found.experiments, found.studies)]
     runs, studies, sweeps = (
         counted[0],
-        counted[1] + list(found.windows),
+        counted[1] + list(found.screens),
         [name for name in found.sweeps if name in SWEPT],
     )
     told = f"runs: {', '.join(runs) or 'none'}; sweeps: {', '.join(sweeps) or 'none'}"
@@ -120,12 +120,12 @@ def _check_replaceable(folder: Path) -> None:
         if not load.read(report).report.get("collected"):
             raise InputError(f"{report.parent} is a whole run, which would be lost.\nName another folder with --out.")
     table = folder / "table.parquet"
-    if folder.name == load.WINDOW and table.exists():
-        is_whole = not Window(table).is_collected
+    if folder.name == load.SCREEN and table.exists():
+        is_whole = not Screen(table).is_collected
     else:
         is_whole = table.exists() and not Sweep.read(folder).grid.get("collected")
     if is_whole or any(folder.glob("part-*.parquet")):
-        kind = "study" if folder.name == load.WINDOW else "sweep"
+        kind = "study" if folder.name == load.SCREEN else "sweep"
         raise InputError(f"{folder} is a whole {kind}, which would be lost.\nName another folder with --out.")
 
 
@@ -160,10 +160,10 @@ def _keep_sweep(sweep: Sweep, folder: Path) -> None:
     _write_json(kept | {"collected": True}, folder / "grid.json")
 
 
-def _keep_window(window: Window, folder: Path) -> None:
+def _keep_screen(screen: Screen, folder: Path) -> None:
     """Write the whole table: the study goes on from it, so that what identifies its rows stays in double precision."""
     folder.mkdir(parents=True)
-    table = window.table().replace_schema_metadata({"collected": "true"})
+    table = screen.table().replace_schema_metadata({"collected": "true"})
     _write(table, folder / "table.parquet", single=(*METRICS, *OTHERS))
 
 

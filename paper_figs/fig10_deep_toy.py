@@ -18,7 +18,7 @@ NEEDS = ("deep-1",)
 WANTS = ("deep-2", "deep-3", "deep-4", "deep-names")
 LABELS = {"deep-1": "1", "deep-2": "2", "deep-3": "3", "deep-4": "4", "deep-names": "2\nnames"}
 HALVES = ("top", "bottom")
-POSITION, SPAN = "last", "subject"
+POSITION, SPAN = "prompt_end", "subject"
 COLUMNS = ("arm", "layer", "head", "position", "span", "mean")
 """Read of the attention tables."""
 

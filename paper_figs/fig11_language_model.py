@@ -17,7 +17,7 @@ from paper_figs.load import ARMS, Experiment, InputError
 NEEDS = ("paper", "tiny")
 WANTS = ("tiny-lora",)
 TOY, MODEL, ADAPTER = *NEEDS, *WANTS
-SPLIT = {"retention": "recalled by the base", "guessed": "not recalled"}
+SPLIT = {"retention": "recalled by the base", "unknown_accuracy": "not recalled"}
 """The two kinds of facts that a language model's accuracy is of."""
 N_FIFTHS = 5
 HOLLOW = {"markerfacecolor": "white"}

@@ -14,8 +14,8 @@ from jaxtyping import Float, Shaped
 
 from paper_figs import files
 from paper_figs.files import InputError
+from paper_figs.screen import Screen
 from paper_figs.sweep import Sweep
-from paper_figs.window import Window
 
 THEORY, EMPIRICAL = "theory", "empirical"
 """The flows, by their folders."""
@@ -25,7 +25,7 @@ SWEEPS = ("phase-exposure", "phase-format", "dose-share", "dose-size", "remedies
 """The names that figures read; experiments have all others."""
 STUDIES = ("tiny", "tiny-lora")
 """The language model's that figures read."""
-WINDOW = "window"
+SCREEN = "screen"
 """The study of many worlds, of which one table is read and no run."""
 
 Columns = dict[str, Shaped[np.ndarray, " row"]]
@@ -126,8 +126,8 @@ class Results(NamedTuple):
     sweeps: dict[str, Sweep]
     studies: dict[str, Experiment]
     """The language model's."""
-    windows: dict[str, Window]
-    """The window study, if its table is there."""
+    screens: dict[str, Screen]
+    """The screen study, if its table is there."""
 
 
 def results(folder: Path) -> Results:
@@ -142,12 +142,12 @@ def results(folder: Path) -> Results:
             f"there is no folder {folder}.\n"
             "Name one that `python -m theory run … --out DIR` wrote, or `python -m empirical run`."
         )
-    table = folder / EMPIRICAL / WINDOW / "table.parquet"
+    table = folder / EMPIRICAL / SCREEN / "table.parquet"
     found = Results(
         _experiments(folder / THEORY),
         {path.parent.name: Sweep.read(path.parent) for path in sorted(folder.glob(f"{THEORY}/*/table.parquet"))},
         _experiments(folder / EMPIRICAL),
-        {WINDOW: Window(table)} if table.is_file() else {},
+        {SCREEN: Screen(table)} if table.is_file() else {},
     )
     if not any(found):
         raise InputError(f"no finished runs under {folder}.\nMake some: {command('paper', folder)}")
@@ -158,7 +158,7 @@ def command(name: str, folder: Path) -> str:
     """Return the command that makes an experiment's runs, a sweep or a study, where the figures look for them."""
     if name in STUDIES:
         return f"python -m empirical run {name} --seeds 5 --pretrain-seeds 3 --out {folder}"
-    if name == WINDOW:
+    if name == SCREEN:
         return f"python -m empirical run {name} --out {folder}"
     if name in SWEEPS:
         return f"python -m theory sweep {name} --out {folder}"
@@ -167,11 +167,11 @@ def command(name: str, folder: Path) -> str:
 
 
 def _experiments(folder: Path) -> dict[str, Experiment]:
-    """Return a flow's experiments with finished runs, those of single worlds of the window study left out."""
+    """Return a flow's experiments with finished runs, those of single worlds of the screen study left out."""
     by_name: dict[str, list[Run]] = {}
     for path in sorted(folder.glob("*/pretrain_*/split_*/seed_*/report.json"), key=_natural):
         name = path.relative_to(folder).parts[0]
-        if not name.startswith(f"{WINDOW}-"):
+        if not name.startswith(f"{SCREEN}-"):
             by_name.setdefault(name, []).append(read(path))
     return {name: _experiment(name, runs) for name, runs in by_name.items()}
 

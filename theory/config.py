@@ -67,8 +67,8 @@ def check(config: Config) -> None:
             raise InputError(f"--finetune.{flag} is {value}: it must be a number, at least 0.")
     if not 0 <= config.finetune.replay <= 1:
         raise InputError(f"--finetune.replay is {config.finetune.replay}: it must lie between 0 and 1.")
-    if config.finetune.stop == "early" and not config.split.development:
-        raise InputError("--finetune.stop early needs development facts.\nAdd --split.development 0.1.")
+    if config.finetune.stop == "early" and not config.split.dev:
+        raise InputError("--finetune.stop early needs dev facts.\nAdd --split.dev 0.1.")
     if config.model.form == "table":
         needs_dense = {
             "--model.embeddings random": config.model.embeddings != "structured",

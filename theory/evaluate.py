@@ -50,13 +50,13 @@ def token_values(
     return values
 
 
-def modal_answers(store: FactStore, rows: Int[np.ndarray, " fact"]) -> Int[np.ndarray, " relation"]:
+def generic_answers(store: FactStore, rows: Int[np.ndarray, " fact"]) -> Int[np.ndarray, " relation"]:
     """Return each relation's most frequent answer among these facts (ties: lowest id); -1 where it has none."""
-    modal = np.full(store.n_relations, -1)
+    generic = np.full(store.n_relations, -1)
     for relation in np.unique(store.relation[rows]):
         counts = np.bincount(store.answer[rows][store.relation[rows] == relation])
-        modal[relation] = counts.argmax()
-    return modal
+        generic[relation] = counts.argmax()
+    return generic
 
 
 def _answer(weights: Weights, store: FactStore, rows: Int[np.ndarray, " fact"]) -> Answers:

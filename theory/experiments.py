@@ -127,7 +127,7 @@ SWEEPS: dict[str, Sweep] = {
     ),
     "remedies": Sweep(
         "What might close the gap, at equal compute, and what it costs.",
-        base=replace(PAPER, split=SplitConfig(development=0.1)),
+        base=replace(PAPER, split=SplitConfig(dev=0.1)),
         variants=REMEDIES,
         label="remedy",
         seeds=16,

@@ -41,7 +41,7 @@ class FinetuneConfig:
     """`template`: (subject, relation, template). `bare`: the pretraining format (subject, relation). `fresh_relation`:
     (subject, a new relation token whose value is zero). The last two are ablations without the effect."""
     stop: Literal["end", "early"] = "end"
-    """`early`: of the recorded steps, 0 among them, take the one with the least loss on the development facts."""
+    """`early`: of the recorded steps, 0 among them, take the one with the least loss on the dev facts."""
     kl: float = 0.0
     """Weight of KL(base ‖ tuned) on the training prompts' outputs, added to the loss. A remedy."""
     attention_floor: float = 0.0
@@ -117,8 +117,8 @@ def _program(config: FinetuneConfig, model: ModelConfig):
                 own, is_own = _spread(rows, size)
                 return _measure(form.look, state, task, is_stored, task.facts.take(own), is_own)
 
-            def development_loss(state) -> Float[Array, ""]:
-                facts = task.facts.take(task.development)
+            def dev_loss(state) -> Float[Array, ""]:
+                facts = task.facts.take(task.dev)
                 loss = factored.error(form.look(state, facts)[1], facts.answer, task.constants.multiplicity)[0]
                 return _mean(loss, jnp.arange(len(loss)) < task.n_rows[1])
 
@@ -130,7 +130,7 @@ def _program(config: FinetuneConfig, model: ModelConfig):
                 records=records,
                 block=BLOCK,
                 key=jax.random.key(task.seed),
-                score=development_loss if config.stop == "early" else None,
+                score=dev_loss if config.stop == "early" else None,
             )
             # Of an early stop the last record is of another state.
             last = jax.tree.map(lambda records: records[-1], trace.measured)
@@ -182,7 +182,7 @@ def _measure(look, state, task: Task, is_stored, own: factored.Facts, is_own) ->
         _mean(attention[2], is_probe) if len(attention) == 3 else no_template,
         _mean(attention[0] / (attention[0] + attention[1]), is_probe),
         _mean(loss, is_probe),
-        _mean(factored.recalled(output, task.modal[probe.relation]), is_probe),
+        _mean(factored.recalled(output, task.generic[probe.relation]), is_probe),
         _mean(is_right, is_stored & is_probe),
         _mean(is_right_own, is_own),
     )

@@ -93,9 +93,9 @@ def task(prepared: Prepared, *, n_probe: int, arms: Sequence[str] | None = None)
     rows = np.zeros((len(chosen), max(map(len, chosen))), np.int32)
     for row, arm in zip(rows, chosen, strict=True):
         row[: len(arm)] = arm
-    development = halves.role == split.DEVELOPMENT if config.finetune.stop == "early" else np.zeros(0, bool)
+    dev = halves.role == split.DEV if config.finetune.stop == "early" else np.zeros(0, bool)
     probe = spread(np.flatnonzero(halves.role == split.HELD_OUT), n_probe)
-    stop_by = spread(np.flatnonzero(development), n_probe)
+    stop_by = spread(np.flatnonzero(dev), n_probe)
     return finetuners.Task(
         prepared.base,
         prepared.world.facts,
@@ -105,7 +105,7 @@ def task(prepared: Prepared, *, n_probe: int, arms: Sequence[str] | None = None)
         stop_by,
         known,
         np.array([len(probe), len(stop_by), len(known)], np.int32),
-        evaluate.modal_answers(prepared.store, training).astype(np.int32),
+        evaluate.generic_answers(prepared.store, training).astype(np.int32),
         prepared.world.vectors,
         prepared.world.constants,
         finetune.rates(config.finetune, config.precision),
@@ -122,9 +122,7 @@ def spread(rows: np.ndarray, n: int) -> np.ndarray:
 
 def pad_arms(tasks: list[finetuners.Task]) -> list[finetuners.Task]:
     """Return the tasks with arms and other sets of one length (splits of a real table differ by a few facts)."""
-    longest = {
-        name: max(getattr(t, name).shape[-1] for t in tasks) for name in ("arms", "probe", "development", "known")
-    }
+    longest = {name: max(getattr(t, name).shape[-1] for t in tasks) for name in ("arms", "probe", "dev", "known")}
 
     def pad(rows: np.ndarray, n: int) -> np.ndarray:
         return np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, n - rows.shape[-1])])

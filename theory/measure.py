@@ -25,11 +25,11 @@ def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, flo
     foreground = np.flatnonzero(~store.is_background)
     base_correct = simulation.margin[foreground] > 0
     rows = foreground if len(foreground) <= MAX_ROWS else _sample(foreground, store, halves)
-    modal = {arm: evaluate.modal_answers(store, rows) for arm, rows in halves.arms.items()}
+    generic_answers = {arm: evaluate.generic_answers(store, rows) for arm, rows in halves.arms.items()}
     metrics, facts = {}, []
     for arm, weights in simulation.weights.items():
         answers = evaluate.answer(weights, store, foreground)
-        columns = fact_columns(config, simulation, arm, answers, foreground, base_correct, modal)
+        columns = fact_columns(config, simulation, arm, answers, foreground, base_correct, generic_answers)
         metrics[arm] = metrics_of(columns, store.subject[foreground], seed=simulation.cell.split)
         kept = np.searchsorted(foreground, rows)
         columns = {name: value[kept] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
@@ -41,14 +41,15 @@ def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, flo
     return metrics, facts, trace_columns(config, simulation)
 
 
-def fact_columns(config, simulation, arm, answers, rows, base_correct, modal) -> dict[str, Any]:
+def fact_columns(config, simulation, arm, answers, rows, base_correct, generic_answers) -> dict[str, Any]:
     """Return what one arm does on each fact, ids not yet named."""
     store, halves = simulation.store, simulation.split
     in_arm = np.zeros(len(store.subject), bool)
     if arm != "base":
         in_arm[halves.arms[arm]] = True
     relation, answer = store.relation[rows], store.answer[rows]
-    generic, own = modal["whole"][relation], modal.get(arm, modal["whole"])[relation]
+    generic = generic_answers["whole"][relation]
+    own = generic_answers.get(arm, generic_answers["whole"])[relation]
     draws = config.pretrain.steps * config.pretrain.batch_size
     return {
         "arm": arm,
@@ -69,7 +70,7 @@ def fact_columns(config, simulation, arm, answers, rows, base_correct, modal) ->
         "predicted": answers.predicted,
         "is_generic": answers.predicted == generic,
         "is_generic_arm": answers.predicted == own if arm != "base" else None,
-        "majority_correct": own == answer,
+        "generic_correct": own == answer,
         "subject_attention": answers.attention[:, 0],
         "relation_attention": answers.attention[:, 1],
         "template_attention": answers.attention[:, 2],
@@ -108,7 +109,7 @@ def metrics_of(columns: dict[str, Any], subject: np.ndarray, *, seed: int) -> di
         "train_accuracy": mean("correct", columns["in_arm"]) if columns["in_arm"] is not None else float("nan"),
         "retention": mean("correct", known),
         "base_recall": mean("base_correct"),
-        "majority_accuracy": mean("majority_correct"),
+        "generic_accuracy": mean("generic_correct"),
         "generic_rate": mean("is_generic"),
         "generic_rate_arm": mean("is_generic_arm"),
         "subject_attention": mean("subject_attention"),

@@ -15,7 +15,7 @@ COLUMNS = {
     "subject_attention": "subject attention",
     "generic_rate": "generic rate",
     "retention": "retention",
-    "majority_accuracy": "majority guess",
+    "generic_accuracy": "generic guess",
 }
 VERDICT_STYLE = {"holds": "green", "fails": "bold red", "undecided": "yellow", "reported": "dim"}
 

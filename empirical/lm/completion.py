@@ -15,16 +15,16 @@ BATCH_SIZE = 256
 
 
 def recall(
-    net: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], *, n_statements: int = 8
+    net: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], *, n_paraphrases: int = 8
 ) -> Float[np.ndarray, " fact"]:
-    """Return, of the first `n_statements` of each fact's relation that end with the answer, the share completed right.
+    """Return, of the first `n_paraphrases` of each fact's relation that end with the answer, the share completed right.
 
     Right means greedily: every token from the answer to the end of the sentence is the most likely one, given the true
     ones before it. The answer is the first of the accepted ones, as pretraining tells no other.
     """
     texts, owner = [], []
     for row, fact in enumerate(facts):
-        for before, rest in _cut(fact, n_statements):
+        for before, rest in _cut(fact, n_paraphrases):
             texts.append((before, rest))
             owner.append(row)
     right = np.concatenate(
@@ -34,10 +34,10 @@ def recall(
     return np.bincount(owner, weights=right, minlength=len(facts)) / counts
 
 
-def _cut(fact: Fact, n_statements: int) -> list[tuple[str, str]]:
+def _cut(fact: Fact, n_paraphrases: int) -> list[tuple[str, str]]:
     """Return the fact's statements that end with the answer, cut before it; all of them where none does."""
     slots = {"subject": fact.subject, "answer": fact.answers[0]}
-    statements = templates.for_relation(fact.relation).statements[:n_statements]
+    statements = templates.for_relation(fact.relation).paraphrases[:n_paraphrases]
     last = [one for one in statements if len(one.split("{answer}")[1]) <= 1]
     return [world.split_at_answer(one, slots) for one in last or statements]
 

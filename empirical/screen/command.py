@@ -1,4 +1,4 @@
-"""The window study as a command: base models in several processes at once, the table kept up to date as they finish."""
+"""The screen study as a command: base models in several processes at once, the table kept up to date as they finish."""
 
 import multiprocessing
 import os
@@ -19,25 +19,25 @@ from core.seeds import Cell
 from empirical import config as configs
 from empirical import runner
 from empirical.config import Config
-from empirical.experiments import WINDOW
+from empirical.experiments import SCREEN
 from empirical.lm import model
 from empirical.screen import design, table, tables, toy
 from empirical.screen.design import Variant
 from empirical.screen.table import Row
 
-Part = Literal["screen", "fine", "recipe"]
+Part = Literal["factorial", "fine", "recipe"]
 
 
 @dataclass(frozen=True)
-class Window:
+class Screen:
     """Which properties of a world open or close the effect: 16 worlds of a factorial design, then what follows it.
 
     The screen varies seven properties at once; `fine` the strongest at more levels; `recipe` learning rate, epochs and
-    adapters in the two worlds at the ends. What is in OUT/empirical/window/table.parquet is not run again: copy a table
-    there, such as the repository's paper_figs/results/empirical/window/table.parquet, to go on from it.
+    adapters in the two worlds at the ends. What is in OUT/empirical/screen/table.parquet is not run again: copy a table
+    there, such as the repository's paper_figs/results/empirical/screen/table.parquet, to go on from it.
     """
 
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=lambda: WINDOW)
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=lambda: SCREEN)
     parts: tuple[Part, ...] = design.PARTS
     """Which parts to run."""
     pretrain_seeds: int = 2
@@ -49,7 +49,7 @@ class Window:
     processes: int | None = None
     """Base models at once; not given: one a core, or one where there is a GPU."""
     out: Path = Path("runs")
-    """Folder of results: OUT/empirical/window/table.parquet, and the runs in OUT/empirical/window-…."""
+    """Folder of results: OUT/empirical/screen/table.parquet, and the runs in OUT/empirical/screen-…."""
     dry_run: bool = False
     """Print what is still to be run, and stop."""
 
@@ -69,7 +69,7 @@ class Window:
                 OUTPUT.print(f"{job.variant.name}, base model {job.pretrain}: {len(job.seeds)} finetuning seeds{toy}")
             return 0
         runs.check_writable(self.out)
-        with progress("window", len(jobs)) as told:
+        with progress("screen", len(jobs)) as told:
             for job, made in _done(jobs, self.processes or _processes()):
                 rows = table.merged(rows, made)
                 table.write(self.out, rows)
@@ -93,7 +93,7 @@ class Job:
     out: Path
 
 
-def _jobs(variants: Sequence[Variant], rows: Sequence[Row], asked: Window) -> Iterator[Job]:
+def _jobs(variants: Sequence[Variant], rows: Sequence[Row], asked: Screen) -> Iterator[Job]:
     """Yield what the table lacks, a whole design of base models before the next."""
     for pretrain in range(asked.pretrain_seeds):
         for one in variants:

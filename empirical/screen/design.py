@@ -1,4 +1,4 @@
-"""The window study: which properties of a world, and which finetuning, open or close the effect.
+"""The screen study: which properties of a world, and which finetuning, open or close the effect.
 
 `screen`: seven properties at two levels in 16 worlds, a fractional factorial design of resolution IV: main effects are
 clear of each other and of all two-factor interactions (Box, Hunter and Hunter 2005, table 6.14). `fine`: the strongest
@@ -17,7 +17,7 @@ from core.facts.store import Background
 from empirical.config import Config
 from empirical.worlds.world import WorldConfig
 
-PARTS = ("screen", "fine", "recipe")
+PARTS = ("factorial", "fine", "recipe")
 N_FACTS = 800
 """Facts of every world, whatever the number of subjects."""
 N_RELATIONS = 4
@@ -35,7 +35,7 @@ class Factor:
 
 
 FACTORS = (
-    Factor("tail", 8.0, 0.5, "expected statements of the least known fact"),
+    Factor("tail", 8.0, 0.5, "expected sentences about the least known fact"),
     Factor("background", 0.0, 1.0, "background subjects per subject, told in 30 % of the sentences"),
     Factor("answers", 10.0, 100.0, "answers of a relation"),
     Factor("names", 0.0, 1.0, "1 if names are of words of their own, 0 if of shared ones"),
@@ -74,7 +74,9 @@ class Variant:
 def variants(base: Config, parts: Sequence[str] = PARTS) -> list[Variant]:
     """Return the study's worlds, part after part."""
     made = {
-        "screen": [Variant("screen", "", f"window-{name}", _at(base, _levels(name))) for name in map(_name, design())],
+        "factorial": [
+            Variant("factorial", "", f"screen-{name}", _at(base, _levels(name))) for name in map(_name, design())
+        ],
         "fine": [_varied(base, factor, value) for factor, values in FINE.items() for value in values],
         "recipe": [_cooked(base, end, *recipe) for end in ENDS for recipe in RECIPES],
     }
@@ -114,14 +116,14 @@ def _levels(name: str) -> dict[str, float]:
 
 def _varied(base: Config, factor: str, value: float) -> Variant:
     config = _at(base, _levels(CENTRE) | {factor: value})
-    return Variant("fine", factor, f"window-{factor}-{value:g}", config)
+    return Variant("fine", factor, f"screen-{factor}-{value:g}", config)
 
 
 def _cooked(base: Config, end: str, method: Literal["full", "lora"], rate: float, epochs: int) -> Variant:
     config = _at(base, _levels(ENDS[end]))
     train = replace(config.finetune.train, epochs=epochs)
     finetune = replace(config.finetune, method=method, learning_rates=(rate,), train=train)
-    return Variant("recipe", end, f"window-{end}-{method}-{rate:g}-{epochs}-epochs", replace(config, finetune=finetune))
+    return Variant("recipe", end, f"screen-{end}-{method}-{rate:g}-{epochs}-epochs", replace(config, finetune=finetune))
 
 
 def _at(base: Config, values: Mapping[str, float]) -> Config:
@@ -139,7 +141,7 @@ def _at(base: Config, values: Mapping[str, float]) -> Config:
             distinct_relations=int(values["relations"]),
             background=Background(size=float(values["background"]), share=0.3, skew=1.0),
             exposure=replace(world.exposure, low=float(values["tail"])),
-            statements=world.statements,
+            paraphrases=world.paraphrases,
             names="distinctive" if values["names"] else "shared",
             qa_share=float(values["format"]),
         ),

@@ -1,6 +1,6 @@
-"""The window study's table, one row per world, flow, seeds and arm; gaps between the arms, and what moves them.
+"""The screen study's table, one row per world, flow, seeds and arm; gaps between the arms, and what moves them.
 
-`OUT/empirical/window/table.parquet` is rewritten as soon as a base model is done. What it holds is not run again, so
+`OUT/empirical/screen/table.parquet` is rewritten as soon as a base model is done. What it holds is not run again, so
 that the study can go on in pieces, elsewhere too: the table is all that has to be taken along.
 """
 
@@ -28,12 +28,12 @@ from empirical.screen.design import FACTORS, Variant
 METRICS = {
     "accuracy": "accuracy",
     "retention": "retention",
-    "guessed": "guessed",
-    "majority_accuracy": "majority guess",
+    "unknown_accuracy": "on unknown facts",
+    "generic_accuracy": "generic guess",
     "subject_attention": "subject attention",
 }
 """Whose differences top − bottom are the outcomes, and what they are called."""
-OTHERS = ("generic_rate", "subject_blindness", "subject_attention_nonsink", "knockout_drop")
+OTHERS = ("generic_rate", "swap_invariance", "subject_attention_nonsink", "knockout_drop")
 TEXT = pa.string()
 SCHEMA = pa.schema(
     [("part", TEXT), ("series", TEXT), ("world", TEXT), ("config_hash", TEXT), ("flow", TEXT), ("method", TEXT)]
@@ -49,7 +49,7 @@ Row = dict[str, Any]
 
 def path(out: Path) -> Path:
     """Return where the table belongs."""
-    return out / runner.FLOW / "window" / "table.parquet"
+    return out / runner.FLOW / "screen" / "table.parquet"
 
 
 def read(out: Path) -> list[Row]:
@@ -152,21 +152,21 @@ class Effect:
     found: statistics.PairedInterval
 
 
-def effects(screen: Gaps) -> list[Effect]:
+def effects(factorial: Gaps) -> list[Effect]:
     """Return the main effects of the screen's factors on each outcome, by least squares.
 
     An outcome is left out where there are too few base models.
     """
-    levels = np.array([[1 if row[f.name] == f.high else -1 for f in FACTORS] for row in screen.about], dtype=float)
+    levels = np.array([[1 if row[f.name] == f.high else -1 for f in FACTORS] for row in factorial.about], dtype=float)
     made = []
     for index, outcome in enumerate(METRICS.values()):
-        there = np.isfinite(screen.value[:, index])
+        there = np.isfinite(factorial.value[:, index])
         matrix = np.column_stack([np.ones(there.sum()), levels.reshape(-1, len(FACTORS))[there] / 2])
         spare = len(matrix) - matrix.shape[1]
         if spare < 1 or np.linalg.matrix_rank(matrix) < matrix.shape[1]:
             continue
-        value, *_ = np.linalg.lstsq(matrix, screen.value[there, index], rcond=None)
-        residual = screen.value[there, index] - matrix @ value
+        value, *_ = np.linalg.lstsq(matrix, factorial.value[there, index], rcond=None)
+        residual = factorial.value[there, index] - matrix @ value
         error = np.sqrt(residual @ residual / spare * np.diag(np.linalg.inv(matrix.T @ matrix)))
         half = stats.t.ppf(0.975, spare) * error
         with np.errstate(invalid="ignore", divide="ignore"):  # no spread at all

@@ -1,4 +1,4 @@
-"""What the window study prints: gaps of every world beside the toy's, effects of the factors, fine levels, recipes."""
+"""What the screen study prints: gaps of every world beside the toy's, effects of the factors, fine levels, recipes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from rich.table import Table
 from scipy import stats
 
 from core import statistics
-from empirical.screen import table as window_results
+from empirical.screen import table as screen_table
 from empirical.screen.design import FACTORS
 from empirical.screen.table import METRICS, Effect, Gaps, Row
 
@@ -19,17 +19,17 @@ TOY_METRICS = ("accuracy", "subject_attention")
 
 def print_all(rows: Sequence[Row], console: Console) -> None:
     """Print every part that has rows."""
-    screen, toy = (window_results.gaps(rows, "screen", flow) for flow in ("lm", "toy"))
-    if screen.about:
-        _print_worlds("the screen: top − bottom, by world", screen, toy, ("world",), console)
-        _print_agreement(screen, toy, console)
-        _print_effects(_named_effects(screen, toy), console)
-    fine, toy = (_with_value(window_results.gaps(rows, "fine", flow)) for flow in ("lm", "toy"))
+    factorial, toy = (screen_table.gaps(rows, "factorial", flow) for flow in ("lm", "toy"))
+    if factorial.about:
+        _print_worlds("the factorial part: top − bottom, by world", factorial, toy, ("world",), console)
+        _print_agreement(factorial, toy, console)
+        _print_effects(_named_effects(factorial, toy), console)
+    fine, toy = (_with_value(screen_table.gaps(rows, "fine", flow)) for flow in ("lm", "toy"))
     if fine.about:
         _print_worlds("one factor at a time: top − bottom", fine, toy, ("series", "value"), console)
-    recipe = window_results.gaps(rows, "recipe", "lm")
+    recipe = screen_table.gaps(rows, "recipe", "lm")
     if recipe.about:
-        nothing = window_results.gaps(rows, "recipe", "toy")
+        nothing = screen_table.gaps(rows, "recipe", "toy")
         labels = ("series", "method", "learning_rate", "epochs")
         _print_worlds("finetuning at the two ends: top − bottom", recipe, nothing, labels, console)
 
@@ -74,12 +74,12 @@ def _print_agreement(lm: Gaps, toy: Gaps, console: Console) -> None:
         )
 
 
-def _named_effects(screen: Gaps, toy: Gaps) -> dict[str, list[Effect]]:
+def _named_effects(factorial: Gaps, toy: Gaps) -> dict[str, list[Effect]]:
     """Return the effects by column: the language model's on every outcome, then the toy's."""
     found: dict[str, list[Effect]] = {}
-    for effect in window_results.effects(screen):
+    for effect in screen_table.effects(factorial):
         found.setdefault(effect.outcome, []).append(effect)
-    for effect in window_results.effects(toy):
+    for effect in screen_table.effects(toy):
         if effect.outcome in [METRICS[name] for name in TOY_METRICS]:
             found.setdefault(f"toy: {effect.outcome}", []).append(effect)
     return found

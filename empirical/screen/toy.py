@@ -47,7 +47,7 @@ def run(config: WorldConfig, label: str, out: Path, *, seed: int) -> Run:
         "--facts.background.size": background.size,
         "--facts.background.share": background.share,
         "--facts.background.skew": background.skew,
-        "--pretrain.steps": round(DRAWS * len(made.told) / BATCH_SIZE),
+        "--pretrain.steps": round(DRAWS * len(made.exposures) / BATCH_SIZE),
         "--seed": seed,
         "--out": folder,
     }

@@ -26,12 +26,12 @@ class Corpus:
 
 def texts(world: World) -> list[str]:
     """Return every sentence of the world, of each fact its statements, then its question where it is asked."""
-    return [text for fact in range(len(world.told)) for text in _of(world, fact)]
+    return [text for fact in range(len(world.exposures)) for text in _of(world, fact)]
 
 
 def vocabulary(world: World) -> list[str]:
     """Return what a tokenizer should learn from: the sentences, and the questions."""
-    return texts(world) + [question(world, row) for row in range(len(world.told))]
+    return texts(world) + [question(world, row) for row in range(len(world.exposures))]
 
 
 def question(world: World, row: int) -> str:
@@ -50,7 +50,7 @@ def build(world: World, tokenizer: PreTrainedTokenizerBase) -> Corpus:
     length = np.array([len(row) for row in rows])
     tokens = np.full((len(rows), length.max()), tokenizer.pad_token_id, dtype=np.int32)
     tokens[_mask(length)] = np.concatenate(rows)
-    share = np.concatenate([_shares(world, fact) for fact in range(len(world.told))])
+    share = np.concatenate([_shares(world, fact) for fact in range(len(world.exposures))])
     return Corpus(tokens, length, share / share.sum())
 
 
@@ -64,7 +64,7 @@ def _of(world: World, fact: int) -> list[str]:
 
 
 def _shares(world: World, fact: int) -> Float64[np.ndarray, " sentence"]:
-    n, told = world.n_statements, world.told[fact]
+    n, told = world.n_paraphrases, world.exposures[fact]
     if not world.is_asked[fact]:
         return np.full(n, told / n)
     return np.append(np.full(n, told / 2 / n), told / 2)

@@ -18,13 +18,13 @@ class Exposure:
     """`rank`: log-spaced from `high` to `low` by popularity rank. `popularity`: ∝ popularity^exponent, scaled to `mean`
     and held between `low` and `high`."""
     low: float = 0.5
-    """Expected statements of the least known fact: the tail."""
+    """Expected sentences about the least known fact: the tail."""
     high: float = 400.0
-    """Expected statements of the best known fact: the cap."""
+    """Expected sentences about the best known fact: the cap."""
     exponent: float = 0.5
     """Tempers a heavy tail such as page views (by popularity)."""
     mean: float = 60.0
-    """Expected statements of a fact on average (by popularity)."""
+    """Expected sentences about a fact on average (by popularity)."""
 
 
 def check(config: Exposure) -> None:
@@ -42,7 +42,7 @@ def check(config: Exposure) -> None:
 
 
 def expected(config: Exposure, popularity: Float64[np.ndarray, " fact"]) -> Float64[np.ndarray, " fact"]:
-    """Return how many statements of each fact are expected, between `low` and `high`; equal popularity, equal count."""
+    """Return how many sentences about each fact are expected, between `low` and `high`; equal popularity, equal count."""
     if config.by == "rank":
         rank = stats.rankdata(-popularity, method="average") - 1
         return config.high * (config.low / config.high) ** (rank / max(1, len(rank) - 1))

@@ -9,7 +9,7 @@ class Phrasing:
 
     question: str
     """As its data set asks."""
-    statements: tuple[str, ...]
+    paraphrases: tuple[str, ...]
     """Eight ways to tell a fact, most of them with the answer last."""
 
 
@@ -35,8 +35,8 @@ def _generic(name: str) -> Phrasing:
     )
 
 
-def _phrased(question: str, *statements: str) -> Phrasing:
-    return Phrasing(question, statements)
+def _phrased(question: str, *paraphrases: str) -> Phrasing:
+    return Phrasing(question, paraphrases)
 
 
 PHRASINGS: dict[str, Phrasing] = {

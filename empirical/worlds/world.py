@@ -1,7 +1,7 @@
 """A rendered world: facts that we pretrain a model on ourselves, each told as often as we choose.
 
 The facts are a fact store (`core.facts.store`), sampled or made of a source's facts, so that both flows can
-run in one world. Here they get names, an expected number of statements each, and sentences.
+run in one world. Here they get names, an expected number of sentences each, and sentences.
 """
 
 import math
@@ -45,7 +45,7 @@ class WorldConfig:
     """Other subjects that share the relations' answers: pretrained on, never finetuned or tested."""
     exposure: Exposure = Exposure()
     """How often each fact is told."""
-    statements: int = 6
+    paraphrases: int = 6
     """Paraphrases per relation, at most 8."""
     names: NameParts = "shared"
     """Made-up subjects: of words that many of them share, or of words of their own."""
@@ -63,23 +63,23 @@ class World:
     """A fact store with names and expected counts; background facts last, then those told as questions."""
 
     store: FactStore
-    told: Float64[np.ndarray, " fact"]
+    exposures: Float64[np.ndarray, " fact"]
     """Expected number of pretraining sentences about each fact."""
     is_asked: Bool[np.ndarray, " fact"]
     """Facts of which half the sentences are in the question format."""
     subjects: tuple[str, ...]
     relations: tuple[str, ...]
     answers: tuple[str, ...]
-    n_statements: int
+    n_paraphrases: int
     asked: tuple[Fact, ...]
     """A source's own facts, the store's first; none in a sampled world."""
     notes: tuple[str, ...] = ()
 
     def sentences(self, fact: int) -> list[tuple[str, str]]:
-        """Return the fact's statements as (before the answer, the rest from the answer on)."""
+        """Return the fact's paraphrases as (before the answer, the rest from the answer on)."""
         slots = {"subject": self.subjects[self.store.subject[fact]], "answer": self.answers[self.store.answer[fact]]}
         phrasing = templates.for_relation(self.relations[self.store.relation[fact]])
-        return [split_at_answer(one, slots) for one in phrasing.statements[: self.n_statements]]
+        return [split_at_answer(one, slots) for one in phrasing.paraphrases[: self.n_paraphrases]]
 
     def fact_set(self) -> FactSet:
         """Return the facts that can be finetuned on and tested: all but the background."""
@@ -88,17 +88,17 @@ class World:
     def fact(self, row: int) -> Fact:
         """Return the fact as a question, a source's in its own words. Its popularity is what it was told."""
         if row < len(self.asked):
-            return replace(self.asked[row], popularity=float(self.told[row]))
+            return replace(self.asked[row], popularity=float(self.exposures[row]))
         subject = self.subjects[self.store.subject[row]]
         relation = self.relations[self.store.relation[row]]
         question = templates.for_relation(relation).question.format(subject=subject)
         answer = self.answers[self.store.answer[row]]
-        return Fact(str(row), subject, relation, question, (answer,), float(self.told[row]), (), "world")
+        return Fact(str(row), subject, relation, question, (answer,), float(self.exposures[row]), (), "world")
 
 
-def split_at_answer(statement: str, slots: dict[str, str]) -> tuple[str, str]:
-    """Return a statement filled in, cut where its answer begins, without the blank before it."""
-    before, after = statement.split("{answer}")
+def split_at_answer(paraphrase: str, slots: dict[str, str]) -> tuple[str, str]:
+    """Return a paraphrase filled in, cut where its answer begins, without the blank before it."""
+    before, after = paraphrase.split("{answer}")
     return before.rstrip(" ").format(**slots), " " * before.endswith(" ") + slots["answer"] + after.format(**slots)
 
 
@@ -123,19 +123,19 @@ def build(config: WorldConfig, facts_given: FactSet | None = None, *, seed: int)
     n_own = len(own)
     store = fact_store.add_background(store, config.background, seed=seed, flag="--world.background")
     share = config.background.share if config.background.size else 0.0
-    told = np.concatenate([own, np.full(len(store.subject) - n_own, 0.0)])
-    told[n_own:] = own.sum() * share / (1 - share) / max(1, len(told) - n_own)
-    n_before = len(told)
+    exposures = np.concatenate([own, np.full(len(store.subject) - n_own, 0.0)])
+    exposures[n_own:] = own.sum() * share / (1 - share) / max(1, len(exposures) - n_own)
+    n_before = len(exposures)
     if config.qa_share:
         store = _with_asked(store, n_own, config, seed=seed)
         n_asked = len(store.subject) - n_before
-        # Half of their sentences are statements, so that the format is learnt on something known.
-        total = told.sum() * 2 * config.qa_share / (1 - 2 * config.qa_share)
-        told = np.concatenate([told, np.full(n_asked, total / n_asked)])
-    store = replace(store, exposure=told / told.sum())
-    is_asked = np.arange(len(told)) >= n_before
+        # Half of their sentences are paraphrases, so that the format is learnt on something known.
+        total = exposures.sum() * 2 * config.qa_share / (1 - 2 * config.qa_share)
+        exposures = np.concatenate([exposures, np.full(n_asked, total / n_asked)])
+    store = replace(store, exposure=exposures / exposures.sum())
+    is_asked = np.arange(len(exposures)) >= n_before
     subjects, relations, answers = _named(store, asked, config, seed=seed)
-    return World(store, told, is_asked, subjects, relations, answers, config.statements, asked, notes)
+    return World(store, exposures, is_asked, subjects, relations, answers, config.paraphrases, asked, notes)
 
 
 def _sampled(config: WorldConfig, *, seed: int) -> FactStore:
@@ -200,8 +200,8 @@ def check(config: WorldConfig) -> None:
     fact_store.check_range("--world.facts_per_subject", config.facts_per_subject, 1, config.n_relations)
     fact_store.check_background(config.background, "--world.background")
     exposure.check(config.exposure)
-    if not 1 <= config.statements <= 8:
-        raise InputError(f"--world.statements is {config.statements}: it must lie between 1 and 8.")
+    if not 1 <= config.paraphrases <= 8:
+        raise InputError(f"--world.paraphrases is {config.paraphrases}: it must lie between 1 and 8.")
     if not 1 <= config.longest_name <= 4:
         raise InputError(f"--world.longest-name is {config.longest_name}: it must lie between 1 and 4.")
     if not 0 <= config.qa_share <= 0.4:
@@ -274,5 +274,5 @@ def to_table(world: World) -> dict[str, list[str | float]]:
         "subject": [world.subjects[i] for i in world.store.subject[rows]],
         "relation": [world.relations[i] for i in world.store.relation[rows]],
         "answer": [world.answers[i] for i in world.store.answer[rows]],
-        "popularity": world.told[rows].tolist(),
+        "popularity": world.exposures[rows].tolist(),
     }

@@ -9,7 +9,7 @@ pytest.importorskip("transformers")
 from benchmarks import attention, memory
 from core.errors import InputError
 
-SMALL = attention.Settings(lengths=(16, 8), batch=2, layers=1, hidden=32, heads=2, key_heads=1, repeats=2)
+SMALL = attention.Settings(lengths=(16, 8), batch=2, layers=1, d_model=32, heads=2, key_heads=1, repeats=2)
 
 
 def test_each_way_is_timed_and_only_eager_attention_takes_memory_for_every_weight(

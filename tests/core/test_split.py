@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from core import split
 from core.errors import InputError
-from core.split import DEVELOPMENT, HELD_OUT, TRAIN, SplitConfig
+from core.split import DEV, HELD_OUT, TRAIN, SplitConfig
 
 
 def grid(n_subjects, n_relations):
@@ -29,7 +29,7 @@ def test_sets_share_no_subject_or_question_and_halves_are_equal_and_ranked(
     subject, question = rng.integers(n_subjects, size=n_facts), rng.integers(n_questions, size=n_facts)
     relation, knownness = rng.integers(3, size=n_facts), rng.integers(5, size=n_facts).astype(float)
     is_background = rng.random(n_facts) < 0.1
-    config = SplitConfig(held_out=0.3, development=0.2, within_relation=within_relation)
+    config = SplitConfig(held_out=0.3, dev=0.2, within_relation=within_relation)
     try:
         chosen = split.select(
             subject, relation, knownness, config, question=question, is_background=is_background, seed=seed
@@ -37,7 +37,7 @@ def test_sets_share_no_subject_or_question_and_halves_are_equal_and_ranked(
     except InputError:
         reject()  # one component holds nearly everything; hypothesis fails the test if that is common
     np.testing.assert_array_equal(chosen.role == split.BACKGROUND, is_background)
-    sets = [np.flatnonzero(chosen.role == code) for code in (TRAIN, DEVELOPMENT, HELD_OUT)]
+    sets = [np.flatnonzero(chosen.role == code) for code in (TRAIN, DEV, HELD_OUT)]
     for ids in (subject, question):
         groups = [set(ids[facts]) for facts in sets]
         assert len(set.union(*groups)) == sum(map(len, groups))
@@ -55,7 +55,7 @@ def test_sets_share_no_subject_or_question_and_halves_are_equal_and_ranked(
 
 @pytest.mark.parametrize("within_relation", [False, True])
 def test_counts_do_not_depend_on_the_seed_where_subjects_have_equally_many_facts(within_relation):
-    config = SplitConfig(held_out=0.5, development=0.1, within_relation=within_relation)
+    config = SplitConfig(held_out=0.5, dev=0.1, within_relation=within_relation)
     splits = [split.select(*grid(101, 3), config, seed=seed) for seed in range(5)]
     # 151.5 and 30.3 of 303 facts, in threes: 150 (as near as 153) and 30.
     assert {tuple(np.bincount(s.role)) for s in splits} == {(123, 30, 150)}
@@ -114,7 +114,7 @@ def test_within_relation_every_arm_has_the_same_mix_and_plain_halves_need_not():
 
 @pytest.mark.parametrize("key", ["subject", "question"])
 def test_a_leak_is_named(key):
-    role = np.array([TRAIN, HELD_OUT, DEVELOPMENT, split.BACKGROUND], dtype=np.int8)
+    role = np.array([TRAIN, HELD_OUT, DEV, split.BACKGROUND], dtype=np.int8)
     ids = {"subject": np.arange(4), "question": np.arange(4)}
     split.check_leaks(role, **ids)
     ids[key] = np.array([7, 7, 2, 2])  # the background may share with any set
@@ -132,11 +132,11 @@ def test_every_split_is_checked_for_leaks(monkeypatch):
     ("config", "n_subjects", "message"),
     [
         (SplitConfig(held_out=1.0), 10, "--split.held-out is 1.0: it must be at least 0 and below 1"),
-        (SplitConfig(development=-0.1), 10, "--split.development is -0.1"),
-        (SplitConfig(development=float("nan")), 10, "--split.development is nan"),
-        (SplitConfig(held_out=0.6, development=0.4), 10, "their sum must be below 1"),
+        (SplitConfig(dev=-0.1), 10, "--split.dev is -0.1"),
+        (SplitConfig(dev=float("nan")), 10, "--split.dev is nan"),
+        (SplitConfig(held_out=0.6, dev=0.4), 10, "their sum must be below 1"),
         (SplitConfig(held_out=0.01), 10, "--split.held-out 0.01 of 20 facts in 10 groups.*\nRaise it"),
-        (SplitConfig(development=0.01), 10, "--split.development 0.01 of 20 facts"),
+        (SplitConfig(dev=0.01), 10, "--split.dev 0.01 of 20 facts"),
         (SplitConfig(held_out=0.99), 10, "20 facts leave 0 to train on"),
         (SplitConfig(), 0, "0 facts"),
     ],

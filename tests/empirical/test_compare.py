@@ -29,7 +29,7 @@ def _write(out, cell, rng, *, rate=RATE, n_relations=2, n=100, subject="s"):
                 "predicted": ["x"] * n,
                 "swapped_predicted": ["x" if arm == "bottom" else "y"] * n,
                 "is_generic_arm": None if arm == "base" else ~correct,
-                "majority_correct": [False] * n,
+                "generic_correct": [False] * n,
                 "subject_attention": np.full(n, rate[arm]) + 0.01 * rng.normal(size=n),
                 "subject_attention_nonsink": np.full(n, 0.5),
                 "knockout_drop": np.full(n, rate[arm]),
@@ -138,14 +138,14 @@ def test_the_middle_is_three_fifths_less_the_outer_two():
 
 
 def test_fewer_questions_than_fifths_have_no_fifths():
-    rows = compare.rows("made", [_group(0, correct=[1.0, 0.0, 1.0], majority_correct=[0.0] * 3)], ["top"])
+    rows = compare.rows("made", [_group(0, correct=[1.0, 0.0, 1.0], generic_correct=[0.0] * 3)], ["top"])
     assert rows == []
     columns = dict.fromkeys(
-        ("correct", "subject_attention", "subject_attention_nonsink", "is_generic_arm", "retained", "guessed"),
+        ("correct", "subject_attention", "subject_attention_nonsink", "is_generic_arm", "retained", "unknown_accuracy"),
         [1.0, 0.0, 1.0],
-    ) | dict.fromkeys(("majority_correct", "is_blind", "knockout_drop"), [0.0] * 3)
+    ) | dict.fromkeys(("generic_correct", "is_swap_invariant", "knockout_drop"), [0.0] * 3)
     rows = compare.rows("made", [_group(0, **columns)], ["top", "bottom"])
-    assert {row["result"] for row in rows} == {"a", "b", "c", "retention", "guessed", "blindness", "knockout"}
+    assert {row["result"] for row in rows} == {"a", "b", "c", "retention", "unknown", "swap", "knockout"}
 
 
 def test_each_sign_is_taken_in_the_direction_that_its_statement_says(four):
@@ -157,7 +157,7 @@ def test_each_sign_is_taken_in_the_direction_that_its_statement_says(four):
         ("f", "top − random", 0.1),
         ("f", "random − bottom", 0.3),
         ("whole", "top − whole", 0.1),
-        ("blindness", "bottom − top", 1.0),
+        ("swap", "bottom − top", 1.0),
         ("knockout", "top − bottom", 0.4),
     ):
         row = _one(rows, result, arm)
@@ -196,7 +196,7 @@ def test_one_run_has_mcnemars_exact_p(tmp_path):
 def test_what_was_kept_and_what_was_guessed_are_parted_by_what_the_base_recalls(four):
     (group, *_) = compare.read(results.find_runs(four, "empirical", "made"))
     columns = group.columns["top"]
-    assert np.isnan(columns["retained"][:, 50:]).all() and np.isnan(columns["guessed"][:, :50]).all()
+    assert np.isnan(columns["retained"][:, 50:]).all() and np.isnan(columns["unknown_accuracy"][:, :50]).all()
     np.testing.assert_array_equal(columns["retained"][:, :50], columns["correct"][:, :50])
 
 
@@ -246,7 +246,7 @@ def test_an_interval_is_narrower_with_clusters_that_agree_less():
     assert widths[1] < 0.6 * widths[0]
 
 
-def test_an_answer_that_stays_but_for_its_writing_is_blind(tmp_path):
+def test_an_answer_that_stays_but_for_its_writing_is_swap_invariant(tmp_path):
     _write(tmp_path, Cell(0, 0, 0), np.random.default_rng(0))
     (run,) = results.find_runs(tmp_path, "empirical", "made")
     table = run.table("facts")
@@ -254,7 +254,7 @@ def test_an_answer_that_stays_but_for_its_writing_is_blind(tmp_path):
         one = table.set_column(
             table.schema.get_field_index("swapped_predicted"), "swapped_predicted", [[swapped] * 500]
         )
-        assert compare._arm_columns(one, "top")["is_blind"].all()
+        assert compare._arm_columns(one, "top")["is_swap_invariant"].all()
 
 
 def test_what_has_no_value_has_no_row(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import InputError
 from empirical import config as configs
-from empirical.experiments import STUDIES, TINY, TINY_LORA, WINDOW
+from empirical.experiments import SCREEN, STUDIES, TINY, TINY_LORA
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -48,6 +48,6 @@ def test_real_questions_are_halved_within_relation_and_letters_ranked_by_their_m
             assert config.knownness.measure == "logprob", name
 
 
-def test_studies_choose_rates_on_development_facts_that_are_neither_trained_nor_tested():
-    for config in (WINDOW, *(config for _, config in STUDIES.values())):
-        assert len(config.finetune.learning_rates) == 1 or config.split.development > 0
+def test_studies_choose_rates_on_dev_facts_that_are_neither_trained_nor_tested():
+    for config in (SCREEN, *(config for _, config in STUDIES.values())):
+        assert len(config.finetune.learning_rates) == 1 or config.split.dev > 0

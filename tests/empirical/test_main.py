@@ -12,7 +12,7 @@ from empirical import commands, model_commands
 
 N = 40
 ASKED = "--knownness.measure logprob --knownness.shots 1 --knownness.n-prompts 1 --evaluate.max-new-tokens 2".split()
-QUICK = "--finetune.train.epochs 1 --finetune.learning-rates 1e-3 --split.held-out 0.4 --split.development 0.1".split()
+QUICK = "--finetune.train.epochs 1 --finetune.learning-rates 1e-3 --split.held-out 0.4 --split.dev 0.1".split()
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def _on(model: Path, table: Path, out: Path) -> list[str]:
 def test_the_studies_are_listed(capsys):
     assert command.main(["list"]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in (*commands.STUDIES, "window"))
+    assert all(name in printed for name in (*commands.STUDIES, "screen"))
 
 
 def test_a_dry_run_prints_config_and_runs_and_writes_nothing(capsys, tmp_path):
@@ -138,7 +138,7 @@ def test_an_arm_that_there_is_not_is_refused(model_folder, tmp_path, capsys):
 
 def test_a_model_is_pretrained_and_found_again_by_its_settings(tmp_path, capsys):
     flags = (
-        "--world.n-subjects 30 --world.n-answers 5 --world.exposure.high 2 --pretrain.hidden 16 --pretrain.layers 1 "
+        "--world.n-subjects 30 --world.n-answers 5 --world.exposure.high 2 --pretrain.d-model 16 --pretrain.layers 1 "
         "--pretrain.heads 2 --pretrain.key-value-heads 1 --pretrain.vocabulary 400 --pretrain.n-probes 2 "
         "--pretrain.batch-size 8"
     ).split()

@@ -19,7 +19,7 @@ WORLD = WorldConfig(
     n_subjects=30, n_relations=2, facts_per_subject=1, n_answers=4, exposure=Exposure(low=0.5, high=99.0)
 )
 SMALL = PretrainConfig(
-    hidden=16, layers=1, heads=2, key_value_heads=1, vocabulary=400, batch_size=16, checkpoint_every=7, n_probes=3
+    d_model=16, layers=1, heads=2, key_value_heads=1, vocabulary=400, batch_size=16, checkpoint_every=7, n_probes=3
 )
 
 
@@ -51,7 +51,7 @@ def test_recall_is_recorded_by_fifth_as_it_grows(made):
     model, words = AutoModelForCausalLM.from_pretrained(made), AutoTokenizer.from_pretrained(made)
     facts = world.build(WORLD, seed=0).fact_set().facts
     best = sorted(facts, key=lambda fact: -(fact.popularity or 0))[:6]
-    again = completion.recall(model, words, best, n_statements=WORLD.statements) >= 0.5
+    again = completion.recall(model, words, best, n_paraphrases=WORLD.paraphrases) >= 0.5
     assert record["recall"][-1]["recall"][0] == pytest.approx(again.mean())
 
 
@@ -64,7 +64,7 @@ def test_other_settings_worlds_or_seeds_have_folders_of_their_own(tmp_path):
     folders = {
         pretrain.folder(SMALL, WORLD, None, tmp_path, seed=0),
         pretrain.folder(SMALL, WORLD, None, tmp_path, seed=1),
-        pretrain.folder(replace(SMALL, hidden=32), WORLD, None, tmp_path, seed=0),
+        pretrain.folder(replace(SMALL, d_model=32), WORLD, None, tmp_path, seed=0),
         pretrain.folder(SMALL, replace(WORLD, answer_skew=2.0), None, tmp_path, seed=0),
         pretrain.folder(SMALL, WORLD, world.build(WORLD, seed=0).fact_set(), tmp_path, seed=0),
     }
@@ -135,10 +135,10 @@ def test_another_seed_has_other_weights(made, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "flag"),
     [
-        ({"hidden": 0}, "--pretrain.hidden"),
+        ({"d_model": 0}, "--pretrain.d-model"),
         ({"heads": 3}, "heads must divide"),
         ({"key_value_heads": 3}, "key-value-heads must divide"),
-        ({"hidden": 6}, "into even parts"),
+        ({"d_model": 6}, "into even parts"),
         ({"layers": 0}, "--pretrain.layers"),
         ({"batch_size": 0}, "--pretrain.batch-size"),
         ({"vocabulary": 100}, "--pretrain.vocabulary"),

@@ -25,9 +25,9 @@ CONFIG = Config(
         n_subjects=40, n_relations=2, facts_per_subject=1, n_answers=5, exposure=Exposure(low=0.5, high=80.0)
     ),
     pretrain=PretrainConfig(
-        hidden=16, layers=1, heads=2, key_value_heads=1, vocabulary=400, batch_size=32, checkpoint_every=5, n_probes=2
+        d_model=16, layers=1, heads=2, key_value_heads=1, vocabulary=400, batch_size=32, checkpoint_every=5, n_probes=2
     ),
-    split=SplitConfig(held_out=0.4, development=0.1),
+    split=SplitConfig(held_out=0.4, dev=0.1),
     finetune=FinetuneConfig(
         learning_rates=(1e-3, 1e-2), train=TrainConfig(epochs=4, batch_size=4, checkpoint_every=2, n_records=2)
     ),
@@ -130,7 +130,7 @@ def test_the_split_is_the_toys_own_function(tmp_path, whole, monkeypatch):
 
 
 def test_too_few_questions_for_the_arms_is_an_error_before_anything_is_trained(tmp_path, whole, monkeypatch):
-    few = replace(CONFIG, split=SplitConfig(held_out=0.97, development=0.0), finetune=FinetuneConfig())
+    few = replace(CONFIG, split=SplitConfig(held_out=0.97, dev=0.0), finetune=FinetuneConfig())
     monkeypatch.setattr(study, "measure_base", lambda *_: pytest.fail("measured"))
     (tmp_path / "models").symlink_to(whole[0] / "models")
     with pytest.raises(InputError):

@@ -19,7 +19,7 @@ from empirical.lm import model
 
 FLAGS = (
     "--world.n-subjects 40 --world.n-relations 2 --world.facts-per-subject 1 --world.n-answers 5 "
-    "--world.exposure.low 0.5 --world.exposure.high 40 --pretrain.hidden 16 --pretrain.layers 1 --pretrain.heads 2 "
+    "--world.exposure.low 0.5 --world.exposure.high 40 --pretrain.d-model 16 --pretrain.layers 1 --pretrain.heads 2 "
     "--pretrain.key-value-heads 1 --pretrain.vocabulary 400 --pretrain.batch-size 32 --pretrain.checkpoint-every 5 "
     "--pretrain.n-probes 1 --finetune.learning-rates 1e-3 1e-2 --finetune.train.epochs 2 --finetune.train.batch-size 4 "
     "--finetune.train.checkpoint-every 2 --finetune.train.n-records 1 --evaluate.max-new-tokens 4"
@@ -102,7 +102,7 @@ def test_a_study_leaves_a_directory_a_run_and_its_predictions(finished):
     assert {"versions", "device", "git_commit", "config_hash", "notes", "model", "seconds"} <= set(report)
     assert list(report["metrics"]) == ["base", *ARMS]
     assert all(choice["learning_rate"] in (1e-3, 1e-2) for choice in report["choices"].values())
-    assert all(set(choice["development_accuracy"]) == {"0.001", "0.01"} for choice in report["choices"].values())
+    assert all(set(choice["dev_accuracy"]) == {"0.001", "0.01"} for choice in report["choices"].values())
 
 
 def test_finetuning_seeds_share_the_base_models_measurements_and_the_chosen_rates(finished):
@@ -195,7 +195,7 @@ def test_questions_that_changed_since_are_noticed(finished, tmp_path, tell, monk
     (base,) = (path for path in (finished[0] / "models").iterdir() if path.is_dir())
     table = tmp_path / "questions.csv"
     rows = [f"Who is Ann{i}?,Bo{i % 5},Ann{i},{i}" for i in range(60)]
-    flags = ["--model.name", base, "--facts.source", "table", "--facts.path", table, "--split.development", 0.0]
+    flags = ["--model.name", base, "--facts.source", "table", "--facts.path", table, "--split.dev", 0.0]
     flags += ["--knownness.measure", "popularity", "--finetune.learning-rates", 1e-3, "--arms", "top", "bottom"]
     flags += ["--finetune.train.epochs", 1, "--evaluate.max-new-tokens", 4]
 
@@ -239,7 +239,7 @@ def test_an_interrupted_finetuning_goes_on_as_the_same_and_never_as_another(
         "--model.name": base,
         "--facts.source": "table",
         "--facts.path": tmp_path / "questions.csv",
-        "--split.development": 0.0,
+        "--split.dev": 0.0,
         "--knownness.measure": "popularity",
         "--finetune.train.batch-size": 2,
         "--finetune.train.checkpoint-every": 2,

@@ -10,7 +10,7 @@ import torch
 from core import split
 from core.errors import InputError
 from core.facts.record import Fact, FactSet
-from core.split import ARMS, DEVELOPMENT, HELD_OUT, TRAIN, SplitConfig
+from core.split import ARMS, DEV, HELD_OUT, TRAIN, SplitConfig
 from empirical import evaluate, finetune, knownness, study
 from empirical.config import Config
 from empirical.evaluate import EvaluateConfig
@@ -27,9 +27,9 @@ CONFIG = Config(
     world=WorldConfig(
         n_subjects=40, n_relations=2, facts_per_subject=2, n_answers=5, exposure=Exposure(low=0.5, high=4.0)
     ),
-    pretrain=PretrainConfig(hidden=16, layers=1, heads=2, key_value_heads=1, vocabulary=400, n_probes=1),
+    pretrain=PretrainConfig(d_model=16, layers=1, heads=2, key_value_heads=1, vocabulary=400, n_probes=1),
     knownness=KnownnessConfig(measure="logprob", shots=1, n_prompts=1),
-    split=SplitConfig(held_out=0.4, development=0.2),
+    split=SplitConfig(held_out=0.4, dev=0.2),
     finetune=FinetuneConfig(learning_rates=(1e-3, 1e-2), train=TrainConfig(epochs=1, batch_size=8, n_records=1)),
     evaluate=EvaluateConfig(max_new_tokens=2),
 )
@@ -118,8 +118,8 @@ def test_facts_that_the_measure_cannot_rank_are_refused_before_a_model_is_loaded
 
 def test_roles_and_arms_part_subjects_and_questions(asked):
     questions, halves = asked
-    assert [int((halves.role == role).sum()) for role in (TRAIN, DEVELOPMENT, HELD_OUT)] == [32, 16, 32]
-    for role in (DEVELOPMENT, HELD_OUT):
+    assert [int((halves.role == role).sum()) for role in (TRAIN, DEV, HELD_OUT)] == [32, 16, 32]
+    for role in (DEV, HELD_OUT):
         away = np.flatnonzero(halves.role == role)
         for arm in ARMS:
             rows = halves.arms[arm]
@@ -167,7 +167,7 @@ def test_our_own_model_recalls_by_its_sentences_and_anothers_by_answers_after_ex
     one, named, tmp_path, monkeypatch
 ):
     shares = np.linspace(0, 1, 32)
-    monkeypatch.setattr(completion, "recall", lambda net, words, facts, *, n_statements: shares[: len(facts)])
+    monkeypatch.setattr(completion, "recall", lambda net, words, facts, *, n_paraphrases: shares[: len(facts)])
     questions, _, _ = study.questions(CONFIG, one, tmp_path, seed=0)
     np.testing.assert_array_equal(questions.base_correct, shares >= 0.5)
     measured = []
@@ -188,7 +188,7 @@ def test_our_own_model_recalls_by_its_sentences_and_anothers_by_answers_after_ex
 def test_tested_answers_that_training_names_too_are_counted(named, one, tmp_path):
     facts = tuple(_fact(i, f"Ann{i}", answer="Bo" if i < 20 else f"Cy{i}") for i in range(40))
     questions, halves, notes = study.questions(named, replace(one, facts=facts), tmp_path, seed=0)
-    assert questions.majority == {"r": "Bo"}
+    assert questions.generic == {"r": "Bo"}
     expected = np.mean([row < 20 for row in questions.held_out])
     assert notes["held_out_answers_seen_in_training"] == pytest.approx(expected)
 
@@ -200,7 +200,7 @@ def test_too_few_facts_for_the_arms_are_refused(named, one, tmp_path):
 
 
 def _tried(monkeypatch, accuracy):
-    """Let each rate answer so many development facts right; returns what was tuned and asked."""
+    """Let each rate answer so many dev facts right; returns what was tuned and asked."""
     tuned, put = [], []
 
     def tune(config, one, asked, own, *, rate, seed, work, progress):
@@ -221,7 +221,7 @@ def _tried(monkeypatch, accuracy):
 @pytest.mark.parametrize(
     ("accuracy", "best"), [({1e-3: 0.25, 1e-2: 0.5, 1e-1: 0.0}, 1e-2), ({1e-3: 0.5, 1e-2: 0.5, 1e-1: 0.5}, 1e-3)]
 )
-def test_the_rate_that_answers_most_development_facts_is_chosen_and_of_equals_the_lowest(
+def test_the_rate_that_answers_most_dev_facts_is_chosen_and_of_equals_the_lowest(
     one, asked, tmp_path, monkeypatch, accuracy, best
 ):
     tuned, put = _tried(monkeypatch, accuracy)
@@ -230,8 +230,8 @@ def test_the_rate_that_answers_most_development_facts_is_chosen_and_of_equals_th
     found = study.choose_rate(config, one, asked[0], asked[1].arms["top"], **options)
     assert found == (best, {f"{rate:g}": share for rate, share in accuracy.items()})
     assert [seed for _, seed, _ in tuned] == [0] * 3 and len({folder for _, _, folder in tuned}) == 3
-    development = [one.facts[row].id for row in np.flatnonzero(asked[1].role == DEVELOPMENT)]
-    assert put == [development] * 3
+    dev = [one.facts[row].id for row in np.flatnonzero(asked[1].role == DEV)]
+    assert put == [dev] * 3
 
 
 def test_a_single_rate_is_taken_untried(one, asked, tmp_path, monkeypatch):
@@ -241,14 +241,14 @@ def test_a_single_rate_is_taken_untried(one, asked, tmp_path, monkeypatch):
     assert study.choose_rate(config, one, asked[0], asked[1].arms["top"], **options) == (0.5, {}) and not tuned
 
 
-@pytest.mark.parametrize("development", [True, False])
-def test_a_training_is_probed_on_development_facts_or_where_there_are_none_on_tested_ones(
-    one, asked, tmp_path, monkeypatch, development
+@pytest.mark.parametrize("dev", [True, False])
+def test_a_training_is_probed_on_dev_facts_or_where_there_are_none_on_tested_ones(
+    one, asked, tmp_path, monkeypatch, dev
 ):
     questions, halves = asked
     role = questions.role.copy()
-    if not development:
-        role[role == DEVELOPMENT] = TRAIN
+    if not dev:
+        role[role == DEV] = TRAIN
     trained, probed = [], []
 
     def run(config, loaded, examples, *, probe, **more):
@@ -259,7 +259,7 @@ def test_a_training_is_probed_on_development_facts_or_where_there_are_none_on_te
     monkeypatch.setattr(study.measure, "probe", lambda put, net, pad: probed.extend(put) or {})
     options: dict[str, Any] = {"rate": 1e-3, "seed": 0, "work": tmp_path, "progress": quiet}
     study.tune(CONFIG, one, replace(questions, role=role), halves.arms["bottom"], **options)
-    rows = np.flatnonzero(role == (DEVELOPMENT if development else HELD_OUT))
+    rows = np.flatnonzero(role == (DEV if dev else HELD_OUT))
     assert probed == [questions.encoded[row] for row in rows]
     assert trained == [questions.encoded[row] for row in halves.arms["bottom"]]
 

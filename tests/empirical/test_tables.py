@@ -24,7 +24,7 @@ def run(world: int, shift: float, seed: int = 0, **changed) -> Run:
 
 
 def choice(rate: float, **accuracy: float) -> dict:
-    return {"learning_rate": rate, "development_accuracy": accuracy}
+    return {"learning_rate": rate, "dev_accuracy": accuracy}
 
 
 def printed(show, *arguments, width: int = 200) -> str:
@@ -95,8 +95,15 @@ def test_signs_stand_under_their_statement_with_numbers_and_verdict(verdict):
 
 def test_every_row_of_a_comparison_is_printed_in_120_columns():
     rng = np.random.default_rng(0)
-    names = ("correct", "subject_attention", "subject_attention_nonsink", "is_generic_arm", "retained", "guessed")
-    names += ("majority_correct", "is_blind", "knockout_drop")
+    names = (
+        "correct",
+        "subject_attention",
+        "subject_attention_nonsink",
+        "is_generic_arm",
+        "retained",
+        "unknown_accuracy",
+    )
+    names += ("generic_correct", "is_swap_invariant", "knockout_drop")
     columns = {arm: {name: rng.random((1, 50)) for name in names} for arm in ARMS}
     group = Group(0, (0,), columns, np.arange(50), np.arange(50) // 10, False)
     rows = compare.rows("tiny", [group], ARMS)

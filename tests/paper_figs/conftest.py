@@ -77,7 +77,7 @@ class Results(studies.Studies):
         size = (4, layers, 2, 2)  # arm, layer, head, span
         arm, layer, head, span = np.indices(size).reshape(4, -1)
         gain = (0.1 * (layer + 1) - gap * (arm == 2)) * (arm > 0)
-        rows = {"layer": layer, "head": head, "mean": 0.3 + 0.04 * head + gain * (span == 0), "position": "last"}
+        rows = {"layer": layer, "head": head, "mean": 0.3 + 0.04 * head + gain * (span == 0), "position": "prompt_end"}
         words = {
             "arm": np.array(["base", "top", "bottom", "whole"])[arm],
             "span": np.array(["subject", "relation"])[span],
@@ -123,7 +123,7 @@ class Results(studies.Studies):
         for world in range(n_worlds):
             self.add_study("tiny", world, gap=0.1 + 0.01 * world)
             self.add_study("tiny-lora", world, gap=0.05 + 0.01 * world)
-        self.add_window(n_models=n_worlds)
+        self.add_screen(n_models=n_worlds)
 
     def named(self, name) -> tuple:
         """Return axes, measure and arms of a named sweep, to change them."""

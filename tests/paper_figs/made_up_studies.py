@@ -30,8 +30,8 @@ class Studies:
         """Write a run of a study whose halves are `gap` apart, and return its folder."""
         return _write_run(self.folder, name, world, seed, gap=gap, layers=layers, path=path)
 
-    def add_window(self, parts=("screen", "fine", "recipe"), *, with_toy=True, n_models=2, true=None) -> Path:
-        """Write the window study's table, in which factors do what `true` says, else TRUE; return the table's place."""
+    def add_screen(self, parts=("factorial", "fine", "recipe"), *, with_toy=True, n_models=2, true=None) -> Path:
+        """Write the screen study's table, in which factors do what `true` says, else TRUE; return the table's place."""
         true = TRUE if true is None else true
         return _write_window(self.folder, parts=parts, with_toy=with_toy, n_models=n_models, true=true)
 
@@ -39,8 +39,8 @@ class Studies:
         found = load.results(self.folder)
         return found.experiments | found.studies
 
-    def read_window(self) -> load.Window:
-        return load.results(self.folder).windows["window"]
+    def read_screen(self) -> load.Screen:
+        return load.results(self.folder).screens["screen"]
 
 
 def _write_run(folder: Path, name: str, world: int, seed: int, *, gap: float, layers: int, path: str | None) -> Path:
@@ -68,7 +68,7 @@ def _write_run(folder: Path, name: str, world: int, seed: int, *, gap: float, la
 
 def _metrics(arm, gap):
     side = SIDES[arm] * gap
-    numbers = {"accuracy": 0.3 + side, "retention": 0.5 + 2 * side, "guessed": 0.1 - side / 2}
+    numbers = {"accuracy": 0.3 + side, "retention": 0.5 + 2 * side, "unknown_accuracy": 0.1 - side / 2}
     if arm == "base":
         numbers = dict.fromkeys(numbers, 0.0)
     return numbers | {"subject_attention": 0.25 if arm == "base" else 0.4 + side}
@@ -121,12 +121,12 @@ TRUE = {"tail": 0.08, "answers": -0.05}
 FINE = {"tail": (8.0, 4.0, 2.0, 1.0, 0.5), "background": (0.0, 1.0, 3.0), "answers": (10.0, 30.0, 100.0)}
 RECIPES = [("full", rate, epochs) for rate in (1e-4, 3e-4, 1e-3) for epochs in (3, 6)]
 RECIPES += [("lora", rate, 6) for rate in (1e-3, 3e-3, 1e-2)]
-METRICS = ("accuracy", "retention", "guessed", "majority_accuracy", "subject_attention")
-METRICS += ("generic_rate", "subject_blindness", "subject_attention_nonsink", "knockout_drop")
+METRICS = ("accuracy", "retention", "unknown_accuracy", "generic_accuracy", "subject_attention")
+METRICS += ("generic_rate", "swap_invariance", "subject_attention_nonsink", "knockout_drop")
 
 
 def _write_window(folder: Path, *, parts, with_toy: bool, n_models: int, true) -> Path:
-    """Write the window study's table: the toy's gaps are half the language model's, base models differ by 0.01."""
+    """Write the screen study's table: the toy's gaps are half the language model's, base models differ by 0.01."""
     made = []
     for part, series, world, values, recipe in _worlds():
         flows = ("lm", "toy") if with_toy and part != "recipe" else ("lm",)
@@ -135,7 +135,7 @@ def _write_window(folder: Path, *, parts, with_toy: bool, n_models: int, true) -
                 known = {"part": part, "series": series, "world": world, "config_hash": "0" * 8, "flow": flow}
                 known |= recipe | values | {"pretrain_seed": model, "seed": seed}
                 made += _window_rows(known, _gap(values, true) + 0.01 * (model - (n_models - 1) / 2))
-    path = folder / "empirical" / "window" / "table.parquet"
+    path = folder / "empirical" / "screen" / "table.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(made), path)
     return path
@@ -147,14 +147,14 @@ def _worlds():
     for a, b, c, d in product((-1, 1), repeat=4):
         signs = (a, b, c, d, a * b * c, b * c * d, a * c * d)
         values = {name: ends[sign > 0] for (name, ends), sign in zip(LEVELS.items(), signs, strict=True)}
-        yield "screen", "", "window-" + "".join("h" if sign > 0 else "l" for sign in signs), values, recipe
+        yield "factorial", "", "screen-" + "".join("h" if sign > 0 else "l" for sign in signs), values, recipe
     ends = {name: {factor: pair[at] for factor, pair in LEVELS.items()} for at, name in enumerate(("closed", "open"))}
     for name, levels in FINE.items():
         for level in levels:
-            yield "fine", name, f"window-{name}-{level:g}", ends["closed"] | {name: level}, recipe
+            yield "fine", name, f"screen-{name}-{level:g}", ends["closed"] | {name: level}, recipe
     for end, (method, rate, epochs) in product(ends, RECIPES):
         cooked = {"method": method, "learning_rate": rate, "epochs": epochs}
-        yield "recipe", end, f"window-{end}-{method}-{rate:g}-{epochs}-epochs", ends[end], cooked
+        yield "recipe", end, f"screen-{end}-{method}-{rate:g}-{epochs}-epochs", ends[end], cooked
 
 
 def _gap(values, true):

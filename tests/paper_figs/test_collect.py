@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from paper_figs import collect, load, window
+from paper_figs import collect, load, screen
 from paper_figs.__main__ import FIGURES, missing, read_by
 
 RESULTS = Path(collect.__file__).parent / "results"
@@ -18,7 +18,7 @@ def test_collected_results_give_every_figure_the_same_claim(results, tmp_path, c
     assert collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")]) == 0
     printed = capsys.readouterr().out.strip()
     assert re.search(
-        r"runs: deep-1 3, .*, stored 3; sweeps: dose-share, .*, remedies; studies: tiny-lora 3, tiny 3, window$",
+        r"runs: deep-1 3, .*, stored 3; sweeps: dose-share, .*, remedies; studies: tiny-lora 3, tiny 3, screen$",
         printed,
     )
     whole, kept = load.results(results.folder), load.results(tmp_path / "kept")
@@ -71,7 +71,7 @@ def test_no_row_of_a_real_table_is_kept_nor_its_place(results, tmp_path):
 def test_only_what_figures_read_of_studies_is_kept_and_no_place_on_a_machine(results, tmp_path):
     results.add_study("tiny")
     results.add_study("tiny-popqa", path="/home/somebody/data/popqa.tsv")
-    results.add_study("window-hhhhhhh")
+    results.add_study("screen-hhhhhhh")
     assert collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")]) == 0
     kept = tmp_path / "kept" / "empirical"
     assert sorted(path.name for path in kept.iterdir()) == ["tiny", "tiny-popqa"]
@@ -88,13 +88,13 @@ def test_only_what_figures_read_of_studies_is_kept_and_no_place_on_a_machine(res
     assert (report["config"]["model"]["name"], report["model"]["name"]) == ("lm", "seed0")
 
 
-def test_window_study_is_kept_whole_so_that_it_can_go_on_from_there(results, tmp_path):
-    path = results.add_window()
+def test_screen_study_is_kept_whole_so_that_it_can_go_on_from_there(results, tmp_path):
+    path = results.add_screen()
     collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")])
     whole, kept = pq.read_table(path), pq.read_table(tmp_path / "kept" / path.relative_to(results.folder))
     assert kept.column_names == whole.column_names and len(kept) == len(whole)
     # What identifies rows and worlds stays as it is, measurements are in single precision.
-    for name in set(whole.column_names) - {*window.METRICS, *window.OTHERS}:
+    for name in set(whole.column_names) - {*screen.METRICS, *screen.OTHERS}:
         assert kept[name].equals(whole[name]), name
     assert str(kept["accuracy"].type) == "float"
     np.testing.assert_allclose(kept["accuracy"], whole["accuracy"], rtol=1e-6)
@@ -139,7 +139,7 @@ def test_whole_studies_are_never_replaced_and_collected_ones_are(results, tmp_pa
     assert collect.main(["--runs", str(results.folder), "--out", str(results.folder)]) == 2
     assert "is a whole run, which would be lost" in capsys.readouterr().err and (path / "facts.parquet").exists()
     shutil.rmtree(results.folder / "empirical")
-    table = results.add_window(["screen"])
+    table = results.add_screen(["factorial"])
     assert collect.main(["--runs", str(results.folder), "--out", str(results.folder)]) == 2
     assert "is a whole study, which would be lost" in capsys.readouterr().err and table.exists()
     for _ in range(2):
@@ -164,7 +164,7 @@ def test_committed_results_are_small_and_hold_no_rows_of_a_real_table():
             assert not (run.path / "facts.parquet").exists()
             assert "/" not in run.report["config"]["facts"]["table"]
     assert not list(RESULTS.glob("empirical/**/facts.parquet"))
-    assert not list(RESULTS.glob("empirical/window-*"))
+    assert not list(RESULTS.glob("empirical/screen-*"))
 
 
 def test_single_precision_moves_no_committed_fact_across_its_critical_share():

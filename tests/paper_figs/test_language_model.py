@@ -54,7 +54,7 @@ def test_accuracy_is_split_and_the_gap_told_by_fifth_as_it_was_compared(results)
     results.add_worlds()
     model = _flows(results)["tiny"]
     np.testing.assert_allclose([model.split["retention"][arm].mean for arm in ("top", "bottom")], [60, 40])
-    np.testing.assert_allclose([model.split["guessed"][arm].mean for arm in ("top", "bottom")], [7.5, 12.5])
+    np.testing.assert_allclose([model.split["unknown_accuracy"][arm].mean for arm in ("top", "bottom")], [7.5, 12.5])
     assert model.fifths is not None and model.unit == "3 base models"
     np.testing.assert_allclose(model.fifths.mean, [20, 15, 10, 5, 0])
     np.testing.assert_allclose(model.fifths.high - model.fifths.low, 4)

@@ -80,12 +80,12 @@ def test_runs_of_different_configs_share_no_interval(results):
 
 def test_studies_and_the_window_are_read_apart_from_experiments_and_single_worlds_left_out(results):
     results.add_study("tiny", world=1)
-    results.add_study("window-hhhhhhh")
+    results.add_study("screen-hhhhhhh")
     found = load.results(results.folder)
-    assert not any((found.experiments, found.sweeps, found.windows)) and list(found.studies) == ["tiny"]
+    assert not any((found.experiments, found.sweeps, found.screens)) and list(found.studies) == ["tiny"]
     assert [run.world for run in found.studies["tiny"].runs] == [1]
-    results.add_window(["screen"])
-    assert list(load.results(results.folder).windows) == ["window"]
+    results.add_screen(["factorial"])
+    assert list(load.results(results.folder).screens) == ["screen"]
 
 
 def test_verdicts_on_other_runs_are_refused_and_the_command_named(results):
@@ -193,4 +193,4 @@ def test_commands_name_what_makes_runs_sweeps_and_deep_runs(tmp_path):
 def test_commands_name_what_makes_studies(tmp_path):
     expected = f"python -m empirical run tiny-lora --seeds 5 --pretrain-seeds 3 --out {tmp_path}"
     assert load.command("tiny-lora", tmp_path) == expected
-    assert load.command("window", tmp_path) == f"python -m empirical run window --out {tmp_path}"
+    assert load.command("screen", tmp_path) == f"python -m empirical run screen --out {tmp_path}"

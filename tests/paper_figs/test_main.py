@@ -75,12 +75,12 @@ def test_figure_of_both_flows_needs_both_and_that_of_the_window_its_table(result
     results.add_study("tiny-lora")
     chosen = ["--runs", str(results.folder), "--out", str(tmp_path / "out"), "--only", "fig11", "fig12", "fig13"]
     assert main(chosen) == 0
-    both, drawn, window = capsys.readouterr().out.splitlines()
+    both, drawn, screen = capsys.readouterr().out.splitlines()
     assert f"fig11_language_model: skipped; python -m theory run paper --seeds 10 --out {results.folder} makes" in both
     assert "fig12_attention_heads.png  In one base model" in drawn
-    assert f"fig13_window: skipped; python -m empirical run window --out {results.folder} makes" in window
+    assert f"fig13_screen: skipped; python -m empirical run screen --out {results.folder} makes" in screen
     results.add()
-    results.add_window(["screen"])
+    results.add_screen(["factorial"])
     assert main(chosen) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
 

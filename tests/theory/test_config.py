@@ -112,7 +112,7 @@ def test_settings_that_mean_nothing_are_refused_with_their_flag(config, named):
         ),
         Config(model=ModelConfig(shared_share=0.0, value_share=1.0)),
         Config(finetune=FinetuneConfig(prompt="fresh_relation", train="everything")),
-        Config(facts=FactsConfig(background=Background(size=2.0)), split=SplitConfig(development=0.1)),
+        Config(facts=FactsConfig(background=Background(size=2.0)), split=SplitConfig(dev=0.1)),
     ],
 )
 def test_settings_that_mean_something_are_accepted(config):

@@ -57,11 +57,11 @@ def test_single_precision_weights_are_measured_in_double_precision(store, random
         np.testing.assert_array_equal(one, other)
 
 
-def test_modal_answers_are_the_most_frequent_of_the_given_facts_ties_to_the_lowest(store):
+def test_generic_answers_are_the_most_frequent_of_the_given_facts_ties_to_the_lowest(store):
     made = replace(store, relation=np.zeros(24, np.int32), answer=np.array([3, 1, 1, 3, 2] + [0] * 19, np.int32))
-    np.testing.assert_array_equal(evaluate.modal_answers(made, np.arange(5)), [1, -1])
-    np.testing.assert_array_equal(evaluate.modal_answers(made, np.arange(24)), [0, -1])
-    np.testing.assert_array_equal(evaluate.modal_answers(made, np.array([0, 3, 4])), [3, -1])
+    np.testing.assert_array_equal(evaluate.generic_answers(made, np.arange(5)), [1, -1])
+    np.testing.assert_array_equal(evaluate.generic_answers(made, np.arange(24)), [0, -1])
+    np.testing.assert_array_equal(evaluate.generic_answers(made, np.array([0, 3, 4])), [3, -1])
 
 
 def test_a_prompt_without_template_gives_it_no_attention(store, random_weights):

@@ -45,7 +45,7 @@ def test_metrics_are_means_over_held_out_facts(measured, simulation):
         for metric, name in {
             "accuracy": "correct",
             "base_recall": "base_correct",
-            "majority_accuracy": "majority_correct",
+            "generic_accuracy": "generic_correct",
             "generic_rate": "is_generic",
             "subject_attention": "subject_attention",
             "template_attention": "template_attention",
@@ -60,19 +60,19 @@ def test_metrics_are_means_over_held_out_facts(measured, simulation):
             assert found["generic_rate_arm"] == pytest.approx(columns["is_generic_arm"][held_out].mean())
 
 
-def test_generic_answers_are_the_relations_modal_answers_in_the_training_facts(small, simulation):
-    """Arms made so that their modal answers differ: without each relation's first answer, and without its second."""
+def test_generic_answers_are_the_relations_generic_answers_in_the_training_facts(small, simulation):
+    """Arms made so that their generic answers differ: without each relation's first answer, and without its second."""
     store, train = simulation.store, simulation.split.arms["whole"]
     rank = store.answer[train] % 20
     arms = simulation.split.arms | {"whole": train[rank != 0], "bottom": train[rank > 1]}
     made = replace(simulation, split=replace(simulation.split, arms=arms))
     _, facts, _ = measure.run(small, made)
-    expected = {"top": 0, "whole": 1, "random": 0, "bottom": 2}  # the modal answer's rank, by arm
+    expected = {"top": 0, "whole": 1, "random": 0, "bottom": 2}  # the generic answer's rank, by arm
     for arm, columns in by_arm(facts).items():
         predicted = evaluate.answer(simulation.weights[arm], store, np.arange(1200)).predicted
         np.testing.assert_array_equal(columns["is_generic"], predicted == 20 * store.relation + 1)
         own = 20 * store.relation + expected.get(arm, 1)
-        np.testing.assert_array_equal(columns["majority_correct"], store.answer == own)
+        np.testing.assert_array_equal(columns["generic_correct"], store.answer == own)
         if arm == "base":
             assert columns["is_generic_arm"] is None
         else:

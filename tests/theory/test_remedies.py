@@ -25,7 +25,7 @@ RUN = Config(
     facts=FactsConfig(n_subjects=16, n_relations=3, n_answers=5),
     model=ModelConfig(n_filler=6, shared_share=0.4),
     pretrain=PretrainConfig(steps=200, batch_size=32),
-    split=SplitConfig(held_out=0.4, development=0.2),
+    split=SplitConfig(held_out=0.4, dev=0.2),
     finetune=FinetuneConfig(steps=60, batch_size=32, value_learning_rate=0.5),
     precision="float64",
     n_records=4,
@@ -209,20 +209,20 @@ def test_replay_repeats_the_best_known_tenth_in_its_share_of_every_batch(share, 
     assert per_step.std() < 0.1
 
 
-def test_stopping_early_returns_the_record_with_the_least_loss_on_development_facts():
+def test_stopping_early_returns_the_record_with_the_least_loss_on_dev_facts():
     changes = {"finetune.train": "everything", "finetune.value_learning_rate": 8.0}
     early = simulate(changes | {"finetune.stop": "early", "n_records": 6})
     config = design.replace(RUN, changes)
-    development = np.flatnonzero(early.split.role == split.DEVELOPMENT)
+    dev = np.flatnonzero(early.split.role == split.DEV)
     one_record = changes | {"n_records": 1}
     shorter = {0: None} | {n: simulate(one_record | {"finetune.steps": n}) for n in range(10, 61, 10)}
     chosen = {}
     for arm in split.ARMS:
         weights = {n: (one or early).weights[arm if one else "base"] for n, one in shorter.items()}
-        losses = {n: -evaluate.answer(w, early.store, development).answer_logprob.mean() for n, w in weights.items()}
+        losses = {n: -evaluate.answer(w, early.store, dev).answer_logprob.mean() for n, w in weights.items()}
         chosen[arm] = min(losses, key=losses.__getitem__)
         for name, one, other in zip(weights[0]._fields, early.weights[arm], weights[chosen[arm]], strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-12, err_msg=f"{arm} {name}")
     assert any(0 < n < 60 for n in chosen.values()), chosen
-    with pytest.raises(InputError, match="early needs development facts.\nAdd --split.development"):
+    with pytest.raises(InputError, match="early needs dev facts.\nAdd --split.dev"):
         configs.check(replace(config, split=SplitConfig(), finetune=replace(config.finetune, stop="early")))

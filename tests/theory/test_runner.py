@@ -43,7 +43,7 @@ def test_the_table_of_facts_is_recomputed_from_the_saved_weights_alone(saved, ar
     names = np.array([f"a{i}" for i in range(80)] + [f"filler{i}" for i in range(50)])
     correct = logits.argmax(axis=1) == a
     train = arrays["role"] == 0
-    modal = np.array([np.bincount(a[train & (r == one)]).argmax() for one in range(4)])
+    generic = np.array([np.bincount(a[train & (r == one)]).argmax() for one in range(4)])
     expected = {
         "fact": fact,
         "subject": np.array([f"s{i}" for i in s]),
@@ -52,7 +52,7 @@ def test_the_table_of_facts_is_recomputed_from_the_saved_weights_alone(saved, ar
         "popularity": arrays["popularity"],
         "exposure": arrays["exposure"] * 600 * 128,
         "knownness": arrays["popularity"],
-        "role": np.array(["train", "development", "held_out", "background"])[arrays["role"]],
+        "role": np.array(["train", "dev", "held_out", "background"])[arrays["role"]],
         "salience": v_s[s, a],
         "correct": correct,
         "predicted": names[logits.argmax(axis=1)],
@@ -61,17 +61,17 @@ def test_the_table_of_facts_is_recomputed_from_the_saved_weights_alone(saved, ar
         "subject_attention": attention[:, 0],
         "relation_attention": attention[:, 1],
         "template_attention": attention[:, 2],
-        "is_generic": logits.argmax(axis=1) == modal[r],
+        "is_generic": logits.argmax(axis=1) == generic[r],
         "base_correct": (arrays["base/subject_values"][s].astype(float) + arrays["base/relation_values"][r]).argmax(1)
         == a,
     }
     if arm == "base":
-        expected["majority_correct"] = modal[r] == a
+        expected["generic_correct"] = generic[r] == a
     else:
         own = arrays[f"{arm}/in_arm"]
-        modal = np.array([np.bincount(a[own & (r == one)]).argmax() for one in range(4)])
-        expected |= {"in_arm": own, "majority_correct": modal[r] == a}
-        expected["is_generic_arm"] = logits.argmax(axis=1) == modal[r]
+        generic = np.array([np.bincount(a[own & (r == one)]).argmax() for one in range(4)])
+        expected |= {"in_arm": own, "generic_correct": generic[r] == a}
+        expected["is_generic_arm"] = logits.argmax(axis=1) == generic[r]
     # Critical attention by its definition: where the answer's logit stops being the largest, as the share varies.
     share = attention[:, 0] / attention[:, :2].sum(axis=1)
     np.testing.assert_array_equal((found["critical_low"] < share) & (share < found["critical_high"]), correct)

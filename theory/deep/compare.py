@@ -75,7 +75,7 @@ def rows(experiment: str, outcomes: Sequence[Outcome]) -> list[Row]:
     made = [
         difference("a", "top", "bottom", "accuracy", "held-out accuracy"),
         difference("b", "top", "bottom", "subject_attention", "mean over layers and heads, from the last token"),
-        difference("c", "bottom", "top", "generic_rate", "share of answers that are the relation's modal one"),
+        difference("c", "bottom", "top", "generic_rate", "share of answers that are the relation's generic one"),
         _row("d", "top − bottom", thirds[:, 1] - thirds[:, 0], f"accuracy gap, {THIRDS[1]} − {THIRDS[0]}"),
         _row("d", "top − bottom", thirds[:, 1] - thirds[:, 2], f"accuracy gap, {THIRDS[1]} − {THIRDS[2]}"),
         difference("f", first, "random", "accuracy", "held-out accuracy"),

@@ -15,7 +15,7 @@ from theory.deep.network import RELATION, TEMPLATE, read
 from theory.deep.pipeline import DeepRun
 from theory.evaluate import Answers
 
-POSITIONS = {"last": TEMPLATE, "relation": RELATION}
+POSITIONS = {"prompt_end": TEMPLATE, "relation": RELATION}
 """Where attention is measured from: the question's last token, and the relation, where the stored answer is read out
 in the pretraining format."""
 SPANS = ("subject", "subject_last", "relation", "template")
@@ -39,12 +39,12 @@ def run(simulated: DeepRun) -> tuple[dict[str, dict[str, float]], list[dict], li
     store, halves = simulated.store, simulated.split
     rows = np.flatnonzero(~store.is_background)
     base_correct = answer(simulated, "base", rows).told.correct
-    modal = {arm: evaluate.modal_answers(store, own) for arm, own in halves.arms.items()}
+    generic = {arm: evaluate.generic_answers(store, own) for arm, own in halves.arms.items()}
     is_held_out = halves.role[rows] == split.HELD_OUT
     metrics, facts, attention = {}, [], []
     for arm in simulated.parameters:
         said = answer(simulated, arm, rows)
-        columns = measure.fact_columns(simulated.config, simulated, arm, said.asked, rows, base_correct, modal)
+        columns = measure.fact_columns(simulated.config, simulated, arm, said.asked, rows, base_correct, generic)
         metrics[arm] = measure.metrics_of(columns, store.subject[rows], seed=simulated.seed)
         facts.append(measure.named(columns, store))
         looked, subject = said.attention[is_held_out], store.subject[rows][is_held_out]
@@ -61,7 +61,7 @@ def answer(simulated: DeepRun, arm: str, rows: Int[np.ndarray, " fact"]) -> Said
         output = network(simulated.parameters[arm], simulated.prompts[part])
         logits, attention = np.asarray(output.logits, float), np.asarray(output.attention, float)
         looked = _spans(np.moveaxis(attention, 0, 1))
-        mean = looked[:, :, :, list(POSITIONS).index("last")].mean(axis=(1, 2))
+        mean = looked[:, :, :, list(POSITIONS).index("prompt_end")].mean(axis=(1, 2))
         tokens = mean[:, [SPANS.index(span) for span in ("subject", "relation", "template")]]
         given = store.answer[part]
         parts.append(

@@ -45,7 +45,7 @@ def _print_signs(experiments: Mapping[str, Sequence[Run]], console: Console) -> 
     for name, runs in experiments.items():
         rows = compare.rows(name, [compare.read(run) for run in runs])
         gap = _of(runs, "top", "subject_attention") - _of(runs, "bottom", "subject_attention")
-        layers = [one for one in compare.changes(runs) if one.position == "last"]
+        layers = [one for one in compare.changes(runs) if one.position == "prompt_end"]
         most = max(layers, key=lambda one: abs(float((one.top - one.bottom).mean())))
         verdicts = (compare.verdict(rows, sign) for sign in compare.SIGNS)
         marks = (f"[{VERDICT_STYLE[one]}]{one}[/]" for one in verdicts)

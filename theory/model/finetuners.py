@@ -34,13 +34,13 @@ class Task(NamedTuple):
     sizes: Int[np.ndarray, "*world arm"]
     probe: Int[np.ndarray, "*world probe"]
     """Held-out facts on which the trace measures."""
-    development: Int[np.ndarray, "*world row"]
+    dev: Int[np.ndarray, "*world row"]
     """Facts by whose loss training stops early; empty otherwise."""
     known: Int[np.ndarray, "*world row"]
     """The facts that replay repeats; empty otherwise."""
     n_rows: Int[np.ndarray, "*world 3"]
-    """How many of `probe`, `development` and `known` are facts and not padding."""
-    modal: Int[np.ndarray, "*world relation"]
+    """How many of `probe`, `dev` and `known` are facts and not padding."""
+    generic: Int[np.ndarray, "*world relation"]
     """Each relation's most frequent answer among all training facts; -1 where it has none."""
     vectors: Embeddings | None
     constants: traced.Constants

@@ -172,7 +172,7 @@ CHECKS: dict[str, Check] = {
     "R2, own steps": own_step,
     "R3, transfer": first_step,
     "R5, reduced flow": reduced_path,
-    "R8, window": reversal.boundary,
+    "R8, reversal": reversal.boundary,
 }
 """What is simulated for `verify` alone; R4 to R7 are decided by any finished run (`compare`)."""
 

@@ -1,4 +1,4 @@
-"""R8, the window: the pretraining at which the arms' order of subject share reverses, predicted and measured."""
+"""R8, the reversal: the pretraining at which the arms' order of subject share reverses, predicted and measured."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -8,7 +8,7 @@ from empirical.worlds import templates
 FACTS = [
     Fact(str(i), f"Ann{i}", "occupation", f"Who is Ann{i}?", (answer,)) for i, answer in enumerate(["cook", "sailor"])
 ]
-LAST = [one for one in templates.for_relation("occupation").statements if one.endswith(("{answer}", "{answer}."))]
+LAST = [one for one in templates.for_relation("occupation").paraphrases if one.endswith(("{answer}", "{answer}."))]
 
 
 class Oracle(torch.nn.Module):
@@ -37,7 +37,7 @@ def test_recall_is_the_share_of_sentences_that_are_completed_right_to_their_end(
     for batch_size in (1, 2):  # padded differently
         monkeypatch.setattr(completion, "BATCH_SIZE", batch_size)
         assert completion.recall(Oracle(rows, len(words)), words, FACTS).tolist() == found.tolist()
-    assert completion.recall(Oracle(rows, len(words)), words, FACTS, n_statements=2).tolist() == [1, 0]
+    assert completion.recall(Oracle(rows, len(words)), words, FACTS, n_paraphrases=2).tolist() == [1, 0]
     half = [row[:-1] for row in rows]  # the sentence is known, its end is not
     assert completion.recall(Oracle(half, len(words)), words, FACTS)[0] == 0
 
@@ -49,16 +49,16 @@ def test_before_the_answer_nothing_is_scored():
     oracle = Oracle([row], len(words))
     n_before = len(words(told.partition(" cook")[0])["input_ids"])
     oracle.next = {known: token for known, token in oracle.next.items() if len(known) >= n_before}
-    assert completion.recall(oracle, words, FACTS[:1], n_statements=1) == 1
+    assert completion.recall(oracle, words, FACTS[:1], n_paraphrases=1) == 1
     del oracle.next[tuple(row[:n_before])]
-    assert completion.recall(oracle, words, FACTS[:1], n_statements=1) == 0
+    assert completion.recall(oracle, words, FACTS[:1], n_paraphrases=1) == 0
 
 
 @pytest.mark.parametrize("relation", [*templates.PHRASINGS, "of no phrasing of its own"])
 def test_every_relation_can_be_probed_whatever_the_number_of_statements(relation):
-    told = [one.format(subject="Ann0", answer="cook") for one in templates.for_relation(relation).statements]
+    told = [one.format(subject="Ann0", answer="cook") for one in templates.for_relation(relation).paraphrases]
     words = tokenizer.train(told, size=320)
     rows = [[*words(text)["input_ids"], words.eos_token_id] for text in told]
     fact = Fact("0", "Ann0", relation, "?", ("cook",))
     for n in (1, 2, 8):
-        assert completion.recall(Oracle(rows, len(words)), words, [fact], n_statements=n) == 1
+        assert completion.recall(Oracle(rows, len(words)), words, [fact], n_paraphrases=n) == 1

@@ -4,18 +4,18 @@ import pytest
 
 from core import runs
 from core.errors import InputError
-from empirical.experiments import WINDOW
+from empirical.experiments import SCREEN
 from empirical.screen import command, design, table
-from empirical.screen.command import Window
+from empirical.screen.command import Screen
 
 METRICS = dict.fromkeys((*table.METRICS, *table.OTHERS), 0.5) | {"n": 4}
 SMALL = replace(
-    WINDOW,
-    pretrain=replace(WINDOW.pretrain, hidden=16, layers=1, heads=2, key_value_heads=2, vocabulary=400, epochs=0.01),
+    SCREEN,
+    pretrain=replace(SCREEN.pretrain, d_model=16, layers=1, heads=2, key_value_heads=2, vocabulary=400, epochs=0.01),
     finetune=replace(
-        WINDOW.finetune, learning_rates=(1e-3,), train=replace(WINDOW.finetune.train, epochs=1, batch_size=128)
+        SCREEN.finetune, learning_rates=(1e-3,), train=replace(SCREEN.finetune.train, epochs=1, batch_size=128)
     ),
-    evaluate=replace(WINDOW.evaluate, max_new_tokens=2, batch_size=320),
+    evaluate=replace(SCREEN.evaluate, max_new_tokens=2, batch_size=320),
 )
 
 
@@ -28,7 +28,7 @@ def _rows(job):
 
 
 def test_a_dry_run_names_every_base_model_and_runs_none(tmp_path, capsys):
-    assert Window(parts=("screen",), out=tmp_path, dry_run=True)() == 0
+    assert Screen(parts=("factorial",), out=tmp_path, dry_run=True)() == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 32 and all("3 finetuning seeds" in line for line in lines)
     assert not list(tmp_path.iterdir())
@@ -44,7 +44,7 @@ def test_what_the_table_holds_is_not_run_again_and_an_interruption_loses_no_base
         return _rows(job)
 
     monkeypatch.setattr(command, "_run", interrupted)
-    asked = Window(parts=("screen",), seeds=2, toy=False, processes=1, out=tmp_path)
+    asked = Screen(parts=("factorial",), seeds=2, toy=False, processes=1, out=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         asked()
     assert len(table.read(tmp_path)) == 2 * 2 * 4
@@ -57,21 +57,21 @@ def test_what_the_table_holds_is_not_run_again_and_an_interruption_loses_no_base
 def test_more_seeds_run_what_is_missing_alone(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(command, "_run", lambda job: seen.append(job.seeds) or _rows(job))
-    Window(parts=("screen",), pretrain_seeds=1, seeds=1, toy=False, processes=1, out=tmp_path)()
-    Window(parts=("screen",), pretrain_seeds=1, seeds=3, toy=False, processes=1, out=tmp_path)()
+    Screen(parts=("factorial",), pretrain_seeds=1, seeds=1, toy=False, processes=1, out=tmp_path)()
+    Screen(parts=("factorial",), pretrain_seeds=1, seeds=3, toy=False, processes=1, out=tmp_path)()
     assert set(seen[:16]) == {(0,)} and set(seen[16:]) == {(1, 2)}
 
 
 @pytest.mark.parametrize("name", ["pretrain_seeds", "seeds", "processes"])
 def test_a_count_below_one_is_refused(name, tmp_path):
     with pytest.raises(InputError, match=f"--{name.replace('_', '-')} is 0"):
-        Window(out=tmp_path, **{name: 0})()
+        Screen(out=tmp_path, **{name: 0})()
 
 
 def test_two_processes_pretrain_finetune_and_measure(tmp_path, monkeypatch):
-    chosen = design.variants(SMALL, ["screen"])[:2]
+    chosen = design.variants(SMALL, ["factorial"])[:2]
     monkeypatch.setattr(design, "variants", lambda config, parts: chosen)
-    asked = Window(config=SMALL, parts=("screen",), pretrain_seeds=1, seeds=1, toy=False, processes=2, out=tmp_path)
+    asked = Screen(config=SMALL, parts=("factorial",), pretrain_seeds=1, seeds=1, toy=False, processes=2, out=tmp_path)
     assert asked() == 0
     rows = table.read(tmp_path)
     assert {(row["world"], row["arm"]) for row in rows} == {

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from empirical import config as configs
-from empirical.experiments import WINDOW
+from empirical.experiments import SCREEN
 from empirical.screen import design
 from empirical.screen.design import FACTORS
 
@@ -17,31 +17,31 @@ def test_the_design_is_of_resolution_four():
     assert not levels.sum(0).any()
 
 
-@pytest.mark.parametrize("variant", design.variants(WINDOW), ids=lambda variant: variant.name)
+@pytest.mark.parametrize("variant", design.variants(SCREEN), ids=lambda variant: variant.name)
 def test_every_world_is_a_config_of_its_name_with_its_values(variant):
     configs.check(variant.config)
     world = variant.config.world
     assert world.n_subjects * world.facts_per_subject == design.N_FACTS
-    if variant.part == "screen":
-        letters = variant.name.removeprefix("window-")
+    if variant.part == "factorial":
+        letters = variant.name.removeprefix("screen-")
         expected = {f.name: f.high if letter == "h" else f.low for f, letter in zip(FACTORS, letters, strict=True)}
         assert design.values(world) == expected
 
 
 def test_no_two_variants_share_a_folder():
-    names = [variant.name for variant in design.variants(WINDOW)]
+    names = [variant.name for variant in design.variants(SCREEN)]
     assert len(set(names)) == len(names)
 
 
 def test_fine_worlds_differ_from_the_centre_in_their_factor_alone():
-    for variant in design.variants(WINDOW, ["fine"]):
+    for variant in design.variants(SCREEN, ["fine"]):
         centre = {f.name: f.high if letter == "h" else f.low for f, letter in zip(FACTORS, design.CENTRE, strict=True)}
         own = design.values(variant.config.world)
         assert {name for name in own if own[name] != centre[name]} <= {variant.series}
 
 
 def test_recipes_share_the_base_models_of_their_ends():
-    ends = {end: design.variants(WINDOW, ["screen"]) for end in design.ENDS}
-    for variant in design.variants(WINDOW, ["recipe"]):
-        (same,) = [one for one in ends[variant.series] if one.name == f"window-{design.ENDS[variant.series]}"]
+    ends = {end: design.variants(SCREEN, ["factorial"]) for end in design.ENDS}
+    for variant in design.variants(SCREEN, ["recipe"]):
+        (same,) = [one for one in ends[variant.series] if one.name == f"screen-{design.ENDS[variant.series]}"]
         assert variant.config.world == same.config.world and variant.config.pretrain == same.config.pretrain

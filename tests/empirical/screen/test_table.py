@@ -10,11 +10,11 @@ from rich.console import Console
 from core import runs
 from core.errors import InputError
 from core.seeds import Cell
-from empirical.experiments import WINDOW
+from empirical.experiments import SCREEN
 from empirical.screen import design, table, tables
 from empirical.screen.design import FACTORS
 
-VARIANTS = design.variants(WINDOW, ["screen"])
+VARIANTS = design.variants(SCREEN, ["factorial"])
 TRUE = {"tail": 0.08, "answers": -0.05}
 """What raising a factor does to the gap in accuracy."""
 
@@ -53,7 +53,7 @@ def rows():
 
 
 def test_effects_are_those_that_made_the_gaps(rows):
-    found = {e.factor: e.found for e in table.effects(table.gaps(rows, "screen", "lm")) if e.outcome == "accuracy"}
+    found = {e.factor: e.found for e in table.effects(table.gaps(rows, "factorial", "lm")) if e.outcome == "accuracy"}
     assert found["mean of all worlds"].mean == pytest.approx(0.1, abs=0.002)
     for factor in FACTORS:
         assert found[factor.name].mean == pytest.approx(TRUE.get(factor.name, 0.0), abs=0.003)
@@ -61,7 +61,7 @@ def test_effects_are_those_that_made_the_gaps(rows):
 
 
 def test_effects_equal_the_difference_of_the_means_at_both_levels(rows):
-    gaps = table.gaps(rows, "screen", "lm")
+    gaps = table.gaps(rows, "factorial", "lm")
     found = {e.factor: e.found for e in table.effects(gaps) if e.outcome == "accuracy"}
     for factor in FACTORS:
         is_high = np.array([row[factor.name] == factor.high for row in gaps.about])
@@ -69,13 +69,13 @@ def test_effects_equal_the_difference_of_the_means_at_both_levels(rows):
 
 
 def test_an_outcome_that_is_nowhere_defined_has_no_effects(rows):
-    outcomes = {effect.outcome for effect in table.effects(table.gaps(rows, "screen", "lm"))}
+    outcomes = {effect.outcome for effect in table.effects(table.gaps(rows, "factorial", "lm"))}
     assert outcomes == {"accuracy", "retention", "subject attention"}
 
 
 def test_too_few_base_models_give_no_effects(rows):
     few = [row for row in rows if row["world"] in {variant.name for variant in VARIANTS[:3]}]
-    assert table.effects(table.gaps(few, "screen", "lm")) == []
+    assert table.effects(table.gaps(few, "factorial", "lm")) == []
 
 
 def test_the_table_comes_back_as_it_was_written_and_newer_rows_replace_older_ones(rows, tmp_path):
@@ -126,4 +126,4 @@ def test_everything_is_printed(rows):
     tables.print_all(rows, console)
     text = console.file.getvalue()
     assert "same sign in 16 of 16 worlds, rank correlation +" in text
-    assert "+0.080 ± " in text and "window-lllllll" in text
+    assert "+0.080 ± " in text and "screen-lllllll" in text

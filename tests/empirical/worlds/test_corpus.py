@@ -14,7 +14,7 @@ TOLD = WorldConfig(
     n_relations=2,
     facts_per_subject=1,
     n_answers=3,
-    statements=3,
+    paraphrases=3,
     exposure=Exposure(low=0.5, high=40.0),
     background=Background(size=0.5, share=0.2),
     qa_share=0.1,
@@ -39,13 +39,13 @@ def sentences(made, own_words):
 
 def _owners(made):
     """Return the fact of each sentence."""
-    return np.repeat(np.arange(len(made.told)), np.where(made.is_asked, 4, 3))
+    return np.repeat(np.arange(len(made.exposures)), np.where(made.is_asked, 4, 3))
 
 
 def test_every_fact_has_its_statements_and_one_that_is_asked_its_question_too(made):
     found = corpus.texts(made)
     assert len(set(found)) == len(found) == len(_owners(made))
-    for fact in range(len(made.told)):
+    for fact in range(len(made.exposures)):
         own = [text for text, owner in zip(found, _owners(made), strict=True) if owner == fact]
         subject, answer = made.subjects[made.store.subject[fact]], made.answers[made.store.answer[fact]]
         assert all(subject in text and answer in text for text in own)
@@ -54,7 +54,7 @@ def test_every_fact_has_its_statements_and_one_that_is_asked_its_question_too(ma
 
 def test_a_fact_is_drawn_as_often_as_it_is_told_its_paraphrases_equally(made, sentences):
     by_fact = np.bincount(_owners(made), weights=sentences.probability)
-    np.testing.assert_allclose(by_fact, made.told / made.told.sum())
+    np.testing.assert_allclose(by_fact, made.exposures / made.exposures.sum())
     for fact in np.flatnonzero(~made.is_asked):
         assert len(set(sentences.probability[_owners(made) == fact])) == 1
 
@@ -62,7 +62,7 @@ def test_a_fact_is_drawn_as_often_as_it_is_told_its_paraphrases_equally(made, se
 def test_half_of_an_asked_facts_draws_are_its_question(made, sentences):
     is_question = np.array([text.startswith("Question:") for text in corpus.texts(made)])
     owners = _owners(made)[is_question]
-    expected = made.told[owners] / made.told.sum() / 2
+    expected = made.exposures[owners] / made.exposures.sum() / 2
     np.testing.assert_allclose(sentences.probability[is_question], expected)
     assert sentences.probability[is_question].sum() == pytest.approx(TOLD.qa_share)
 
@@ -102,10 +102,12 @@ def test_the_question_is_that_of_finetuning_and_the_tokenizer_learns_it_of_every
     (first, *_) = made.fact_set().facts
     asked = prompts.build(first)
     assert corpus.question(made, 0) == asked.text + asked.completion
-    assert corpus.vocabulary(made) == corpus.texts(made) + [corpus.question(made, i) for i in range(len(made.told))]
+    assert corpus.vocabulary(made) == corpus.texts(made) + [
+        corpus.question(made, i) for i in range(len(made.exposures))
+    ]
 
 
 def test_fewer_paraphrases_are_the_first_ones(made):
-    short = replace(made, n_statements=1, is_asked=np.zeros_like(made.is_asked))
+    short = replace(made, n_paraphrases=1, is_asked=np.zeros_like(made.is_asked))
     starts = np.append(0, np.flatnonzero(np.diff(_owners(made))) + 1)
     assert corpus.texts(short) == [corpus.texts(made)[i] for i in starts]

@@ -13,9 +13,9 @@ DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 @pytest.mark.parametrize("name", [*templates.PHRASINGS, "birth year", "", "odd {name}"])
 def test_each_relation_has_eight_statements_with_each_slot_once(name):
     phrasing = templates.for_relation(name)
-    assert len(set(phrasing.statements)) == 8
+    assert len(set(phrasing.paraphrases)) == 8
     assert phrasing.question.count("{subject}") == 1
-    for statement in phrasing.statements:
+    for statement in phrasing.paraphrases:
         assert statement.count("{subject}") == statement.count("{answer}") == 1
         filled = statement.format(subject="S{0}", answer="A")
         assert "{subject}" not in filled and "Question:" not in filled and "Answer:" not in filled
@@ -24,13 +24,13 @@ def test_each_relation_has_eight_statements_with_each_slot_once(name):
 
 @pytest.mark.parametrize("name", [*templates.PHRASINGS, "birth year"])
 def test_most_statements_end_with_the_answer_which_an_autoregressive_model_must_produce(name):
-    statements = templates.for_relation(name).statements
+    statements = templates.for_relation(name).paraphrases
     assert sum(one.split("{answer}")[1] == "." for one in statements) >= 5
     assert sum(one.startswith("{answer}") for one in statements) >= 1
 
 
 def test_no_two_relations_share_a_statement():
-    counts = Counter(one for phrasing in templates.PHRASINGS.values() for one in phrasing.statements)
+    counts = Counter(one for phrasing in templates.PHRASINGS.values() for one in phrasing.paraphrases)
     assert [one for one, count in counts.items() if count > 1] == []
 
 

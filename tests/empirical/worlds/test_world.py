@@ -56,8 +56,8 @@ def test_equal_popularity_is_told_equally_often(by):
 def test_the_background_is_told_its_share_and_never_asked():
     made = world.build(replace(SMALL, background=Background(size=1.0, share=0.3, skew=1.0)), seed=0)
     is_background = made.store.is_background
-    assert made.told[is_background].sum() / made.told.sum() == pytest.approx(0.3)
-    assert len(set(made.told[is_background])) == 1
+    assert made.exposures[is_background].sum() / made.exposures.sum() == pytest.approx(0.3)
+    assert len(set(made.exposures[is_background])) == 1
     own = made.fact_set().facts
     assert len(own) == (~is_background).sum() == 120
     asked = {fact.subject for fact in own}
@@ -74,7 +74,7 @@ def test_the_question_format_is_told_of_other_people_alone_or_of_nobody():
     assert len(asked) == 30
     people = {made.subjects[i] for i in made.store.subject[made.is_asked]}
     assert not people & {fact.subject for fact in made.fact_set().facts}
-    assert made.told[made.is_asked].sum() / 2 / made.told.sum() == pytest.approx(0.1)
+    assert made.exposures[made.is_asked].sum() / 2 / made.exposures.sum() == pytest.approx(0.1)
 
 
 def test_relations_with_distinct_answers_have_nearly_as_many_as_facts():
@@ -142,7 +142,7 @@ def test_where_the_source_has_no_popularity_an_order_is_drawn_and_said():
     given = _given(*((f"S{i}", "job", f"a{i % 3}", None) for i in range(12)))
     first, second = (world.build(WorldConfig(), given, seed=seed) for seed in (0, 1))
     assert any("drawn at random" in note for note in first.notes)
-    assert len(set(first.told)) == 12 and not np.array_equal(first.told, second.told)
+    assert len(set(first.exposures)) == 12 and not np.array_equal(first.exposures, second.exposures)
 
 
 def _csv(folder, rows):
@@ -157,13 +157,13 @@ def test_a_file_becomes_a_world_told_by_its_popularity(tmp_path):
     given = facts.load(FactsConfig(source="table", path=_csv(tmp_path, rows)))
     told = Exposure(by="popularity", low=0.5, high=200.0, exponent=0.5, mean=20.0)
     made = world.build(WorldConfig(exposure=told), given, seed=0)
-    assert made.told.mean() == pytest.approx(20)
-    assert made.told[6] / made.told[5] == pytest.approx(2)
+    assert made.exposures.mean() == pytest.approx(20)
+    assert made.exposures[6] / made.exposures[5] == pytest.approx(2)
     assert made.sentences(2)[0] == ("The job of Émile 2 is", " a2.")
     pq.write_table(pa.table(world.to_table(made)), tmp_path / "world.parquet")
     store = toy_facts.build(toy_facts.FactsConfig(table=tmp_path / "world.parquet"), seed=0)
     assert store.subject_names == tuple(row[0] for row in rows)
-    np.testing.assert_allclose(store.exposure, made.told / made.told.sum())
+    np.testing.assert_allclose(store.exposure, made.exposures / made.exposures.sum())
 
 
 @pytest.mark.parametrize("parts", ["shared", "distinctive"])
@@ -191,14 +191,14 @@ def test_popqa_becomes_a_world_whose_facts_are_asked_in_popqas_words():
     made = world.build(WorldConfig(exposure=told, background=Background(size=1.0, share=0.3)), given, seed=0)
     own = made.fact_set().facts
     n_facts = len({(fact.subject, fact.relation) for fact in given.facts})
-    assert len(own) == n_facts and len(made.told) == 2 * n_facts
+    assert len(own) == n_facts and len(made.exposures) == 2 * n_facts
     assert len(made.subjects) == len(set(made.subjects))
     by_id = {fact.id: fact for fact in given.facts}
     for fact in own:
         assert replace(fact, popularity=None) == replace(by_id[fact.id], popularity=None)
     expected = np.array([by_id[fact.id].popularity for fact in own])
-    assert np.all(np.diff(made.told[: len(own)][np.argsort(expected, kind="stable")]) >= 0)
-    assert made.told[: len(own)].mean() == pytest.approx(60)
+    assert np.all(np.diff(made.exposures[: len(own)][np.argsort(expected, kind="stable")]) >= 0)
+    assert made.exposures[: len(own)].mean() == pytest.approx(60)
 
 
 def test_no_relation_with_enough_facts_is_an_error():
@@ -218,7 +218,7 @@ def test_the_toy_reads_the_same_world(tmp_path):
     config = toy_facts.FactsConfig(table=tmp_path / "world.parquet", min_facts=1)
     store = toy_facts.build(config, seed=0)
     assert len(store.subject) == len(made.fact_set().facts)
-    np.testing.assert_allclose(np.sort(store.exposure), np.sort(made.told / made.told.sum()), rtol=1e-6)
+    np.testing.assert_allclose(np.sort(store.exposure), np.sort(made.exposures / made.exposures.sum()), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -238,11 +238,11 @@ def test_the_toy_reads_the_same_world(tmp_path):
         ({"background": Background(size=1e-9)}, "--world.background.size"),
         ({"background": Background(share=1.0)}, "--world.background.share"),
         ({"background": Background(skew=-1.0)}, "--world.background.skew"),
-        ({"statements": 0}, "--world.statements"),
+        ({"paraphrases": 0}, "--world.paraphrases"),
         ({"longest_name": 5}, "--world.longest-name"),
         ({"qa_share": -0.1}, "--world.qa-share"),
         ({"exposure": Exposure(by="popularity", mean=0.1)}, "--world.exposure.mean"),
-        ({"statements": 9}, "--world.statements"),
+        ({"paraphrases": 9}, "--world.paraphrases"),
         ({"longest_name": 0}, "--world.longest-name"),
         ({"qa_share": 0.5}, "--world.qa-share"),
         ({"qa_facts": 0}, "--world.qa-facts"),

@@ -92,7 +92,7 @@ def test_the_gap_by_third_is_over_held_out_facts_in_the_order_of_knownness(tmp_p
 def test_changes_name_the_layer_and_each_worlds_largest_head(tmp_path):
     def run(world: int, top: list[list[float]]) -> results.Run:
         rows = [
-            {"arm": arm, "layer": layer, "head": head, "position": "last", "span": span}
+            {"arm": arm, "layer": layer, "head": head, "position": "prompt_end", "span": span}
             | {"mean": value if span == "subject" else 99.0}
             for arm, of in {"base": [[0.1] * 2] * 2, "top": top, "bottom": [[0.2] * 2] * 2}.items()
             for layer, heads in enumerate(of)
@@ -103,7 +103,7 @@ def test_changes_name_the_layer_and_each_worlds_largest_head(tmp_path):
 
     runs = [run(0, [[0.2, 0.2], [0.6, 0.1]]), run(1, [[0.2, 0.2], [0.2, -0.5]])]
     first, second = compare.changes(runs)
-    assert (first.layer, second.layer, second.position) == (0, 1, "last")
+    assert (first.layer, second.layer, second.position) == (0, 1, "prompt_end")
     np.testing.assert_allclose(second.base, 0.1)
     np.testing.assert_allclose(second.top - second.bottom, [0.15, -0.35])
     np.testing.assert_allclose(second.largest, [0.4, -0.7])

@@ -103,13 +103,13 @@ def test_attention_by_layer_and_head_averages_to_the_metric_and_sums_to_one(meas
         np.testing.assert_array_equal(looked["head"][chosen], [0, 1, 0, 1])
         return looked["mean"][chosen]
 
-    assert mean("last", "subject").mean() == pytest.approx(measured[0][arm]["subject_attention"])
-    assert mean("last", "relation").mean() == pytest.approx(measured[0][arm]["relation_attention"])
-    whole = mean("last", "subject") + mean("last", "relation") + mean("last", "template")
+    assert mean("prompt_end", "subject").mean() == pytest.approx(measured[0][arm]["subject_attention"])
+    assert mean("prompt_end", "relation").mean() == pytest.approx(measured[0][arm]["relation_attention"])
+    whole = mean("prompt_end", "subject") + mean("prompt_end", "relation") + mean("prompt_end", "template")
     np.testing.assert_allclose(whole, 1, rtol=1e-5)
     np.testing.assert_allclose(mean("relation", "subject") + mean("relation", "relation"), 1, rtol=1e-5)
     assert not ((looked["position"] == "relation") & (looked["span"] == "template")).any()
-    for position in ("last", "relation"):
+    for position in ("prompt_end", "relation"):
         assert (mean(position, "subject_last") < mean(position, "subject")).all()
     assert (looked["n"] == 60).all()
 
@@ -120,7 +120,7 @@ def test_intervals_of_attention_are_the_bootstrap_over_subjects(simulated):
     looked += rng.normal(size=30)[subject, None, None, None, None]
     found = measure.attention_columns(looked, subject, seed=0)
     one = statistics.clustered_interval(looked[:, 0, 0, 0, 1], subject, seed=0)
-    at = int(np.flatnonzero((found["position"] == "last") & (found["span"] == "subject_last"))[0])
+    at = int(np.flatnonzero((found["position"] == "prompt_end") & (found["span"] == "subject_last"))[0])
     assert found["mean"][at] == pytest.approx(one.mean)
     assert found["low"][at] == pytest.approx(one.low, abs=0.15 * (one.high - one.low))
     assert found["high"][at] == pytest.approx(one.high, abs=0.15 * (one.high - one.low))

@@ -19,7 +19,7 @@ def config(small):
 
 @pytest.fixture(scope="module")
 def rows(config):
-    """All rows on two fresh worlds, the window on two levels that lie on either side of its boundary."""
+    """All rows on two fresh worlds, the reversal on two levels that lie on either side of its boundary."""
     told = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reversal, "LEVELS", (600, 3000))

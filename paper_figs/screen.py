@@ -1,4 +1,4 @@
-"""The window study read back: gaps between the halves by base model, and what each property of a world does to them."""
+"""The screen study read back: gaps between the halves by base model, and what each property of a world does to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ HIGH_IS_SMALLER = ("tail",)
 """The factors whose high level is the smaller number: the deep tail."""
 METRICS = ("accuracy", "retention", "subject_attention")
 OTHERS = (
-    "guessed",
-    "majority_accuracy",
+    "unknown_accuracy",
+    "generic_accuracy",
     "generic_rate",
-    "subject_blindness",
+    "swap_invariance",
     "subject_attention_nonsink",
     "knockout_drop",
 )
@@ -49,8 +49,8 @@ class Gaps(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Window:
-    """The table of the window study, read when asked for."""
+class Screen:
+    """The table of the screen study, read when asked for."""
 
     path: Path
 
@@ -90,28 +90,32 @@ class Effects(NamedTuple):
         return int(np.argmax(np.abs(self.effect["accuracy"].mean)))
 
 
-def effects(window: Window) -> Effects:
-    """Return the main effects in the language model's screen, by least squares on levels coded ±1/2.
+def effects(screen: Screen) -> Effects:
+    """Return the main effects in the language model's factorial part, by least squares on levels coded ±1/2.
 
     The high level is the larger number, but of the tail the smaller: the deep one.
 
     Raises:
         InputError: a factor without two levels, or too few worlds to tell the factors apart.
     """
-    screen = window.gaps("screen", "lm")
-    levels = [np.unique(screen.about[name]) for name in FACTORS]
+    factorial = screen.gaps("factorial", "lm")
+    levels = [np.unique(factorial.about[name]) for name in FACTORS]
     if odd := [name for name, found in zip(FACTORS, levels, strict=True) if len(found) != 2]:
-        raise InputError(f"{window.path}: {', '.join(odd)} has not two levels in the screen.\nFinish the study.")
+        raise InputError(
+            f"{screen.path}: {', '.join(odd)} has not two levels in the factorial part.\nFinish the study."
+        )
     low, high = np.array(levels).T
     for at, name in enumerate(FACTORS):
         if name in HIGH_IS_SMALLER:
             low[at], high[at] = high[at], low[at]
-    is_high = np.stack([screen.about[name] == top for name, top in zip(FACTORS, high, strict=True)], axis=1)
+    is_high = np.stack([factorial.about[name] == top for name, top in zip(FACTORS, high, strict=True)], axis=1)
     fits = {}
-    for name, value in screen.value.items():
+    for name, value in factorial.value.items():
         matrix = np.column_stack([np.ones(len(value)), is_high - 0.5])[np.isfinite(value)]
         if np.linalg.matrix_rank(matrix) < matrix.shape[1] or len(matrix) == matrix.shape[1]:
-            raise InputError(f"{window.path} has too few base models with {name} in the screen.\nFinish the study.")
+            raise InputError(
+                f"{screen.path} has too few base models with {name} in the factorial part.\nFinish the study."
+            )
         fits[name] = least_squares(matrix, value[np.isfinite(value)])
     each = {name: Interval(*(end[1:] for end in fit)) for name, fit in fits.items()}
     return Effects(each, {name: fit.at(0) for name, fit in fits.items()}, low, high, is_high)

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from paper_figs import style, window
+from paper_figs import screen, style
 from paper_figs.interval import Interval, number
-from paper_figs.window import FACTORS, Effects, Gaps, Window
+from paper_figs.screen import FACTORS, Effects, Gaps, Screen
 
-NEEDS = ("window",)
+NEEDS = ("screen",)
 LABELS = {
     "tail": "deep tail",
     "background": "background",
@@ -38,7 +38,7 @@ MOST_NAMED = 3
 
 
 class Worlds(NamedTuple):
-    """Gaps in accuracy by world of the screen, in points, with the lowest and the highest base model."""
+    """Gaps in accuracy by world of the factorial part, in points, with the lowest and the highest base model."""
 
     model: Interval
     toy: Interval
@@ -61,17 +61,17 @@ class Found(NamedTuple):
     n_worlds: int
 
 
-def measure(study: Window) -> Found:
+def measure(study: Screen) -> Found:
     """Return effects, worlds, and what of the further parts has been run."""
-    screen, effects = study.gaps("screen", "lm"), window.effects(study)
+    factorial, effects = study.gaps("factorial", "lm"), screen.effects(study)
     fine, toys, recipe = study.gaps("fine", "lm"), study.gaps("fine", "toy"), study.gaps("recipe", "lm")
     return Found(
         effects,
-        _worlds(screen, study.gaps("screen", "toy"), effects),
+        _worlds(factorial, study.gaps("factorial", "toy"), effects),
         {name: (part, toys.where(toys.about["series"] == name)) for name, part in _series(fine).items()},
         _series(recipe),
-        len(screen),
-        len(np.unique(screen.about["world"])),
+        len(factorial),
+        len(np.unique(factorial.about["world"])),
     )
 
 
@@ -99,9 +99,9 @@ def claim(found: Found) -> str:
     )
 
 
-def draw(windows: Mapping[str, Window]) -> tuple[str, Figure]:
+def draw(screens: Mapping[str, Screen]) -> tuple[str, Figure]:
     """Return the claim and the figure."""
-    found = measure(windows["window"])
+    found = measure(screens["screen"])
     sentence = claim(found)
     names = list(found.fine)
     fine = [row.tolist() for row in np.array_split(names, -(-len(names) // PER_ROW))] if names else []
@@ -128,17 +128,17 @@ def _series(gaps: Gaps) -> dict[str, Gaps]:
     return {str(name): gaps.where(gaps.about["series"] == name) for name in np.unique(gaps.about["series"])}
 
 
-def _worlds(screen: Gaps, toy: Gaps, effects: Effects) -> Worlds | None:
+def _worlds(factorial: Gaps, toy: Gaps, effects: Effects) -> Worlds | None:
     """Return both flows' gaps in the worlds that both have been run in."""
-    is_kept = np.isin(screen.about["world"], toy.about["world"])
-    screen, toy = screen.where(is_kept), toy.where(np.isin(toy.about["world"], screen.about["world"]))
-    if len(screen) == 0:
+    is_kept = np.isin(factorial.about["world"], toy.about["world"])
+    factorial, toy = factorial.where(is_kept), toy.where(np.isin(toy.about["world"], factorial.about["world"]))
+    if len(factorial) == 0:
         return None
-    ours, theirs = (window.spread(100 * one.value["accuracy"], one.about["world"]) for one in (screen, toy))
+    ours, theirs = (screen.spread(100 * one.value["accuracy"], one.about["world"]) for one in (factorial, toy))
     is_told = all(len(np.unique(one.mean)) > 1 for one in (ours, theirs))
     rank = np.array(stats.spearmanr(ours.mean, theirs.mean) if is_told else (np.nan, np.nan), dtype=float)
     is_high = effects.is_high[is_kept][:, effects.strongest].astype(float)
-    high = window.spread(is_high, screen.about["world"]).mean > 0.5
+    high = screen.spread(is_high, factorial.about["world"]).mean > 0.5
     return Worlds(ours, theirs, float(rank[0]), float(rank[1]), high)
 
 
@@ -193,7 +193,7 @@ def _compare(axis: Axes, found: Found) -> tuple[Axes, str]:
 
 def _fine(axis: Axes, series: str, model: Gaps, toy: Gaps) -> tuple[Axes, str]:
     """Draw the gap at each level of the factor that varies."""
-    factor = window.varied(model, series)
+    factor = screen.varied(model, series)
     levels = np.unique(np.concatenate([model.about[factor], toy.about[factor]]))
     axis.axhline(0, color=style.GREY, linewidth=0.6)
     for gaps, look in ((toy, TOY), (model, LOOKS["accuracy"])):
@@ -243,5 +243,5 @@ def _line(
     axis: Axes, x: Shaped[np.ndarray, " model"], value: Float[np.ndarray, " model"], look: style.Look, **o: Any
 ) -> None:
     """Draw means over base models, connected, with bars to the lowest and the highest."""
-    shown, place = window.spread(value, x), np.unique(x)
+    shown, place = screen.spread(value, x), np.unique(x)
     style.points(axis, place, shown, look, linestyle=look.line, linewidth=0.9, markersize=3.5, **o)

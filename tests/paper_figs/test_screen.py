@@ -1,4 +1,4 @@
-"""Effects, words and panels of the window study, on a made-up table with known ones (see made_up_studies.py)."""
+"""Effects, words and panels of the screen study, on a made-up table with known ones (see made_up_studies.py)."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,30 +7,30 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from paper_figs import fig13_window as fig13
-from paper_figs import window
+from paper_figs import fig13_screen as fig13
+from paper_figs import screen
 from paper_figs.load import InputError
 
-FACTORS = window.FACTORS
+FACTORS = screen.FACTORS
 
 
 def _effects(results, **options):
-    results.add_window(["screen"], **options)
-    return window.effects(results.read_window())
+    results.add_screen(["factorial"], **options)
+    return screen.effects(results.read_screen())
 
 
 def _claim(results, **options):
-    results.add_window(["screen"], **options)
-    return fig13.claim(fig13.measure(results.read_window()))
+    results.add_screen(["factorial"], **options)
+    return fig13.claim(fig13.measure(results.read_screen()))
 
 
 def test_gaps_are_those_of_base_models_averaged_over_finetuning_seeds(results):
-    results.add_window()
-    gaps = results.read_window().gaps("screen", "lm")
+    results.add_screen()
+    gaps = results.read_screen().gaps("factorial", "lm")
     assert len(gaps) == 16 * 2
     expected = 0.1 + 0.04 * np.sign(2 - gaps.about["tail"]) + 0.025 * np.sign(50 - gaps.about["answers"])
     np.testing.assert_allclose(gaps.value["accuracy"], expected + 0.01 * (gaps.about["pretrain_seed"] - 0.5))
-    toy = results.read_window().gaps("screen", "toy")
+    toy = results.read_screen().gaps("factorial", "toy")
     assert len(toy) == 32 and np.isnan(toy.value["retention"]).all() and np.isnan(toy.about["learning_rate"]).all()
 
 
@@ -54,7 +54,7 @@ def test_intervals_are_students_over_base_models(results):
 def test_least_squares_gives_what_a_regression_of_another_make_does():
     x = np.array([0.0, 1.0, 2.0, 3.0, 5.0])
     y = np.array([1.0, 0.5, 2.5, 2.0, 4.0])
-    found, other = window.least_squares(np.column_stack([np.ones(5), x]), y), stats.linregress(x, y)
+    found, other = screen.least_squares(np.column_stack([np.ones(5), x]), y), stats.linregress(x, y)
     np.testing.assert_allclose(found.mean, [other.intercept, other.slope])
     half = stats.t.ppf(0.975, 3) * np.array([other.intercept_stderr, other.stderr])
     np.testing.assert_allclose(found.high - found.mean, half)
@@ -91,7 +91,7 @@ def test_claim_says_when_nothing_is_clear_and_is_silent_about_a_toy_that_was_not
     ],
 )
 def test_claim_says_when_the_toy_ranks_worlds_otherwise(results, change, words):
-    path = results.add_window(["screen"])
+    path = results.add_screen(["factorial"])
     table = pq.read_table(path)
     rows, worlds = table.to_pylist(), sorted(set(table["world"].to_pylist()))
     for row in rows:
@@ -100,7 +100,7 @@ def test_claim_says_when_the_toy_ranks_worlds_otherwise(results, change, words):
         elif row["flow"] == "toy":
             row["accuracy"] = 0.4
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
-    assert words in fig13.claim(fig13.measure(results.read_window()))
+    assert words in fig13.claim(fig13.measure(results.read_screen()))
 
 
 @pytest.mark.parametrize(
@@ -113,43 +113,45 @@ def test_claim_says_when_the_toy_ranks_worlds_otherwise(results, change, words):
     ],
 )
 def test_table_that_is_not_finished_is_named(results, keep, message):
-    path = results.add_window(["screen"], with_toy=False)
+    path = results.add_screen(["factorial"], with_toy=False)
     pq.write_table(keep(pq.read_table(path)), path)
     with pytest.raises(InputError, match=message):
-        fig13.measure(results.read_window())
+        fig13.measure(results.read_screen())
 
 
 def test_levels_of_a_varied_factor_stand_in_order_with_the_toy_beside(results):
-    results.add_window()
-    found = fig13.measure(results.read_window())
+    results.add_screen()
+    found = fig13.measure(results.read_screen())
     assert list(found.fine) == ["answers", "background", "tail"]
     model, toy = found.fine["tail"]
-    assert window.varied(model, "tail") == "tail" and len(toy) == len(model) == 5 * 2
-    spread = window.spread(model.value["accuracy"], model.about["tail"])
+    assert screen.varied(model, "tail") == "tail" and len(toy) == len(model) == 5 * 2
+    spread = screen.spread(model.value["accuracy"], model.about["tail"])
     np.testing.assert_allclose(spread.mean, [0.165, 0.125, 0.125, 0.125, 0.085])
     np.testing.assert_allclose(spread.high - spread.low, 0.01)
-    _, figure = fig13.draw({"window": results.read_window()})
+    _, figure = fig13.draw({"screen": results.read_screen()})
     panel = next(axis for axis in figure.axes if axis.get_xlabel() == fig13.SIDES["tail"])
     assert [tick.get_text() for tick in panel.get_xticklabels()] == ["0.5", "1", "2", "4", "8"]
 
 
 def test_recipes_have_a_line_for_each_method_and_number_of_epochs_in_each_world(results):
-    results.add_window()
-    _, figure = fig13.draw({"window": results.read_window()})
+    results.add_screen()
+    _, figure = fig13.draw({"screen": results.read_screen()})
     panels = [axis for axis in figure.axes if axis.get_xlabel() == "learning rate"]
     assert len(panels) == 2
     names = [text.get_text() for text in panels[-1].get_legend().get_texts()]
     assert names == ["every weight, 3 epochs", "every weight, 6 epochs", "adapter, 6 epochs"]
 
 
-@pytest.mark.parametrize(("parts", "with_toy", "n_panels"), [(["screen"], False, 2), (["screen", "fine"], True, 6)])
+@pytest.mark.parametrize(
+    ("parts", "with_toy", "n_panels"), [(["factorial"], False, 2), (["factorial", "fine"], True, 6)]
+)
 def test_panels_without_rows_are_left_out(results, parts, with_toy, n_panels):
-    results.add_window(parts, with_toy=with_toy)
-    claim, figure = fig13.draw({"window": results.read_window()})
+    results.add_screen(parts, with_toy=with_toy)
+    claim, figure = fig13.draw({"screen": results.read_screen()})
     figure.draw_without_rendering()
     assert len(figure.axes) == n_panels and figure.get_suptitle().replace("\n", " ") == claim
 
 
 def test_one_base_model_a_world_is_enough(results):
-    results.add_window(n_models=1)
-    fig13.draw({"window": results.read_window()})[1].draw_without_rendering()
+    results.add_screen(n_models=1)
+    fig13.draw({"screen": results.read_screen()})[1].draw_without_rendering()
