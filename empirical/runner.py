@@ -92,12 +92,12 @@ class _Cell:
     def run(self) -> None:
         """Measure base and arms, those that are not kept already, and write the run."""
         path = runs.directory(self.out, FLOW, self.name, self.cell)
-        self.exposures.part("measuring the base model", PRETRAINING, MEASURING)("", 0.0)
+        self.told.part("measuring the base model", PRETRAINING, MEASURING)("", 0.0)
         asked, halves, notes = study.questions(self.config, self.base, self.out, seed=self.cell.split)
         parts = [self._keep(self._shared / "base", lambda: self._base(asked))]
         width = (1 - MEASURING) / len(self.config.arms)
         for number, arm in enumerate(self.config.arms):
-            tell = self.exposures.part(arm, MEASURING + width * number, MEASURING + width * (number + 1))
+            tell = self.told.part(arm, MEASURING + width * number, MEASURING + width * (number + 1))
             parts.append(self._arm(arm, asked, halves, tell))
         roles = {role: int((halves.role == code).sum()) for code, role in enumerate(ROLES)}
         self._write(path, parts, notes | roles)

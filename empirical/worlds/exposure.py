@@ -42,7 +42,7 @@ def check(config: Exposure) -> None:
 
 
 def expected(config: Exposure, popularity: Float64[np.ndarray, " fact"]) -> Float64[np.ndarray, " fact"]:
-    """Return how many sentences about each fact are expected, between `low` and `high`; equal popularity, equal count."""
+    """Return the expected sentences about each fact, between `low` and `high`; equal popularity, equal number."""
     if config.by == "rank":
         rank = stats.rankdata(-popularity, method="average") - 1
         return config.high * (config.low / config.high) ** (rank / max(1, len(rank) - 1))
