@@ -3,6 +3,7 @@
 Both flows use these. Non-finite or empty input raises ValueError: an interval of half the data would be silently wrong.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,13 @@ class PairedInterval(NamedTuple):
     low: float
     high: float
     p_value: float
+
+
+def by_world(worlds: Sequence[int], values: Sequence[float | None] | np.ndarray) -> Float[np.ndarray, " world"]:
+    """Return the mean of each world's values, in the order of the worlds' numbers; None counts as nan."""
+    _, world = np.unique(worlds, return_inverse=True)
+    numbers = np.array([np.nan if value is None else value for value in values], float)
+    return np.bincount(world, numbers) / np.bincount(world)
 
 
 def mean_interval(values: Float[np.ndarray, " seed"]) -> Interval:
@@ -95,6 +103,31 @@ def clustered_interval(
         rng=np.random.default_rng(seed),
     )
     return Interval(mean, float(resampled.confidence_interval.low), float(resampled.confidence_interval.high))
+
+
+def clustered_means(
+    values: Float[np.ndarray, "row ..."], cluster: Int[np.ndarray, " row"]
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Return the means over rows at every point, and the ends of their 95 % intervals; one cluster has none (nan).
+
+    The standard error is robust to rows that share a cluster: each cluster's deviations are summed first. The quantile
+    is Student's, with one degree of freedom less than there are clusters. In closed form, so that thousands of points
+    (layers, heads, spans) cost no resampling.
+
+    Raises:
+        ValueError: if there is no row.
+    """
+    if not len(values):
+        raise ValueError("values is empty")
+    _, index = np.unique(cluster, return_inverse=True)
+    n_clusters = index.max() + 1
+    mean = values.mean(axis=0)
+    sums = np.zeros((n_clusters, *values.shape[1:]))
+    np.add.at(sums, index, values - mean)
+    half = np.full_like(mean, np.nan)
+    if n_clusters > 1:
+        half = stats.t.ppf((1 + _LEVEL) / 2, n_clusters - 1) * np.sqrt((sums**2).sum(axis=0)) / len(values)
+    return mean, mean - half, mean + half
 
 
 def mcnemar(correct_a: Bool[np.ndarray, " fact"], correct_b: Bool[np.ndarray, " fact"]) -> float:

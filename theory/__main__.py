@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union
 import tyro
 from rich.table import Table
 
-from core import runs
+from core import report_tables, runs
 from core.console import ERRORS, OUTPUT, exit_code, progress
 from core.errors import InputError
 from core.seeds import Seeds
@@ -69,7 +69,7 @@ class Run:
         for note in found[0].report["notes"]:
             OUTPUT.print(f"[dim]{note}[/dim]")
         tables.print_arms(self.name, found, OUTPUT)
-        tables.print_predictions(rows, OUTPUT)
+        report_tables.print_verdicts(rows, OUTPUT)
         done = f"{len(left)} runs made, {len(wanted) - len(left)} found done"
         OUTPUT.print(f"{done}. Results: {self.out / runner.FLOW / self.name}", soft_wrap=True)
         return 0
@@ -97,7 +97,7 @@ class Verify:
             with progress("verify", len(checks.CHECKS)) as told:
                 rows = checks.run(self.config, self.seeds, told)
             runner.write_verdicts(path, self.config, self.seeds, rows)
-        tables.print_predictions(rows, OUTPUT)
+        report_tables.print_verdicts(rows, OUTPUT)
         n_failed = sum(row["verdict"] == "fails" for row in rows)
         OUTPUT.print(f"{n_failed or 'No'} row{'s' * (n_failed != 1)} failed ({done}). Rows: {path}", soft_wrap=True)
         return int(n_failed > 0)
@@ -120,7 +120,7 @@ class Compare:
         for name in names:
             rows = (deep_runner if name in DEEP else runner).write_predictions(name, self.out)
             tables.print_arms(name, runs.find_runs(self.out, runner.FLOW, name), OUTPUT)
-            tables.print_predictions(rows, OUTPUT)
+            report_tables.print_verdicts(rows, OUTPUT)
         return 0
 
 

@@ -210,11 +210,11 @@ import os, resource, signal, sys
 sys.path[:0] = [{str(ROOT)!r}]
 from pathlib import Path
 import numpy as np
-from theory import results
+from core import runs
 path = Path({str(path)!r})
 def write(**options):
     values = {{"a": np.random.default_rng(0).random(100_000)}}
-    results.write_run(path, {{"config": 1}}, {{"trace": {{"loss": [1.0]}}}}, {{"weights": values}}, **options)
+    runs.write_run(path, {{"config": 1}}, {{"trace": {{"loss": [1.0]}}}}, {{"weights": values}}, **options)
 {setup}
 write()
 """
