@@ -1,6 +1,7 @@
-"""Means with 95 % intervals: over seeds, over pairs, and over clusters of facts that share a subject.
+"""Means with 95 % intervals: over seeds, over pairs, and over clusters of facts that share a subject; linear models.
 
-Both flows use these. Non-finite or empty input raises ValueError: an interval of half the data would be silently wrong.
+Both flows and the figures use these. Non-finite or empty input raises ValueError, as an interval of half the data would
+be silently wrong; in `t_interval` alone, nan is what does not apply at a point, and stays nan.
 """
 
 from collections.abc import Sequence
@@ -31,6 +32,15 @@ class PairedInterval(NamedTuple):
     p_value: float
 
 
+class Coefficients(NamedTuple):
+    """A linear model's coefficients, the ends of their 95 % intervals, and two-sided p-values of their being zero."""
+
+    value: Float[np.ndarray, " term"]
+    low: Float[np.ndarray, " term"]
+    high: Float[np.ndarray, " term"]
+    p_value: Float[np.ndarray, " term"]
+
+
 def by_world(worlds: Sequence[int], values: Sequence[float | None] | np.ndarray) -> Float[np.ndarray, " world"]:
     """Return the mean of each world's values, in the order of the worlds' numbers; None counts as nan."""
     _, world = np.unique(worlds, return_inverse=True)
@@ -45,10 +55,21 @@ def mean_interval(values: Float[np.ndarray, " seed"]) -> Interval:
         ValueError: if `values` is empty or not finite.
     """
     _check(values, "values")
-    mean, half = float(np.mean(values)), float("nan")
-    if values.size > 1:
-        half = float(stats.t.ppf((1 + _LEVEL) / 2, values.size - 1) * stats.sem(values))
-    return Interval(mean, mean - half, mean + half)
+    return Interval(*(float(end) for end in t_interval(values)))
+
+
+def t_interval(
+    values: Float[np.ndarray, "seed ..."],
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Return the mean over seeds at each point and the ends of its t-interval; of one seed these are nan.
+
+    A point without a finite number for every seed is nan.
+    """
+    n_seeds, mean = len(values), np.asarray(values.mean(axis=0))
+    half = np.full(mean.shape, np.nan)
+    if n_seeds > 1:
+        half = stats.t.ppf((1 + _LEVEL) / 2, n_seeds - 1) * (values.std(axis=0, ddof=1) / np.sqrt(n_seeds))
+    return mean, np.asarray(mean - half), np.asarray(mean + half)
 
 
 def paired_interval(a: Float[np.ndarray, " seed"], b: Float[np.ndarray, " seed"]) -> PairedInterval:
@@ -128,6 +149,24 @@ def clustered_means(
     if n_clusters > 1:
         half = stats.t.ppf((1 + _LEVEL) / 2, n_clusters - 1) * np.sqrt((sums**2).sum(axis=0)) / len(values)
     return mean, mean - half, mean + half
+
+
+def least_squares(matrix: Float[np.ndarray, "row term"], outcome: Float[np.ndarray, " row"]) -> Coefficients:
+    """Return the coefficients of the outcome on the matrix's columns, with t-intervals: errors alike and independent.
+
+    Raises:
+        ValueError: if the rows are too few to tell the terms apart, or leave nothing to estimate the error from.
+    """
+    n_rows, n_terms = matrix.shape
+    if n_rows <= n_terms or np.linalg.matrix_rank(matrix) < n_terms:
+        raise ValueError(f"{n_rows} rows are too few for {n_terms} terms")
+    value, *_ = np.linalg.lstsq(matrix, outcome, rcond=None)
+    residual, spare = outcome - matrix @ value, n_rows - n_terms
+    error = np.sqrt(residual @ residual / spare * np.diag(np.linalg.inv(matrix.T @ matrix)))
+    half = stats.t.ppf((1 + _LEVEL) / 2, spare) * error
+    with np.errstate(invalid="ignore", divide="ignore"):  # no spread at all
+        p_value = np.asarray(2 * stats.t.sf(np.abs(value) / error, spare))
+    return Coefficients(value, value - half, value + half, p_value)
 
 
 def mcnemar(correct_a: Bool[np.ndarray, " fact"], correct_b: Bool[np.ndarray, " fact"]) -> float:

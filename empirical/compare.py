@@ -80,7 +80,8 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
     made = [_row(*one, groups) for one in wanted if {one[1], one[2]} <= set(arms) and _applies(groups, *one[1:4])]
     if {"top", "bottom"} <= set(arms) and all(len(group.fifth) >= N_FIFTHS for group in groups):
         made += [_middle(groups)] + [_fifth(groups, fifth) for fifth in range(N_FIFTHS)]
-    common = {"experiment": experiment, "seeds": sum(len(group.seeds) for group in groups)}
+    n_runs = sum(len(group.seeds) for group in groups)
+    common = {"experiment": experiment, "seeds": n_runs, "unit": unit(groups)}
     return [common | {"statement": STATEMENTS[row["result"]]} | row for row in made]
 
 
@@ -113,10 +114,18 @@ def interval(
 
 def unit(groups: Sequence[Group]) -> str:
     """Return what intervals count."""
-    n_worlds = len({group.world for group in groups})
-    if n_worlds >= MIN_WORLDS:
-        return f"{n_worlds} base models"
+    if _n_worlds(groups) >= MIN_WORLDS:
+        return "base models"
     return "questions by " + ("relation" if all(group.by_relation for group in groups) else "subject")
+
+
+def counted(groups: Sequence[Group]) -> str:
+    """Return the unit as notes tell it: base models with their number."""
+    return f"{_n_worlds(groups)} base models" if unit(groups) == "base models" else unit(groups)
+
+
+def _n_worlds(groups: Sequence[Group]) -> int:
+    return len({group.world for group in groups})
 
 
 def _group(world: int, runs: Sequence[Run]) -> Group:
@@ -191,7 +200,7 @@ def _row(result: str, one: str, other: str, column: str, note: str, groups: Sequ
         a, b = (_values(groups[0], arm, column)[0] == 1 for arm in (one, other))
         p_value, note = statistics.mcnemar(a, b), f"{note}; McNemar's exact p"
     is_sign = result in "abcdf"
-    return _measured(result, f"{one} − {other}", found, p_value, f"{note} ({unit(groups)})", is_sign=is_sign)
+    return _measured(result, f"{one} − {other}", found, p_value, f"{note} ({counted(groups)})", is_sign=is_sign)
 
 
 def _measured(
@@ -218,8 +227,8 @@ def _in_fifth(group: Group, fifth: int) -> Float[np.ndarray, "seed question"]:
 def _fifth(groups: Sequence[Group], fifth: int) -> Row:
     found = interval(groups, lambda group: _in_fifth(group, fifth))
     place = {0: " (best known)", N_FIFTHS - 1: " (least known)"}.get(fifth, "")
-    note = f"accuracy gap, fifth {fifth + 1}{place} ({unit(groups)})"
-    return _measured("d", "top − bottom", found, found.p_value, note, is_sign=False)
+    note = f"accuracy gap, fifth {fifth + 1}{place} ({counted(groups)})"
+    return _measured("d", "top − bottom", found, found.p_value, note, is_sign=False) | {"stratum": f"fifth {fifth + 1}"}
 
 
 def _middle(groups: Sequence[Group]) -> Row:
@@ -232,7 +241,7 @@ def _middle(groups: Sequence[Group]) -> Row:
         return gap * weight
 
     found = interval(groups, contrast)
-    note = f"accuracy gap, three middle fifths − outer two ({unit(groups)})"
+    note = f"accuracy gap, three middle fifths − outer two ({counted(groups)})"
     return _measured("d", "top − bottom", found, found.p_value, note, is_sign=True)
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from core import signs, statistics
+from core import closed_form, signs, statistics
 from core.runs import Run
-from theory.law import flow, predict, theorem
+from theory.law import predict, theorem
 
 Row = dict[str, Any]
 Columns = dict[str, np.ndarray]
@@ -57,7 +57,7 @@ def recall(outcomes: Sequence[Outcome]) -> Row:
     predicted, measured, n_wrong, n = [], [], 0, 0
     for outcome in outcomes:
         for facts in outcome.facts.values():
-            is_recalled = theorem.recalled(_share(facts), facts["critical_low"], facts["critical_high"])
+            is_recalled = closed_form.recalled(_share(facts), facts["critical_low"], facts["critical_high"])
             is_held_out = facts["role"] == "held_out"
             predicted.append(is_recalled[is_held_out].mean())
             measured.append(facts["correct"][is_held_out].mean())
@@ -155,6 +155,11 @@ def over_worlds(outcomes: Sequence[Outcome], values: Sequence[float] | np.ndarra
     return statistics.mean_interval(statistics.by_world(_worlds(outcomes), values))
 
 
+def unit(interval: statistics.Interval) -> str | None:
+    """Return what the interval counts; None where one world alone has none."""
+    return "worlds" if np.isfinite(interval.low) else None
+
+
 def _growth(outcome: Outcome) -> dict[str, float]:
     """Return R² of R6 for one world."""
     facts = outcome.facts["base"]
@@ -164,9 +169,9 @@ def _growth(outcome: Outcome) -> dict[str, float]:
     means = [np.bincount(subject, of) / np.bincount(subject) for of in (predicted, salience)]
     positive = (means[0] > 0) & (means[1] > 0)
     return {
-        "subjects": flow.r_squared(*means),
-        "subjects' logarithms": flow.r_squared(*(np.log(mean[positive]) for mean in means)),
-        "single facts": flow.r_squared(predicted, salience),
+        "subjects": closed_form.r_squared(*means),
+        "subjects' logarithms": closed_form.r_squared(*(np.log(mean[positive]) for mean in means)),
+        "single facts": closed_form.r_squared(predicted, salience),
     }
 
 
@@ -190,11 +195,11 @@ def _p_value(outcomes: Sequence[Outcome], a: Sequence[float], b: Sequence[float]
 
 
 def _measured(interval: statistics.Interval) -> Row:
-    return {"measured": interval.mean, "low": interval.low, "high": interval.high}
+    return {"measured": interval.mean, "low": interval.low, "high": interval.high, "unit": unit(interval)}
 
 
 def _share(facts: Columns) -> np.ndarray:
-    return facts["subject_attention"] / (facts["subject_attention"] + facts["relation_attention"])
+    return closed_form.subject_share(facts["subject_attention"], facts["relation_attention"])
 
 
 def _interval(facts: Columns) -> tuple[np.ndarray, np.ndarray]:

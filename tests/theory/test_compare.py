@@ -160,6 +160,12 @@ def test_growth_says_nothing_of_saliences_that_do_not_vary():
     assert compare.growth(runs, is_judged=True) == []
 
 
+def test_unit_is_worlds_where_there_is_an_interval():
+    for shares, unit in ((AHEAD, "worlds"), (AHEAD[:1], None)):
+        rows = compare.rows("mine", outcomes(shares), is_default_world=False)
+        assert {row["unit"] for row in rows if "low" in row} == {unit}
+
+
 def test_every_row_names_its_statement_experiment_and_runs():
     rows = compare.rows("mine", outcomes(AHEAD), is_default_world=False)
     assert [row["result"] for row in rows] == ["R2", "R4", "R5", "R5", "R5", "R6", "R6", "R6", "R7"]

@@ -9,9 +9,11 @@ from jaxtyping import Float
 
 from core import signs, statistics
 from core.runs import Run
+from theory import compare
 from theory.compare import Row
 
 THIRDS = ("least known third", "middle third", "best known third")
+"""Strata of the facts by knownness; in results they are counted from the best known: third 3, third 2, third 1."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def rows(experiment: str, outcomes: Sequence[Outcome]) -> list[Row]:
     ]
     made += [
         _row("d", "top − bottom", thirds[:, third], f"accuracy gap, {name}")
-        | {"verdict": "reported", "predicted": None}
+        | {"verdict": "reported", "predicted": None, "stratum": f"third {len(THIRDS) - third}"}
         for third, name in enumerate(THIRDS)
     ]
     common = {"experiment": experiment, "seeds": len(outcomes)}
@@ -115,7 +117,8 @@ def _by_head(run: Run) -> dict[str, dict[str, Float[np.ndarray, "layer head"]]]:
 
 def _row(result: str, arm: str, differences: Float[np.ndarray, " world"], note: str) -> Row:
     """Return the row of a difference that is predicted to be positive (`predicted`: the sign alone)."""
-    interval = statistics.paired_interval(differences, np.zeros_like(differences))
+    *ends, p_value = statistics.paired_interval(differences, np.zeros_like(differences))
+    interval = statistics.Interval(*ends)
     return {
         "result": result,
         "arm": arm,
@@ -123,7 +126,8 @@ def _row(result: str, arm: str, differences: Float[np.ndarray, " world"], note: 
         "measured": interval.mean,
         "low": interval.low,
         "high": interval.high,
-        "p_value": interval.p_value,
+        "unit": compare.unit(interval),
+        "p_value": p_value,
         "verdict": signs.verdict(interval),
         "note": note,
     }

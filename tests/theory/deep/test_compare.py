@@ -66,7 +66,18 @@ def test_rows_are_rows_of_the_table_of_predictions():
     first = made[0]
     assert (first["experiment"], first["seeds"], first["result"], first["arm"]) == ("mine", 3, "a", "top − bottom")
     assert first["measured"] == pytest.approx(0.2, abs=0.03)
-    assert first["low"] < first["measured"] < first["high"]
+    assert first["low"] < first["measured"] < first["high"] and first["unit"] == "worlds"
+
+
+def test_thirds_are_strata_that_are_counted_from_the_best_known():
+    made = compare.rows("mine", [outcome(0)])
+    strata = {row["stratum"]: row["note"] for row in made if "stratum" in row}
+    assert strata == {
+        "third 3": "accuracy gap, least known third",
+        "third 2": "accuracy gap, middle third",
+        "third 1": "accuracy gap, best known third",
+    }
+    assert {row["unit"] for row in made} == {None}
 
 
 def finished(folder, world: int, **tables) -> results.Run:
