@@ -64,15 +64,16 @@ class _Lines:
 
     def __init__(self, name: str, total: int) -> None:
         self.name, self.total = name, total
-        self.done, self.doing, self.started = 0.0, "", time.monotonic()
+        self.done: float | int = 0
+        self.doing, self.started = "", time.monotonic()
         self.stop = threading.Event()
         threading.Thread(target=self._tell, daemon=True).start()
 
-    def advance(self, doing: str, n: float) -> None:
+    def advance(self, doing: str, n: float | int) -> None:
         self.done += n
         self.doing = doing or self.doing
 
-    def line(self, seconds: float) -> str:
+    def line(self, seconds: float | int) -> str:
         """Return how far it is after so many seconds."""
         spent = datetime.timedelta(seconds=int(seconds))
         left = ""

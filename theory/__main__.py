@@ -8,13 +8,13 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Union
 
 import tyro
 from rich.table import Table
 
-from core import report_tables, runs
-from core.console import ERRORS, OUTPUT, exit_code, progress
+from core import cli, former, report_tables, runs
+from core.console import ERRORS, OUTPUT, progress
 from core.errors import InputError
 from core.seeds import Seeds
 from theory import config as configs
@@ -168,9 +168,21 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0, 1 where a result fails, 2 for a mistake in the input, 130 for Ctrl-C."""
-    command: Any = tyro.cli(Command, prog="python -m theory", args=arguments, description=__doc__)  # type: ignore
-    loop.use_all_cores()
-    return exit_code(command, interrupted=INTERRUPTED)
+    return cli.main(
+        Command,
+        "theory",
+        __doc__ or "",
+        arguments=arguments,
+        former=former.flags("theory") | former.flags("deep"),
+        interrupted=INTERRUPTED,
+        prepare=loop.use_all_cores,
+    )
+
+
+def script() -> int:
+    """Run as an installed script: as `python -m theory` does."""
+    _end_on_interrupt()
+    return main()
 
 
 def _end_on_interrupt() -> None:
@@ -191,5 +203,4 @@ def _end_on_interrupt() -> None:
 
 
 if __name__ == "__main__":
-    _end_on_interrupt()
-    sys.exit(main())
+    sys.exit(script())
