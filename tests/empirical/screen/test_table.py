@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from core import runs
+from core import columns, runs
 from core.errors import InputError
 from core.seeds import Cell
 from empirical.experiments import SCREEN
@@ -21,7 +21,7 @@ TRUE = {"tail": 0.08, "answers": -0.05}
 
 def _metrics(gap, arm):
     value = 0.4 + (gap / 2 if arm == "top" else -gap / 2 if arm == "bottom" else 0)
-    names = (*table.METRICS, *table.OTHERS)
+    names = columns.MEASURES
     return dict.fromkeys(names, None) | {"n": 10, "accuracy": value, "retention": value, "subject_attention": value}
 
 
