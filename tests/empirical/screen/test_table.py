@@ -81,7 +81,7 @@ def test_too_few_base_models_give_no_effects(rows):
 def test_the_table_comes_back_as_it_was_written_and_newer_rows_replace_older_ones(rows, tmp_path):
     table.write(tmp_path, rows)
     again = table.read(tmp_path)
-    assert len(again) == len(rows) and set(again[0]) == set(table.SCHEMA.names)
+    assert len(again) == len(rows) and set(again[0]) == set(columns.SCREEN.names)
     newer = [rows[0] | {"accuracy": 0.99}]
     merged = table.merged(again, newer)
     assert len(merged) == len(rows)
