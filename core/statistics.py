@@ -4,6 +4,7 @@ Both flows and the figures use these. Non-finite or empty input raises ValueErro
 be silently wrong; in `t_interval` alone, nan is what does not apply at a point, and stays nan.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,13 @@ class Coefficients(NamedTuple):
     low: Float[np.ndarray, " term"]
     high: Float[np.ndarray, " term"]
     p_value: Float[np.ndarray, " term"]
+
+
+def by_world(worlds: Sequence[int], values: Sequence[float | None] | np.ndarray) -> Float[np.ndarray, " world"]:
+    """Return the mean of each world's values, in the order of the worlds' numbers; None counts as nan."""
+    _, world = np.unique(worlds, return_inverse=True)
+    numbers = np.array([np.nan if value is None else value for value in values], float)
+    return np.bincount(world, numbers) / np.bincount(world)
 
 
 def mean_interval(values: Float[np.ndarray, " seed"]) -> Interval:
@@ -116,6 +124,31 @@ def clustered_interval(
         rng=np.random.default_rng(seed),
     )
     return Interval(mean, float(resampled.confidence_interval.low), float(resampled.confidence_interval.high))
+
+
+def clustered_means(
+    values: Float[np.ndarray, "row ..."], cluster: Int[np.ndarray, " row"]
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Return the means over rows at every point, and the ends of their 95 % intervals; one cluster has none (nan).
+
+    The standard error is robust to rows that share a cluster: each cluster's deviations are summed first. The quantile
+    is Student's, with one degree of freedom less than there are clusters. In closed form, so that thousands of points
+    (layers, heads, spans) cost no resampling.
+
+    Raises:
+        ValueError: if there is no row.
+    """
+    if not len(values):
+        raise ValueError("values is empty")
+    _, index = np.unique(cluster, return_inverse=True)
+    n_clusters = index.max() + 1
+    mean = values.mean(axis=0)
+    sums = np.zeros((n_clusters, *values.shape[1:]))
+    np.add.at(sums, index, values - mean)
+    half = np.full_like(mean, np.nan)
+    if n_clusters > 1:
+        half = stats.t.ppf((1 + _LEVEL) / 2, n_clusters - 1) * np.sqrt((sums**2).sum(axis=0)) / len(values)
+    return mean, mean - half, mean + half
 
 
 def least_squares(matrix: Float[np.ndarray, "row term"], outcome: Float[np.ndarray, " row"]) -> Coefficients:

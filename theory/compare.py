@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
-from core import closed_form, statistics
+from core import closed_form, signs, statistics
 from core.runs import Run
 from theory.law import predict, theorem
 
@@ -102,7 +101,7 @@ def order(outcomes: Sequence[Outcome]) -> list[Row]:
             "predicted": forecast.mean,
             "error": abs(forecast.mean - difference.mean),
             "p_value": _p_value(outcomes, measured["top"], measured["bottom"]),
-            "verdict": sign_verdict(forecast.mean, difference) if assumed else "reported",
+            "verdict": signs.verdict(difference, forecast.mean) if assumed else "reported",
             "note": "order of the arms' shares, predicted before any finetuning"
             + ("" if assumed else "; outside R5's assumptions"),
         }
@@ -153,19 +152,12 @@ def gap(outcomes: Sequence[Outcome]) -> Row:
 
 def over_worlds(outcomes: Sequence[Outcome], values: Sequence[float] | np.ndarray) -> statistics.Interval:
     """Return the mean and its interval with worlds (pretraining seeds) as the unit; runs of one world are averaged."""
-    return statistics.mean_interval(_by_world(outcomes, values))
+    return statistics.mean_interval(statistics.by_world(_worlds(outcomes), values))
 
 
 def unit(interval: statistics.Interval) -> str | None:
     """Return what the interval counts; None where one world alone has none."""
     return "worlds" if np.isfinite(interval.low) else None
-
-
-def sign_verdict(predicted: float, measured: statistics.Interval) -> str:
-    """Return whether a predicted sign holds: undecided where the interval holds zero, or is missing."""
-    if not measured.low * measured.high > 0:
-        return "undecided"
-    return "holds" if predicted * measured.mean > 0 else "fails"
 
 
 def _growth(outcome: Outcome) -> dict[str, float]:
@@ -193,13 +185,13 @@ def _statement(row: Row) -> str:
     return theorem.STATEMENTS[row["result"]]
 
 
-def _by_world(outcomes: Sequence[Outcome], values: Sequence[float] | np.ndarray) -> Float[np.ndarray, " world"]:
-    _, world = np.unique([outcome.world for outcome in outcomes], return_inverse=True)
-    return np.bincount(world, np.asarray(values, float)) / np.bincount(world)
+def _worlds(outcomes: Sequence[Outcome]) -> list[int]:
+    return [outcome.world for outcome in outcomes]
 
 
 def _p_value(outcomes: Sequence[Outcome], a: Sequence[float], b: Sequence[float]) -> float:
-    return statistics.paired_interval(_by_world(outcomes, a), _by_world(outcomes, b)).p_value
+    worlds = _worlds(outcomes)
+    return statistics.paired_interval(statistics.by_world(worlds, a), statistics.by_world(worlds, b)).p_value
 
 
 def _measured(interval: statistics.Interval) -> Row:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from core import signs
 from core.statistics import Interval
 from theory import compare
 from theory import config as configs
@@ -57,7 +58,7 @@ def outcomes(shares, **options) -> list[Outcome]:
     ],
 )
 def test_a_predicted_sign_holds_fails_or_is_undecided_by_the_interval(predicted, interval, verdict):
-    assert compare.sign_verdict(predicted, interval) == verdict
+    assert signs.verdict(interval, predicted) == verdict
 
 
 AHEAD = [(0.7, 0.5), (0.72, 0.5), (0.69, 0.5)]

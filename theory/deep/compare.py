@@ -7,19 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from core import statistics
+from core import signs, statistics
 from core.runs import Run
 from theory import compare
 from theory.compare import Row
 
-SIGNS = {
-    "a": "Accuracy is higher after finetuning on well-known facts.",
-    "b": "Attention to the subject is higher after finetuning on well-known facts.",
-    "c": "Generic answers are rarer after finetuning on well-known facts.",
-    "d": "The accuracy gap is largest at middling knownness.",
-    "f": "The random half lies between the top and the bottom half.",
-}
-"""What the theory predicts for any model."""
 THIRDS = ("least known third", "middle third", "best known third")
 """Strata of the facts by knownness; in results they are counted from the best known: third 3, third 2, third 1."""
 
@@ -88,13 +80,7 @@ def rows(experiment: str, outcomes: Sequence[Outcome]) -> list[Row]:
         for third, name in enumerate(THIRDS)
     ]
     common = {"experiment": experiment, "seeds": len(outcomes)}
-    return [common | {"statement": SIGNS[row["result"]]} | row for row in made]
-
-
-def verdict(made: Sequence[Row], sign: str) -> str:
-    """Return whether a sign holds: only if all its rows do; it fails if one of them fails."""
-    found = {row["verdict"] for row in made if row["result"] == sign} - {"reported"}
-    return "fails" if "fails" in found else "holds" if found == {"holds"} else "undecided"
+    return [common | {"statement": signs.SIGNS[row["result"]]} | row for row in made]
 
 
 def changes(runs: Sequence[Run]) -> list[Change]:
@@ -142,6 +128,6 @@ def _row(result: str, arm: str, differences: Float[np.ndarray, " world"], note: 
         "high": interval.high,
         "unit": compare.unit(interval),
         "p_value": p_value,
-        "verdict": compare.sign_verdict(1.0, interval),
+        "verdict": signs.verdict(interval),
         "note": note,
     }

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from core import columns
+from core import columns, signs
 from core import runs as results
 from theory.deep import compare
 from theory.deep.compare import Outcome
@@ -26,7 +26,7 @@ def outcome(world: int, gaps=(0.1, 0.3, 0.2), **changed) -> Outcome:
 
 def verdicts(**changed) -> dict[str, str]:
     made = compare.rows("mine", [outcome(world, **changed) for world in range(4)])
-    return {sign: compare.verdict(made, sign) for sign in compare.SIGNS}
+    return {sign: signs.overall(made, sign) for sign in signs.SIGNS}
 
 
 def test_every_sign_holds_where_everything_is_as_predicted():
@@ -57,7 +57,7 @@ def test_between_means_between_also_where_the_order_of_the_halves_is_reversed():
 
 def test_one_world_decides_nothing():
     made = compare.rows("mine", [outcome(0)])
-    assert {compare.verdict(made, sign) for sign in compare.SIGNS} == {"undecided"}
+    assert {signs.overall(made, sign) for sign in signs.SIGNS} == {"undecided"}
 
 
 def test_rows_are_rows_of_the_table_of_predictions():
