@@ -1,5 +1,11 @@
-"""Configs as the JSON that results keep of them."""
+"""Configs as the JSON that results keep of them, and what their fields are marked with.
 
+A field is marked where it is declared, so that nobody has to list it elsewhere: *traced* numbers enter a compiled
+program as arguments, so that configs that differ in them alone share one; a *remedy* changes what finetuning is.
+"""
+
+from collections.abc import Callable
+from dataclasses import field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import cattrs
@@ -9,6 +15,44 @@ from core.errors import InputError
 
 T = TypeVar("T")
 _CONVERTER = make_converter(forbid_extra_keys=True)
+_NOT_TRACED = object()
+
+
+def setting(default: Any, *, traced: Any = _NOT_TRACED, is_remedy: bool = False) -> Any:
+    """Return a dataclass field with this default, and marks.
+
+    Args:
+        traced: What stands for the number in the structure of a config: a value, or a function of the number (whether
+            it is used at all, say).
+        is_remedy: Whether any other value than the default changes what finetuning is.
+    """
+    metadata = {"is_remedy": is_remedy} | ({} if traced is _NOT_TRACED else {"traced": traced})
+    return field(default=default, metadata=metadata)
+
+
+def is_used(number: float) -> float:
+    """Return 1 for a number above 0 and else 0: a program is compiled without what is not used."""
+    return float(number > 0)
+
+
+def structure(config: T) -> T:
+    """Return the config without its traced numbers, nested ones too: what a program is compiled for."""
+    changes: dict[str, Any] = {}
+    for one in fields(config):  # type: ignore[arg-type]
+        value = getattr(config, one.name)
+        if "traced" in one.metadata:
+            stand_in: Any | Callable[[Any], Any] = one.metadata["traced"]
+            changes[one.name] = stand_in(value) if callable(stand_in) else stand_in
+        elif is_dataclass(value):
+            changes[one.name] = structure(value)
+    return replace(config, **changes)  # type: ignore[type-var]
+
+
+def remedies(config: Any) -> list[str]:
+    """Return the names of a config's remedies that are not at their default, which is to do nothing."""
+    return [
+        one.name for one in fields(config) if one.metadata.get("is_remedy") and getattr(config, one.name) != one.default
+    ]
 
 
 def to_json(config: Any) -> dict[str, Any]:

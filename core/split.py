@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int, Int8, Real
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from core.config_json import setting
 from core.errors import InputError
 
 ARMS = ("top", "bottom", "whole", "random")
@@ -32,10 +33,10 @@ class SplitConfig:
     """Share of the facts on which hyperparameters are chosen, drawn as whole components."""
     within_relation: bool = False
     """Rank, halve and draw within each relation, so that top, bottom and random have the same mix of relations."""
-    known_share: float | None = None
+    known_share: float | None = setting(None, traced=lambda share: None if share is None else 0.0)
     """0 to 1: a fifth arm, `mixture`, of which this share is drawn from the top half and the rest from the bottom half;
     not given: no such arm."""
-    size: float = 0.5
+    size: float = setting(0.5, traced=0.5)
     """The mixture's size as a share of the training facts."""
 
     @property

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from core.config_json import setting
 from core.facts import store as fact_store
 from core.facts.store import Background, FactStore
 from theory import fact_rows
@@ -23,9 +24,9 @@ class FactsConfig:
     """Relations of a sampled world."""
     n_answers: int = 20
     """Answers of each relation in a sampled world, shared with no other relation."""
-    answer_skew: float = 1.0
+    answer_skew: float = setting(1.0, traced=0.0)
     """Answers of a sampled world are drawn ∝ rank^-skew; skew is what makes a generic answer exist."""
-    popularity_exponent: float = 1.0
+    popularity_exponent: float = setting(1.0, traced=0.0)
     """Zipf: popularity is rank^-exponent, in a sampled world and with `popularity` = rank."""
     relations_per_subject: int | None = None
     """Relations that each subject of a sampled world has, at random; none given: all of them."""
@@ -43,7 +44,7 @@ class FactsConfig:
     """COLUMN=REGEX: keep the table's rows in whose cell the expression is found."""
     popularity: Literal["given", "rank"] = "given"
     """Of a table's facts: the column's number, or Zipf by its rank (equal numbers share their mean rank)."""
-    exposure_exponent: float = 1.0
+    exposure_exponent: float = setting(1.0, traced=0.0)
     """Exposure is ∝ popularity^exponent; below 1 it tempers a heavy tail such as page views."""
     min_facts: int = 10
     """A table's relations with fewer facts are dropped and named."""

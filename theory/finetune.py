@@ -1,6 +1,6 @@
 """Finetuning: the question format is taught on one arm's facts, and attention moves."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from core.config_json import is_used, setting, structure
 from theory.engine import loop
 from theory.engine.batched import Program
-from theory.model import factored, finetuners, traced
+from theory.model import factored, finetuners
 from theory.model.config import ModelConfig, Prompt
 from theory.model.finetuners import Rates, Task, Tuned
 
@@ -25,31 +26,31 @@ PROBE = 1000
 class FinetuneConfig:
     """Question prompts, drawn uniformly over an arm's facts; the same number of steps for every arm."""
 
-    steps: int = 200
+    steps: int = setting(200, traced=0)
     """SGD steps."""
     batch_size: int = 256
     """Facts per step."""
-    learning_rate: float = 1.0
+    learning_rate: float = setting(1.0, traced=0.0)
     """Rate of W_KQ."""
     train: Literal["attention", "everything", "values"] = "attention"
     """`attention`: W_KQ only, as in the proof. `everything`: W_V too. `values`: W_V only, W_KQ frozen (a remedy)."""
-    value_learning_rate: float = 1.0
+    value_learning_rate: float = setting(1.0, traced=0.0)
     """Rate of W_V where it is trained."""
     optimizer: str = "sgd"
     """Any optimizer of optax that takes a learning rate (dense model); the factored model takes sgd only."""
     prompt: Prompt = "template"
     """`template`: (subject, relation, template). `bare`: the pretraining format (subject, relation). `fresh_relation`:
     (subject, a new relation token whose value is zero). The last two are ablations without the effect."""
-    early_stopping: bool = False
+    early_stopping: bool = setting(False, is_remedy=True)
     """Of the recorded steps, 0 among them, take the one with the least loss on the dev facts, not the last."""
-    kl_weight: float = 0.0
+    kl_weight: float = setting(0.0, traced=is_used, is_remedy=True)
     """Weight of KL(base ‖ tuned) on the training prompts' outputs, added to the loss. A remedy."""
-    attention_floor: float = 0.0
+    attention_floor: float = setting(0.0, traced=is_used, is_remedy=True)
     """Weight of ½ max(0, ½ − t)², which holds the subject's share t of attention at the base's. A remedy."""
-    curriculum: Literal["mixed", "known_first", "known_last"] = "mixed"
+    curriculum: Literal["mixed", "known_first", "known_last"] = setting("mixed", is_remedy=True)
     """`known_first`: the first half of the steps draws from the arm's better-known half, the rest from the other;
     `known_last`: the other way round."""
-    replay: float = 0.0
+    replay: float = setting(0.0, traced=is_used, is_remedy=True)
     """0 to 1: the share of every batch that repeats the best-known tenth of all training facts. A remedy."""
 
 
@@ -84,12 +85,6 @@ def rates(config: FinetuneConfig, dtype: str) -> Rates:
     )
 
 
-def structure(config: FinetuneConfig) -> FinetuneConfig:
-    """Return the config without the numbers in `Rates` and the steps: what a program is compiled for."""
-    is_used = {name: float(getattr(config, name) > 0) for name in ("kl_weight", "attention_floor", "replay")}
-    return replace(config, steps=0, learning_rate=0.0, value_learning_rate=0.0, **is_used)
-
-
 def run(
     config: FinetuneConfig, model: ModelConfig, tasks: Task, *, records: Int[np.ndarray, "world record"]
 ) -> tuple[Tuned, loop.Trace, Measured]:
@@ -99,7 +94,7 @@ def run(
         config: its steps and numbers are not read: `records` and `tasks` hold every world's own.
         records: the steps at which to measure, the last of which ends the training.
     """
-    return _program(structure(config), traced.structure(model))(records, tasks)
+    return _program(structure(config), structure(model))(records, tasks)
 
 
 @lru_cache(maxsize=32)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from core.config_json import setting, structure
 from theory.engine import loop, sampling
 from theory.engine.batched import Program
 from theory.model import dense, factored, traced
@@ -29,12 +30,12 @@ Base = factored.Values | dense.Parameters
 class PretrainConfig:
     """Prompts (subject, relation), sampled by popularity, under uniform attention."""
 
-    steps: int = 2000
+    steps: int = setting(2000, traced=0)
     """SGD steps. Long pretraining stores everything and reverses the arms' order. A shorter pretraining of a world is
     the beginning of a longer one."""
     batch_size: int = 256
     """Facts per step."""
-    learning_rate: float = 40.0
+    learning_rate: float = setting(40.0, traced=0.0)
     """Rate of the dense W_V; a token's own value moves at (1-ρ) times it."""
     train: Literal["values", "everything"] = "values"
     """`values`: W_V only, attention stays uniform. `everything`: W_KQ too (dense model only)."""
@@ -81,9 +82,7 @@ def run(
         records: the steps at which to measure, the last of which ends the training.
         keep: `all` returns the models at all records, along an axis after the worlds'.
     """
-    # What differs between worlds of one program is left out of its key.
-    structure = replace(config, steps=0, learning_rate=0.0), traced.structure(model)
-    return _program(*structure, sizes, keep, worlds.learning_rate.dtype.name)(records, worlds)
+    return _program(structure(config), structure(model), sizes, keep, worlds.learning_rate.dtype.name)(records, worlds)
 
 
 @lru_cache(maxsize=32)

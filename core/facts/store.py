@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64, Int, Int32
 
+from core.config_json import setting
 from core.errors import InputError
 
 
@@ -23,9 +24,9 @@ class Background:
 
     size: float = 0.0
     """Background facts per fact of a relation, each with a subject of its own; 0 for none."""
-    share: float = 0.5
+    share: float = setting(0.5, traced=0.5)
     """Their part of the pretraining draws, equal among them."""
-    skew: float = 1.0
+    skew: float = setting(1.0, traced=0.0)
     """Their answers are the relation's own, ∝ rank^-skew, ranked by how many of its facts have them."""
 
 

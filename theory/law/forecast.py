@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from core.config_json import remedies
 from theory.config import Config
 from theory.engine import rosenbrock
 from theory.engine.batched import Program, stack
-from theory.finetune import FinetuneConfig
 from theory.inputs import Prepared
 from theory.law import predict
 from theory.model import factored
@@ -39,10 +39,8 @@ class Forecast(NamedTuple):
 
 def applies(config: Config) -> bool:
     """Return whether finetuning is what R5 is about: question prompts with a template, plain SGD, nothing added."""
-    added = ("early_stopping", "kl_weight", "attention_floor", "curriculum", "replay")
-    plain = all(getattr(config.finetune, name) == getattr(FinetuneConfig, name) for name in added)
     is_sgd = config.finetune.optimizer == "sgd" and config.finetune.train != "values"
-    return plain and is_sgd and config.finetune.prompt == "template"
+    return not remedies(config.finetune) and is_sgd and config.finetune.prompt == "template"
 
 
 def run(prepared: Sequence[Prepared], arms: Sequence[str]) -> Forecast:

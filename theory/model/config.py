@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from core.config_json import is_used, setting
+
 Prompt = Literal["template", "bare", "fresh_relation"]
 
 
@@ -28,14 +30,14 @@ class ModelConfig:
     """Orthonormal directions, or random ones in fewer dimensions than there are tokens (superposition; dense only)."""
     dimension: int | None = None
     """Width of the random embeddings. None: a quarter of the number of tokens."""
-    shared_share: float = 0.5
+    shared_share: float = setting(0.5, traced=0.0)
     """ρ, in 0 to 1: the share of a subject's (relation's) embedding that all subjects (relations) have in common. It is
     how an update on one subject reaches every other."""
-    value_share: float = 0.0
+    value_share: float = setting(0.0, traced=is_used)
     """0 to 1: how much of the common part W_V reads. 0: values are a token's own, as the theorem assumes."""
     n_filler: int = 50
     """Output tokens that answer no question: what tends to follow the template in pretraining."""
-    template_strength: float = 20.0
+    template_strength: float = setting(20.0, traced=1.0)
     """The template's value on every filler token, in nats at full attention: the format gap that finetuning closes."""
 
 

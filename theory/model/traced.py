@@ -1,6 +1,5 @@
 """A model's numbers as compiled programs take them: one program serves all their values."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -33,11 +32,6 @@ def of(config: ModelConfig, n_answers: int, dtype: str) -> Constants:
         strength,
         multiplicity if config.parametrisation == "factored" else None,
     )
-
-
-def structure(config: ModelConfig) -> ModelConfig:
-    """Return the config without the numbers in `Constants`: what a program is compiled for."""
-    return replace(config, shared_share=0.0, value_share=float(config.value_share > 0), template_strength=1.0)
 
 
 def shares_values(config: ModelConfig | Constants) -> bool:

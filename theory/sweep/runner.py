@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +18,14 @@ import pyarrow as pa
 
 from core import provenance, runs, split
 from core.columns import SWEEP, table
+from core.config_json import structure
 from core.errors import InputError
 from core.seeds import Cell
 from theory import config as configs
 from theory import finetune, pipeline
-from theory.config import Config
 from theory.design import Design
 from theory.engine.batched import free_memory
 from theory.law import forecast
-from theory.model import traced
 from theory.pipeline import Prepared, Trained, Unit
 from theory.sweep import parts
 from theory.sweep.units import SCHEMA, check_space, identities
@@ -178,7 +177,7 @@ def _chunks(units: Sequence[Unit], names: list[str], arms: tuple[str, ...]) -> l
     """Return all units in chunks of one structure, those that share a pretraining together."""
     by_structure: dict[Any, dict[Unit, list[int]]] = {}
     for index, unit in enumerate(units):
-        families = by_structure.setdefault(_structure(unit.config), {})
+        families = by_structure.setdefault(structure(unit.config), {})
         families.setdefault(pipeline.family(unit), []).append(index)
     chunks = []
     for families in by_structure.values():
@@ -202,20 +201,6 @@ def _limits(unit: Unit) -> tuple[int, int]:
     more = 1 if jax.default_backend() == "cpu" else ACCELERATED
     n_bytes = 2 * pipeline.n_bytes(unit.config, unit.cell.pretrain)  # the base model, and a copy to be finetuned
     return int(np.clip(0.25 * free_memory() // n_bytes, 1, more * CHUNK)), more * FAMILIES
-
-
-def _structure(config: Config) -> Config:
-    """Return the config without the numbers that a compiled program takes as its arguments."""
-    facts = replace(config.facts, popularity_exponent=0.0, answer_skew=0.0, exposure_exponent=0.0)
-    facts = replace(facts, background=replace(facts.background, share=0.5, skew=0.0))
-    return replace(
-        config,
-        facts=facts,
-        model=traced.structure(config.model),
-        pretrain=replace(config.pretrain, steps=0, learning_rate=0.0),
-        split=replace(config.split, size=0.5, known_share=None if config.split.known_share is None else 0.0),
-        finetune=finetune.structure(config.finetune),
-    )
 
 
 class _Claims:

@@ -38,7 +38,13 @@ def boundary(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
             interval = statistics.mean_interval(crossing[:, 1])
             made.append(
                 {"result": "R8", "arm": "top − bottom", "predicted": float(crossing[:, 0].mean())}
-                | {"measured": interval.mean, "low": interval.low, "high": interval.high, "verdict": "reported"}
+                | {
+                    "measured": interval.mean,
+                    "low": interval.low,
+                    "high": interval.high,
+                    "verdict": "reported",
+                    "unit": "worlds",
+                }
                 | {"note": f"pretraining steps at which the shares' order reverses, popularity exponent {exponent}"}
             )
     distance = flow.boundary_distance(*np.concatenate(boundaries).T)
