@@ -18,7 +18,7 @@ from core.facts.files import Table
 COLUMNS = {
     "subject": ("subject", "subj"),
     "relation": ("relation", "prop"),
-    "answer": ("answer", "possible_answers", "answers", "obj"),
+    "answers": ("answer", "possible_answers", "answers", "obj"),
     "popularity": ("popularity", "s_pop"),
 }
 """The column names recognised for each part of a fact, the preferred one first."""
@@ -72,7 +72,7 @@ def number(names: Shaped[np.ndarray, " fact"]) -> tuple[Int32[np.ndarray, " fact
 
 def _recognise(table: Table, part: str, given: str | None) -> list[str]:
     """Return the columns that hold a part of the fact: one, or for the answer all that are recognised."""
-    flag = f"--facts.{part}-column"
+    flag = f"--facts.columns.{part}"
     if given is not None:
         table.require(given, flag)
         return [given]
@@ -82,7 +82,7 @@ def _recognise(table: Table, part: str, given: str | None) -> list[str]:
             f"{table.path}: no column for the {part} (looked for {', '.join(COLUMNS[part])}).\n"
             f"Name one by {flag}; the columns are {', '.join(table.columns)}."
         )
-    return names if part == "answer" else names[:1]
+    return names if part == "answers" else names[:1]
 
 
 def _matching(table: Table, where: str | None) -> list[int]:
@@ -110,7 +110,7 @@ def _usable(table: Table, names: dict[str, list[str]], matching: list[int]) -> R
     popularity = {row: _popularity(table, names["popularity"][0], row) for row in matching}
     known = {row: number for row, number in popularity.items() if number is not None}
     subjects, relations = (table.columns[names[part][0]] for part in ("subject", "relation"))
-    facts = {row: (_text(subjects[row]), _text(relations[row]), _answer(table, names["answer"], row)) for row in known}
+    facts = {row: (_text(subjects[row]), _text(relations[row]), _answer(table, names["answers"], row)) for row in known}
     filled = {row: fact for row, fact in facts.items() if all(fact)}
     left_out = {
         "do not match --facts.where": len(table.numbers) - len(matching),

@@ -60,7 +60,9 @@ def test_the_answer_is_the_first_filled_column_and_of_a_list_its_first_element(t
     lines = ['A,r,"[""x"", ""y""]",o,1', "B,r,,o,1", "C,r,[untitled],o,1", "D,r,[],o,1"]
     rows = read(tmp_path, *lines, header="subj,prop,possible_answers,obj,s_pop")
     assert rows.answer.tolist() == ["x", "o", "[untitled]", "o"]
-    only = read(tmp_path, *lines, "E,r,x,p,1", header="subj,prop,possible_answers,obj,s_pop", columns={"answer": "obj"})
+    only = read(
+        tmp_path, *lines, "E,r,x,p,1", header="subj,prop,possible_answers,obj,s_pop", columns={"answers": "obj"}
+    )
     assert only.answer.tolist() == ["o"] * 4 + ["p"]
 
 
@@ -95,8 +97,11 @@ def test_a_wrong_popularity_in_a_row_that_does_not_match_is_no_error(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"header": "subject,relation,value,popularity"}, "no column for the answer .*\n.*--facts.answer-column; the"),
-        ({"columns": {"subject": "who"}}, r"no column 'who' \(--facts.subject-column\); the columns are subject, rel"),
+        (
+            {"header": "subject,relation,value,popularity"},
+            "no column for the answers .*\n.*--facts.columns.answers; the",
+        ),
+        ({"columns": {"subject": "who"}}, r"no column 'who' \(--facts.columns.subject\); the columns are subject, rel"),
         (
             {"where": "source=A"},
             r"no column 'source' \(--facts.where source=A\); the columns are .*\n.*--facts.where None",

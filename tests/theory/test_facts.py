@@ -18,7 +18,7 @@ TABLE = "subject,relation,answer,popularity\nA,r,x,100\nA,s,z,100\nB,r,y,1\nC,s,
 def table(tmp_path):
     path = tmp_path / "facts.csv"
     path.write_text(TABLE, encoding="utf-8")
-    return FactsConfig(table=path, min_facts=1)
+    return FactsConfig(path=path, min_facts=1)
 
 
 def as_dict(store):
@@ -44,7 +44,7 @@ def test_every_world_is_a_distribution_over_distinct_facts(
         n_relations=n_relations,
         n_answers=n_answers,
         popularity_exponent=exponent,
-        relations_per_subject=n_each,
+        facts_per_subject=n_each,
         background=Background(size=size),
     )
     store = facts.build(config, seed=seed)
@@ -72,7 +72,7 @@ def test_exposure_exponent_tempers_the_popularity():
 
 
 def test_the_seed_alone_decides_the_world():
-    config = FactsConfig(n_subjects=50, relations_per_subject=2, background=Background(size=1.0))
+    config = FactsConfig(n_subjects=50, facts_per_subject=2, background=Background(size=1.0))
     first, again, other = (facts.build(config, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.answer, again.answer)
     assert (first.answer != other.answer).any() and (first.relation != other.relation).any()
@@ -98,7 +98,7 @@ def test_popularity_by_rank_is_zipf_and_keeps_equal_facts_equal(table):
 
 
 def test_background_facts_have_new_subjects_their_share_and_the_relations_own_answers():
-    store = facts.sample(FactsConfig(n_subjects=500, relations_per_subject=1), seed=0)
+    store = facts.sample(FactsConfig(n_subjects=500, facts_per_subject=1), seed=0)
     both = fact_store.add_background(store, Background(size=1.5, share=0.3), seed=0, flag="--facts.background")
     n_own, new = len(store.subject), both.is_background
     np.testing.assert_allclose(np.bincount(both.relation[new]), 1.5 * np.bincount(store.relation), atol=1)
@@ -111,7 +111,7 @@ def test_background_facts_have_new_subjects_their_share_and_the_relations_own_an
 
 
 def test_a_fraction_of_a_background_fact_makes_no_seed_larger_than_another():
-    config = FactsConfig(n_subjects=40, relations_per_subject=2, background=Background(size=0.3))
+    config = FactsConfig(n_subjects=40, facts_per_subject=2, background=Background(size=0.3))
     stores = [facts.build(config, seed=seed) for seed in range(5)]
     assert len({tuple(np.bincount(store.relation[~store.is_background])) for store in stores}) > 1
     for store in stores:
@@ -127,7 +127,7 @@ def test_background_answers_follow_the_frequency_ranks_of_the_store(tmp_path):
     lines = [f"S{i},r,{answer},1" for i, answer in enumerate(answers)]
     (tmp_path / "a.csv").write_text("\n".join(["subject,relation,answer,popularity", *lines]))
     background = Background(size=2000.0, skew=1.0)
-    store = facts.build(FactsConfig(table=tmp_path / "a.csv", min_facts=1, background=background), seed=0)
+    store = facts.build(FactsConfig(path=tmp_path / "a.csv", min_facts=1, background=background), seed=0)
     share = np.bincount(store.answer[store.is_background]) / store.is_background.sum()
     # Ranks: a, then c before b, whose counts tie and whose ids are 0 and 2.
     np.testing.assert_allclose(share, np.array([3, 6, 2]) / 11, atol=0.015)
@@ -164,8 +164,8 @@ def test_a_store_that_was_not_saved_by_us_is_an_input_error(tmp_path):
         ({"answer_skew": -0.5}, "--facts.answer-skew is -0.5: it must be at least 0."),
         ({"popularity_exponent": float("nan")}, "--facts.popularity-exponent is nan: it must be at least 0."),
         ({"exposure_exponent": float("inf")}, "--facts.exposure-exponent is inf: it must be at least 0."),
-        ({"relations_per_subject": 5}, "--facts.relations-per-subject is 5: it must be between 1 and 4."),
-        ({"relations_per_subject": 0}, "--facts.relations-per-subject is 0: it must be between 1 and 4."),
+        ({"facts_per_subject": 5}, "--facts.facts-per-subject is 5: it must be between 1 and 4."),
+        ({"facts_per_subject": 0}, "--facts.facts-per-subject is 0: it must be between 1 and 4."),
         ({"min_facts": 0}, "--facts.min-facts is 0: it must be at least 1."),
         ({"background": Background(size=-1.0)}, "--facts.background.size is -1.0: it must be at least 0."),
         ({"background": Background(size=1.0, skew=-1.0)}, "--facts.background.skew is -1.0: it must be at least 0."),
