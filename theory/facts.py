@@ -9,8 +9,8 @@ import numpy as np
 from scipy import stats
 
 from core.facts import store as fact_store
+from core.facts.request import TableColumns
 from core.facts.store import Background, FactStore
-from core.facts.table import TableColumns
 from theory import fact_rows
 
 

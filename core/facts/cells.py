@@ -4,10 +4,12 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from core.errors import InputError
 from core.facts.files import Table
-from core.facts.record import Fact
+from core.facts.record import Fact, FactSet
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -82,6 +84,17 @@ def told_once(facts: Sequence[Fact]) -> tuple[tuple[Fact, ...], list[str]]:
     n_repeats = len(facts) - len(best)
     note = f"{n_repeats:,} of {len(facts):,} facts repeat another's question and answers: left out"
     return tuple(facts[index] for index in sorted(best.values())), [note] * bool(n_repeats)
+
+
+def of_relations(facts: FactSet, relations: Sequence[str]) -> FactSet:
+    """Return the facts of these relations, all if none is named; InputError for one that no fact has."""
+    if not relations:
+        return facts
+    known = {fact.relation for fact in facts.facts}
+    for name in relations:
+        if name not in known:
+            raise InputError(f"--facts.relations: there is no relation {name!r}; there are {', '.join(sorted(known))}.")
+    return replace(facts, facts=tuple(fact for fact in facts.facts if fact.relation in relations))
 
 
 def unnamed(facts: Sequence[Fact]) -> list[str]:
