@@ -1,17 +1,17 @@
 """The world: facts sampled from a few distributions, or read from a table, and a background population beside them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from scipy import stats
 
+from core.facts import keyed
 from core.facts import store as fact_store
-from core.facts.request import TableColumns
+from core.facts.request import Request, TableColumns
 from core.facts.store import Background, FactStore
-from theory import fact_rows
 
 
 @dataclass(frozen=True)
@@ -72,36 +72,26 @@ def read_table(config: FactsConfig) -> FactStore:
     """Return the facts of `config.path`, in the file's order; ids count names in the order of appearance.
 
     Of several rows of one subject and relation the most popular is kept. What is left out stands in the notes, with
-    counts. `fact_rows.read` says how cells are understood.
+    counts. `keyed.read` says how cells are understood.
 
     Raises:
-        InputError: as `fact_rows.read`, among them for a relation with one answer, which no model could get wrong.
+        InputError: as `keyed.read`, among them for a relation with one answer, which no model could get wrong.
     """
     check(config)
     assert config.path is not None
-    columns = {part: getattr(config.columns, part) for part in fact_rows.COLUMNS}
-    rows = fact_rows.read(config.path, columns, config.where, config.min_facts)
-    subject, subject_names = fact_rows.number(rows.subject)
-    relation, relation_names = fact_rows.number(rows.relation)
-    answer, answer_names = fact_rows.number(rows.answer)
-    popularity = rows.popularity
+    request = Request(config.path, where=config.where, columns=config.columns)
+    table = keyed.read(request, min_facts=config.min_facts)
+    popularity = np.array([fact.popularity for fact in table.facts], dtype=np.float64)
     if config.popularity == "rank":
         popularity = stats.rankdata(-popularity) ** -config.popularity_exponent
-    return FactStore(
-        subject=subject,
-        relation=relation,
-        answer=answer,
-        popularity=popularity,
-        exposure=fact_store.exposure(popularity, config.exposure_exponent),
-        is_background=np.zeros(len(subject), dtype=bool),
-        n_subjects=len(subject_names),
-        n_relations=len(relation_names),
-        n_answers=len(answer_names),
-        subject_names=subject_names,
-        relation_names=relation_names,
-        answer_names=answer_names,
-        notes=rows.notes,
+    store = fact_store.of_names(
+        [fact.subject for fact in table.facts],
+        [fact.relation for fact in table.facts],
+        [fact.answers[0] for fact in table.facts],
+        popularity,
     )
+    exposure = fact_store.exposure(popularity, config.exposure_exponent)
+    return replace(store, exposure=exposure, notes=table.notes)
 
 
 def check(config: FactsConfig) -> None:

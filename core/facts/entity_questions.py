@@ -49,7 +49,7 @@ def read(request: Request) -> FactSet:
             raise InputError(f"--facts.relations: {buckets or folder} has no relation {name!r}; there are {known}.")
     chosen = [part for part in parts if not relations or part.relation in relations]
     facts = [fact for part in chosen for fact in _read_file(part, templates)]
-    kept, notes = cells.told_once(facts)
+    kept, notes = cells.deduplicate(facts)
     later = set() if folder.is_file() else _questions(folder, LATER[split])
     own = tuple(fact for fact in kept if fact.question not in later)
     if len(own) < len(kept):

@@ -37,7 +37,7 @@ def read(request: Request) -> FactSet:
         raise InputError(f"{folder}: no files {split}/SUBJECT_{split}.csv.\nName MMLU's folder with --facts.path.")
     chosen, notes = _choose(list(files), request.relations)
     facts = [fact for subject in chosen for fact in _read_file(files[subject], subject, split)]
-    kept, repeats = cells.told_once(facts)
+    kept, repeats = cells.deduplicate(facts)
     return FactSet(kept, (*notes, *repeats))
 
 

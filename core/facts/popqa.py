@@ -40,7 +40,7 @@ def read(request: Request) -> FactSet:
     notes = [f"{n:,} of {len(table.numbers):,} rows {why}: left out" for why, n in left_out.items() if n]
     if not usable:
         raise InputError(f"{table.path}: no usable row ({'; '.join(notes)}).")
-    kept, repeats = cells.told_once(usable)
+    kept, repeats = cells.deduplicate(usable)
     notes += [*repeats, *_unpopular(kept), *cells.unnamed(kept)]
     return cells.of_relations(FactSet(kept, tuple(notes)), request.relations)
 

@@ -1,6 +1,6 @@
 """One's own question-answer table: CSV, TSV, JSONL, Parquet, or a data set of the hub."""
 
-from dataclasses import fields
+from collections.abc import Mapping
 
 from core.errors import InputError
 from core.facts import cells, files
@@ -33,7 +33,8 @@ def read(request: Request) -> FactSet:
     """
     request.check_taken("a table", "where", "columns")
     table = files.read(request.path)
-    names = _recognise(table, request.columns)
+    recognised = recognise(table, request.columns, NAMES, needed=NEEDED)
+    names = {part: next(iter(columns), None) for part, columns in recognised.items()}
     matching = files.matching(table, request.where)
     facts = [_fact(table, names, row) for row in matching]
     usable = [fact for fact in facts if fact.question and fact.answers]
@@ -44,26 +45,31 @@ def read(request: Request) -> FactSet:
     notes = [f"{n:,} of {len(table.numbers):,} rows {why}: left out" for why, n in left_out.items() if n]
     if not usable:
         raise InputError(f"{table.path}: no usable row ({'; '.join(notes)}).")
-    kept, repeats = cells.told_once(usable)
+    kept, repeats = cells.deduplicate(usable)
     return cells.of_relations(FactSet(kept, (*notes, *repeats, *cells.unnamed(kept))), request.relations)
 
 
-def _recognise(table: Table, columns: TableColumns) -> dict[str, str | None]:
-    """Return the column of each part of a fact, None where the table has none; one that is given serves that alone."""
-    names: dict[str, str | None] = {field.name: getattr(columns, field.name) for field in fields(columns)}
-    given = set(names.values())
-    for part, name in names.items():
+def recognise(
+    table: Table, columns: TableColumns, recognised: Mapping[str, tuple[str, ...]], *, needed: tuple[str, ...]
+) -> dict[str, list[str]]:
+    """Return the table's columns for each part of a fact: the one given, else all that have a recognised name.
+
+    A column that is given for one part serves that alone. InputError for a part that is needed and has no column.
+    """
+    given = {part: getattr(columns, part) for part in recognised}
+    names: dict[str, list[str]] = {}
+    for part, known in recognised.items():
         flag = f"--facts.columns.{part}"
-        if name is not None:
-            table.require(name, flag)
+        if given[part] is not None:
+            table.require(given[part], flag)
+            names[part] = [given[part]]
             continue
-        found = [name for name in NAMES[part] if name in table.columns and name not in given]
-        if part in NEEDED and not found:
+        names[part] = [name for name in known if name in table.columns and name not in given.values()]
+        if part in needed and not names[part]:
             raise InputError(
-                f"{table.path}: no column for the {part} (looked for {', '.join(NAMES[part])}).\n"
+                f"{table.path}: no column for the {part} (looked for {', '.join(known)}).\n"
                 f"Name one by {flag}; the columns are {', '.join(table.columns)}."
             )
-        names[part] = found[0] if found else None
     return names
 
 

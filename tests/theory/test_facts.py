@@ -1,4 +1,7 @@
 import dataclasses
+import hashlib
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,41 @@ from theory import facts
 from theory.facts import FactsConfig
 
 TABLE = "subject,relation,answer,popularity\nA,r,x,100\nA,s,z,100\nB,r,y,1\nC,s,x,10\nD,s,é,10\n"
+
+POPQA = Path(os.environ.get("POPQA") or Path(__file__).resolve().parents[3] / "shared/data/popqa/popqa.tsv")
+GOLDEN = {
+    "pop_source=[AB]": {
+        "counts": [2685, 2513, 16, 1953],
+        "subject": "d71dd68856453fa95e20ad3c8075c2534ebfdafc46b38d951c81b1292e0d61f8",
+        "relation": "91cfd19fa3659e1dd03bfaac74fe1cff03e8ff0bc8ba71a364448e06ffc574fe",
+        "answer": "ca853cdee43874639e6c9f57308053d77831c307635d81ecabacf434e0bdd804",
+        "popularity": "010a32f5e7bf09a52185b9c6fc0b52e9f486c8d77427b40172d18092b8997f4b",
+        "exposure": "b531396cea0e63b421f0da701c49b714f213bcbb8e6f17675e41b3f19de14bac",
+        "subject_names": "48dba7478decb439b471b9be68f0e7dc79af6fc405fa30ea646e1befc5c24fe6",
+        "relation_names": "fa9d3cfabc5d888043ba943aec72e26d6f70a34e164c25dad87a988c6c2b60eb",
+        "answer_names": "d2471f00e4466c98378c0ecad7bc607deb8f58ca5f4a1b6e8a587a6c6994b20b",
+        "notes": (
+            "11,534 of 14,267 rows do not match --facts.where: left out",
+            "43 keys (subject, relation) are repeated: 48 less popular rows left out",
+        ),
+    },
+    None: {
+        "counts": [4448, 4169, 16, 2696],
+        "subject": "0927957df395f29bdb5525dc9a49d66ac9b4961c2b52c5d9bf4e55894b57dbd0",
+        "relation": "2036743f135d73f805e397882850b9f704b4e504a8360a404ac493e554e00e95",
+        "answer": "a520085734f091d3183de9067e69a3f722255943206f75970384e5f72169ecaa",
+        "popularity": "838d0c403cab02d6ba50f8fde28178a2c7ce2429e875f9b2105af352ed368c56",
+        "exposure": "47930102249d27c7921284216b8e9c7de1199f32c431c5ce7f6abf05f3ffb528",
+        "subject_names": "06a82967bd46f60272d3c884be035cb303087cf189e21bbc995910c0448f3e3f",
+        "relation_names": "fa9d3cfabc5d888043ba943aec72e26d6f70a34e164c25dad87a988c6c2b60eb",
+        "answer_names": "72073deb071fe7b8671e80e88f947d054e43efbb243965142714a13c4eed0d20",
+        "notes": (
+            "9,528 of 14,267 rows have no popularity: left out",
+            "197 keys (subject, relation) are repeated: 291 less popular rows left out",
+        ),
+    },
+}
+"""What PopQA's table gives by --facts.where: counts of facts, subjects, relations and answers; SHA-256 of the rest."""
 
 
 @pytest.fixture
@@ -177,3 +215,18 @@ def test_a_setting_out_of_range_is_named_with_its_flag(setting, message):
     with pytest.raises(InputError) as caught:
         facts.build(FactsConfig(**setting), seed=0)
     assert str(caught.value).startswith(message)
+
+
+def sha256(value):
+    content = value.tobytes() if isinstance(value, np.ndarray) else "\n".join(value).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.skipif(not POPQA.exists(), reason=f"needs PopQA's table at {POPQA}; name another by POPQA=FILE")
+@pytest.mark.parametrize("where", GOLDEN)
+def test_popqa_is_read_as_ever(where):
+    store = facts.read_table(FactsConfig(path=POPQA, where=where))
+    golden = dict(GOLDEN[where])
+    assert [len(store.subject), store.n_subjects, store.n_relations, store.n_answers] == golden.pop("counts")
+    assert store.notes == golden.pop("notes")
+    assert {name: sha256(getattr(store, name)) for name in golden} == golden
