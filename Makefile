@@ -24,7 +24,7 @@ JAX ?=
 CONSTRAINTS ?= constraints.txt
 
 # Without POPQA, a fifth of the hub's rows (by the last digit of their id), which is about as many as the unbiased sample.
-HUB := --facts.table hub:akariasai/PopQA --facts.where "id=[05]$$"
+HUB := --facts.path hub:akariasai/PopQA --facts.where "id=[05]$$"
 VENV := .venv
 RUN := $(VENV)/bin/python
 PINS := $(VENV)/constraints.txt
@@ -56,7 +56,7 @@ lint: $(DEV)  ## ruff, its formatting, and pyright
 reproduce: $(EMPIRICAL)  ## toy and language model, every theorem, the figures, into OUT; what is finished is not run again
 	$(RUN) -m theory run paper --seeds $(SEEDS) --out $(OUT)
 	$(RUN) -m theory run stored --seeds $(SEEDS) --out $(OUT)
-	$(RUN) -m theory run popqa $(if $(POPQA),--facts.table "$(POPQA)",$(HUB)) --seeds $(SEEDS) --out $(OUT) $(if $(POPQA),,|| \
+	$(RUN) -m theory run popqa $(if $(POPQA),--facts.path "$(POPQA)",$(HUB)) --seeds $(SEEDS) --out $(OUT) $(if $(POPQA),,|| \
 		echo "PopQA is left out (reason above). Name a copy of its table: make reproduce POPQA=FILE")
 	$(RUN) -m theory verify --out $(OUT)
 	$(RUN) -m empirical run tiny --pretrain-seeds 1 --seeds $(LM_SEEDS) --out $(OUT)

@@ -133,8 +133,11 @@ def predictions(old: pa.Table) -> pa.Table:
     """Return what was compared with the theory, with what its notes say of stratum and unit in columns of their own."""
     new = table(old)
     new = _spelt(new, "experiment", {name: study(name) for name in set(new["experiment"].to_pylist())})
-    pairs = zip(new["note"].to_pylist(), new["result"].to_pylist(), strict=True)
-    strata, units = zip(*(stratum_and_unit(note, result) for note, result in pairs), strict=True)
+    strata, units = [], []
+    for note, result, low in zip(*(new[name].to_pylist() for name in ("note", "result", "low")), strict=True):
+        stratum, unit = stratum_and_unit(note, result)
+        strata.append(stratum)
+        units.append(None if low is None else unit)
     for name, values in {"stratum": strata, "unit": units}.items():
         new = new.append_column(name, pa.array(values, pa.string()).dictionary_encode())
     return new

@@ -1,16 +1,17 @@
 """Facts from any source, as one record type."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from core import facts as core_facts
 from core import runs
 from core.errors import InputError
-from core.facts import entity_questions, mmlu, popqa, table
+from core.facts import Source
 from core.facts.record import Fact, FactSet
-from core.facts.table import TableColumns
+from core.facts.request import Request, TableColumns
 
 __all__ = ["Fact", "FactSet", "FactsConfig", "check", "fingerprint", "load"]
 
@@ -19,7 +20,7 @@ __all__ = ["Fact", "FactSet", "FactsConfig", "check", "fingerprint", "load"]
 class FactsConfig:
     """Where the questions come from."""
 
-    source: Literal["world", "popqa", "entity_questions", "mmlu", "table"] = "world"
+    source: Literal["world", Source] = "world"
     """`world`: a synthetic one, of which we pretrain a model ourselves. The others are read from `path`."""
     path: Path | None = None
     """PopQA's or one's own table (CSV, TSV, JSONL, Parquet), or the folder of EntityQuestions or MMLU; hub:ID or
@@ -53,43 +54,19 @@ def load(config: FactsConfig) -> FactSet | None:
     """Return the source's facts; None for a synthetic world, whose facts depend on its seed.
 
     Raises:
-        InputError: the file cannot be understood, or no fact is left.
+        InputError: the file cannot be understood, no fact is left, or the source does not take a setting.
     """
     check(config)
     if config.source == "world":
         return None
     assert config.path is not None
-    if config.source == "popqa":
-        found = _of(popqa.read(config.path, where=config.where), config.relations)
-    elif config.source == "table":
-        found = _of(table.read(config.path, config.columns, where=config.where), config.relations)
-    elif config.source == "entity_questions":
-        if config.part == "val":
-            raise InputError("EntityQuestions has no part val.\nName train, dev or test with --facts.part.")
-        found = entity_questions.read(
-            config.path, split=config.part, relations=config.relations, buckets=config.buckets
-        )
-    else:
-        if config.part == "train":
-            raise InputError("MMLU has no part train.\nName dev, val or test with --facts.part.")
-        found = mmlu.read(config.path, split=config.part, subjects=config.relations)
-    return _limited(found, config.limit)
+    request = Request(config.path, config.part, config.relations, config.where, config.buckets, config.columns)
+    return _limited(core_facts.read(config.source, request), config.limit)
 
 
 def fingerprint(given: FactSet | None) -> str | None:
     """Return the SHA-256 of the facts, which tells whether their file has changed; None where there are none."""
     return None if given is None else runs.config_hash([asdict(fact) for fact in given.facts])
-
-
-def _of(found: FactSet, relations: tuple[str, ...]) -> FactSet:
-    """Return the facts of these relations, all if none is named."""
-    if not relations:
-        return found
-    known = {fact.relation for fact in found.facts}
-    for name in relations:
-        if name not in known:
-            raise InputError(f"--facts.relations: there is no relation {name!r}; there are {', '.join(sorted(known))}.")
-    return replace(found, facts=tuple(fact for fact in found.facts if fact.relation in relations))
 
 
 def _limited(found: FactSet, limit: int | None) -> FactSet:

@@ -55,8 +55,8 @@ class Run:
         if self.dry_run:
             print(json.dumps(configs.to_json(config), indent=2))
             return 0
-        if self.name in NEEDS_TABLE and config.facts.table is None:
-            raise InputError(f"{self.name} needs a table of facts.\nName PopQA's with --facts.table FILE.")
+        if self.name in NEEDS_TABLE and config.facts.path is None:
+            raise InputError(f"{self.name} needs a table of facts.\nName PopQA's with --facts.path FILE.")
         configs.check(config)
         wanted = self.seeds.cells()
         stored = configs.to_json(config)

@@ -25,7 +25,7 @@ POPQA_BARE = replace(
 POPQA = replace(POPQA_BARE, facts=replace(POPQA_BARE.facts, background=Background(size=2.0, share=0.5, skew=1.0)))
 
 NEEDS_TABLE = ("popqa", "popqa-bare")
-"""Experiments on a table that the user names with --facts.table."""
+"""Experiments on a table that the user names with --facts.path."""
 
 EXPERIMENTS: dict[str, tuple[str, Config]] = {
     "paper": ("The default world: finetuning on lesser-known facts hurts held-out facts.", PAPER),
@@ -38,10 +38,10 @@ EXPERIMENTS: dict[str, tuple[str, Config]] = {
         replace(PAPER, pretrain=PretrainConfig(steps=8000)),
     ),
     "popqa": (
-        "PopQA's facts beside a background population that shares their answers (needs --facts.table).",
+        "PopQA's facts beside a background population that shares their answers (needs --facts.path).",
         POPQA,
     ),
-    "popqa-bare": ("PopQA's facts alone: mostly unique answers (needs --facts.table).", POPQA_BARE),
+    "popqa-bare": ("PopQA's facts alone: mostly unique answers (needs --facts.path).", POPQA_BARE),
     "same-format": (
         "Finetuning in the pretraining format, without a template: the effect is as large without a template.",
         replace(PAPER, finetune=FinetuneConfig(prompt="bare")),

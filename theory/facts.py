@@ -1,7 +1,7 @@
 """The world: facts sampled from a few distributions, or read from a table, and a background population beside them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,9 +9,10 @@ import numpy as np
 from scipy import stats
 
 from core.config_json import setting
+from core.facts import keyed
 from core.facts import store as fact_store
+from core.facts.request import Request, TableColumns
 from core.facts.store import Background, FactStore
-from theory import fact_rows
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,13 @@ class FactsConfig:
     """Answers of a sampled world are drawn ∝ rank^-skew; skew is what makes a generic answer exist."""
     popularity_exponent: float = setting(1.0, traced=0.0)
     """Zipf: popularity is rank^-exponent, in a sampled world and with `popularity` = rank."""
-    relations_per_subject: int | None = None
+    facts_per_subject: int | None = None
     """Relations that each subject of a sampled world has, at random; none given: all of them."""
-    table: Path | None = None
+    path: Path | None = None
     """Read the facts from this CSV, TSV, JSONL or Parquet file instead of sampling; hub:ID for a hub data set."""
-    subject_column: str | None = None
-    """The table's column of subjects; not given: subject or subj."""
-    relation_column: str | None = None
-    """The table's column of relations; not given: relation or prop."""
-    answer_column: str | None = None
-    """The table's column of answers (of a list, the first); not given: answer, possible_answers, answers or obj."""
-    popularity_column: str | None = None
-    """The table's column of popularity, any positive unit; not given: popularity or s_pop."""
+    columns: TableColumns = TableColumns()
+    """The table's columns. Of these facts, the answer is the first of a list, and popularity must be above 0; answers
+    not given: answer, possible_answers, answers or obj. Nothing here reads questions and choices."""
     where: str | None = None
     """COLUMN=REGEX: keep the table's rows in whose cell the expression is found."""
     popularity: Literal["given", "rank"] = "given"
@@ -54,7 +50,7 @@ class FactsConfig:
 
 def build(config: FactsConfig, *, seed: int) -> FactStore:
     """Return the world: sampled or read, then the background population. InputError for what cannot be."""
-    store = sample(config, seed=seed) if config.table is None else read_table(config)
+    store = sample(config, seed=seed) if config.path is None else read_table(config)
     return fact_store.add_background(store, config.background, seed=seed, flag="--facts.background")
 
 
@@ -68,45 +64,35 @@ def sample(config: FactsConfig, *, seed: int) -> FactStore:
         answer_skew=config.answer_skew,
         popularity_exponent=config.popularity_exponent,
         exposure_exponent=config.exposure_exponent,
-        facts_per_subject=config.relations_per_subject,
+        facts_per_subject=config.facts_per_subject,
         seed=seed,
     )
 
 
 def read_table(config: FactsConfig) -> FactStore:
-    """Return the facts of `config.table`, in the file's order; ids count names in the order of appearance.
+    """Return the facts of `config.path`, in the file's order; ids count names in the order of appearance.
 
     Of several rows of one subject and relation the most popular is kept. What is left out stands in the notes, with
-    counts. `fact_rows.read` says how cells are understood.
+    counts. `keyed.read` says how cells are understood.
 
     Raises:
-        InputError: as `fact_rows.read`, among them for a relation with one answer, which no model could get wrong.
+        InputError: as `keyed.read`, among them for a relation with one answer, which no model could get wrong.
     """
     check(config)
-    assert config.table is not None
-    columns = {part: getattr(config, f"{part}_column") for part in fact_rows.COLUMNS}
-    rows = fact_rows.read(config.table, columns, config.where, config.min_facts)
-    subject, subject_names = fact_rows.number(rows.subject)
-    relation, relation_names = fact_rows.number(rows.relation)
-    answer, answer_names = fact_rows.number(rows.answer)
-    popularity = rows.popularity
+    assert config.path is not None
+    request = Request(config.path, where=config.where, columns=config.columns)
+    table = keyed.read(request, min_facts=config.min_facts)
+    popularity = np.array([fact.popularity for fact in table.facts], dtype=np.float64)
     if config.popularity == "rank":
         popularity = stats.rankdata(-popularity) ** -config.popularity_exponent
-    return FactStore(
-        subject=subject,
-        relation=relation,
-        answer=answer,
-        popularity=popularity,
-        exposure=fact_store.exposure(popularity, config.exposure_exponent),
-        is_background=np.zeros(len(subject), dtype=bool),
-        n_subjects=len(subject_names),
-        n_relations=len(relation_names),
-        n_answers=len(answer_names),
-        subject_names=subject_names,
-        relation_names=relation_names,
-        answer_names=answer_names,
-        notes=rows.notes,
+    store = fact_store.of_names(
+        [fact.subject for fact in table.facts],
+        [fact.relation for fact in table.facts],
+        [fact.answers[0] for fact in table.facts],
+        popularity,
     )
+    exposure = fact_store.exposure(popularity, config.exposure_exponent)
+    return replace(store, exposure=exposure, notes=table.notes)
 
 
 def check(config: FactsConfig) -> None:
@@ -115,6 +101,6 @@ def check(config: FactsConfig) -> None:
     at_least |= {"answer_skew": 0, "popularity_exponent": 0, "exposure_exponent": 0}
     for name, least in at_least.items():
         fact_store.check_range(f"--facts.{name}", getattr(config, name), least, math.inf)
-    if config.relations_per_subject is not None:
-        fact_store.check_range("--facts.relations_per_subject", config.relations_per_subject, 1, config.n_relations)
+    if config.facts_per_subject is not None:
+        fact_store.check_range("--facts.facts_per_subject", config.facts_per_subject, 1, config.n_relations)
     fact_store.check_background(config.background, "--facts.background")

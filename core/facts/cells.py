@@ -1,13 +1,15 @@
-"""What a table's cell says: a text, a list of answers, a popularity; and facts told once."""
+"""What a table's cell says: a text, a list of answers, a popularity; and which facts repeat others."""
 
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from core.errors import InputError
 from core.facts.files import Table
-from core.facts.record import Fact
+from core.facts.record import Fact, FactSet
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -52,8 +54,8 @@ def json_strings(table: Table, column: str, row: int) -> tuple[str, ...]:
     return tuple(_string(table, column, row, item) for item in cell)
 
 
-def popularity(table: Table, column: str | None, row: int) -> float | None:
-    """Return the cell's number, at least 0; None if the cell is empty or there is no column."""
+def popularity(table: Table, column: str | None, row: int, *, positive: bool = False) -> float | None:
+    """Return the cell's number, at least 0 or, if `positive`, above it; None if the cell is empty or of no column."""
     content = text(table, column, row)
     if column is None or not content:
         return None
@@ -61,27 +63,46 @@ def popularity(table: Table, column: str | None, row: int) -> float | None:
         number = float(content)
     except ValueError:
         number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise table.mistake(
-            row, column, f"popularity {content!r} is not a number of at least 0.\nCorrect it, or empty the cell."
-        )
-    return number
+    if math.isfinite(number) and (number > 0 or (number == 0 and not positive)):
+        return number
+    problem = f"popularity {content!r} is not a number of at least 0.\nCorrect it, or empty the cell."
+    if positive:
+        remedy = "Correct it, or empty the cell to leave the row out."
+        problem = f"popularity {content!r} is not a positive number.\n{remedy}"
+    raise table.mistake(row, column, problem)
 
 
-def told_once(facts: Sequence[Fact]) -> tuple[tuple[Fact, ...], list[str]]:
+def most_popular(facts: Sequence[Fact], keys: Sequence[Hashable]) -> list[Fact]:
+    """Return one fact of each key, in order: the most popular, of equals the first."""
+    best: dict[Hashable, int] = {}
+    popularities = [-1.0 if fact.popularity is None else fact.popularity for fact in facts]
+    for index in sorted(range(len(facts)), key=lambda index: -popularities[index]):
+        best.setdefault(keys[index], index)
+    return [facts[index] for index in sorted(best.values())]
+
+
+def deduplicate(facts: Sequence[Fact]) -> tuple[tuple[Fact, ...], list[str]]:
     """Return the facts without repeats of question, choices and answers, and a note if there were any.
 
     Of repeats the most popular is kept, of equals the first. A question asked again with other answers stays: it is
     about another thing of the same name, and the split keeps both on one side.
     """
-    best: dict[tuple[Any, ...], int] = {}
-    popularities = [-1.0 if fact.popularity is None else fact.popularity for fact in facts]
-    for index in sorted(range(len(facts)), key=lambda index: -popularities[index]):
-        fact = facts[index]
-        best.setdefault((fact.question, fact.choices, fact.answers), index)
-    n_repeats = len(facts) - len(best)
-    note = f"{n_repeats:,} of {len(facts):,} facts repeat another's question and answers: left out"
-    return tuple(facts[index] for index in sorted(best.values())), [note] * bool(n_repeats)
+    kept = tuple(most_popular(facts, [(fact.question, fact.choices, fact.answers) for fact in facts]))
+    n_repeats = len(facts) - len(kept)
+    if not n_repeats:
+        return kept, []
+    return kept, [f"{n_repeats:,} of {len(facts):,} facts repeat another's question and answers: left out"]
+
+
+def of_relations(facts: FactSet, relations: Sequence[str]) -> FactSet:
+    """Return the facts of these relations, all if none is named; InputError for one that no fact has."""
+    if not relations:
+        return facts
+    known = {fact.relation for fact in facts.facts}
+    for name in relations:
+        if name not in known:
+            raise InputError(f"--facts.relations: there is no relation {name!r}; there are {', '.join(sorted(known))}.")
+    return replace(facts, facts=tuple(fact for fact in facts.facts if fact.relation in relations))
 
 
 def unnamed(facts: Sequence[Fact]) -> list[str]:

@@ -9,11 +9,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from core.errors import InputError
 from core.facts import cells, files
 from core.facts.record import Fact, FactSet
+from core.facts.request import Request
 
 TEMPLATES = "relation_query_templates.json"
 LATER = {"train": ("dev", "test"), "dev": ("test",), "test": ()}
@@ -22,27 +23,24 @@ N_BUCKETS = 8
 PLACE = "[X]"
 
 
-def read(
-    folder: Path,
-    *,
-    split: Literal["train", "dev", "test"],
-    relations: tuple[str, ...] = (),
-    buckets: Path | None = None,
-) -> FactSet:
-    """Return the facts of a split, relation after relation by number; exact repeats once.
+def read(request: Request) -> FactSet:
+    """Return the facts of a part, relation after relation by number; exact repeats once.
 
     Questions of train that are also in dev or test, and those of dev that are also in test, are left out and counted.
 
     Args:
-        folder: The one that holds the splits' folders and the templates, or one file Pxx.*.json of it: then that file
-            alone, compared with no other split.
-        relations: Wikidata properties such as P19; none given: all.
-        buckets: A folder of frequency buckets (rand_ent or train_ent): its facts take the split's place, and their
-            popularity is an order: 8 for the most frequent bucket 0, 1 for bucket 7.
+        request: `path` is the folder that holds the splits' folders and the templates, or one file Pxx.*.json of it:
+            then that file alone, compared with no other split. `relations` are Wikidata properties such as P19.
+            `buckets` is a folder of frequency buckets (rand_ent or train_ent): its facts take the split's place, and
+            their popularity is an order: 8 for the most frequent bucket 0, 1 for bucket 7.
 
     Raises:
         InputError: a file is missing or damaged, a relation unknown, or a question does not fit its template.
     """
+    request.check_taken("EntityQuestions", "buckets")
+    folder, split, relations, buckets = request.path, request.part, request.relations, request.buckets
+    if split == "val":
+        raise InputError("EntityQuestions has no part val.\nName train, dev or test with --facts.part.")
     parts = _parts(folder, split, buckets)
     templates = _templates(folder)
     for name in relations:
@@ -51,7 +49,7 @@ def read(
             raise InputError(f"--facts.relations: {buckets or folder} has no relation {name!r}; there are {known}.")
     chosen = [part for part in parts if not relations or part.relation in relations]
     facts = [fact for part in chosen for fact in _read_file(part, templates)]
-    kept, notes = cells.told_once(facts)
+    kept, notes = cells.deduplicate(facts)
     later = set() if folder.is_file() else _questions(folder, LATER[split])
     own = tuple(fact for fact in kept if fact.question not in later)
     if len(own) < len(kept):

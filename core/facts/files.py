@@ -35,10 +35,11 @@ class Table:
         """Return the error that names file, row and column before the problem."""
         return InputError(f"{self.path}, {self.unit} {self.numbers[row]}, column {column!r}: {problem}")
 
-    def require(self, column: str, flag: str) -> list[Any]:
-        """Return a column's cells; InputError naming the flag that asked for it if it is missing."""
+    def require(self, column: str, flag: str, remedy: str = "") -> list[Any]:
+        """Return a column's cells; InputError naming the flag that asked for it, and the remedy, if it is missing."""
         if column not in self.columns:
-            raise InputError(f"{self.path}: no column {column!r} ({flag}); the columns are {', '.join(self.columns)}")
+            problem = f"no column {column!r} ({flag}); the columns are {', '.join(self.columns)}"
+            raise InputError(f"{self.path}: {problem}.\n{remedy}" if remedy else f"{self.path}: {problem}")
         return self.columns[column]
 
 
@@ -66,7 +67,7 @@ def matching(table: Table, where: str | None) -> list[int]:
     column, equals, expression = where.partition("=")
     if not equals:
         raise InputError(f"--facts.where is {where!r}: write it as COLUMN=REGEX.")
-    cells = table.require(column, f"--facts.where {where}")
+    cells = table.require(column, f"--facts.where {where}", "Give --facts.where None to keep every row.")
     try:
         pattern = re.compile(expression)
     except re.error as error:

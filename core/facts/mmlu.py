@@ -6,35 +6,38 @@ text, "None" and "0" too, and may hold line breaks; a file ends its lines by LF 
 
 import difflib
 from pathlib import Path
-from typing import Literal
 
 from core.errors import InputError
 from core.facts import cells
 from core.facts import files as table_reader
 from core.facts.record import Fact, FactSet
+from core.facts.request import Request
 
 LETTERS = ("A", "B", "C", "D")
 CELLS = ("question", "choice A", "choice B", "choice C", "choice D", "answer")
 HISTORY = "history"
 
 
-def read(folder: Path, *, split: Literal["dev", "val", "test"], subjects: tuple[str, ...] = ()) -> FactSet:
-    """Return the questions of a split, subject after subject by name, exact repeats once.
+def read(request: Request) -> FactSet:
+    """Return the questions of a part, subject after subject by name, exact repeats once.
 
     Args:
-        folder: The one that holds the folders dev, val and test.
-        subjects: Names of subjects; `history` stands for those of whose words one is history, so not for prehistory;
-            none given: all.
+        request: `path` is the folder that holds the folders dev, val and test; `relations` are names of subjects, of
+            which `history` stands for those of whose words one is history, so not for prehistory.
 
     Raises:
         InputError: a file or subject is missing, or a row has not six filled cells with a letter at the end.
     """
+    request.check_taken("MMLU")
+    folder, split = request.path, request.part
+    if split == "train":
+        raise InputError("MMLU has no part train.\nName dev, val or test with --facts.part.")
     files = {path.name.removesuffix(f"_{split}.csv"): path for path in sorted((folder / split).glob(f"*_{split}.csv"))}
     if not files:
         raise InputError(f"{folder}: no files {split}/SUBJECT_{split}.csv.\nName MMLU's folder with --facts.path.")
-    chosen, notes = _choose(list(files), subjects)
+    chosen, notes = _choose(list(files), request.relations)
     facts = [fact for subject in chosen for fact in _read_file(files[subject], subject, split)]
-    kept, repeats = cells.told_once(facts)
+    kept, repeats = cells.deduplicate(facts)
     return FactSet(kept, (*notes, *repeats))
 
 

@@ -11,38 +11,38 @@ from core.errors import InputError
 from core.facts import cells, files
 from core.facts.files import Table
 from core.facts.record import Fact, FactSet
+from core.facts.request import Request
 
 COLUMNS = ("subj", "prop", "question", "possible_answers", "s_pop")
 
 
-def read(path: Path, *, where: str | None = None) -> FactSet:
+def read(request: Request) -> FactSet:
     """Return PopQA's facts in the file's order, each question with the same answers once, its most popular row.
 
     A question that stands there with several answers (different works of one name) stays as often: split by question.
     A row without an id of its own is called "row N", counted from 0 as in the original file.
 
-    Args:
-        where: "COLUMN=REGEX": only rows in whose cell the expression is found, such as `pop_source=[AB]`.
-
     Raises:
-        InputError: the file cannot be read, lacks a column, or a cell is damaged; no row is left.
+        InputError: the file cannot be read, lacks a column, or a cell is damaged; no row is left; no such relation.
     """
-    table = files.read(path)
+    request.check_taken("PopQA", "where")
+    table = files.read(request.path)
     for column in COLUMNS:
         table.require(column, "needed of PopQA; for another table give --facts.source table")
-    matching = files.matching(table, where)
+    matching = files.matching(table, request.where)
     facts = [_fact(table, row) for row in matching]
     usable = [fact for fact in facts if fact.subject and fact.relation and fact.question and fact.answers]
-    _check_ids(path, usable)
+    _check_ids(table.path, usable)
     left_out = {
         "do not match --facts.where": len(table.numbers) - len(matching),
         "have an empty subject, relation, question or list of answers": len(facts) - len(usable),
     }
     notes = [f"{n:,} of {len(table.numbers):,} rows {why}: left out" for why, n in left_out.items() if n]
     if not usable:
-        raise InputError(f"{path}: no usable row ({'; '.join(notes)}).")
-    kept, repeats = cells.told_once(usable)
-    return FactSet(kept, (*notes, *repeats, *_unpopular(kept), *cells.unnamed(kept)))
+        raise InputError(f"{table.path}: no usable row ({'; '.join(notes)}).")
+    kept, repeats = cells.deduplicate(usable)
+    notes += [*repeats, *_unpopular(kept), *cells.unnamed(kept)]
+    return cells.of_relations(FactSet(kept, tuple(notes)), request.relations)
 
 
 def _fact(table: Table, row: int) -> Fact:

@@ -1,34 +1,14 @@
 """One's own question-answer table: CSV, TSV, JSONL, Parquet, or a data set of the hub."""
 
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Mapping
 
 from core.errors import InputError
 from core.facts import cells, files
 from core.facts.files import Table
 from core.facts.record import Fact, FactSet
+from core.facts.request import Request, TableColumns
 
 LETTERS = ("A", "B", "C", "D")
-
-
-@dataclass(frozen=True)
-class TableColumns:
-    """The columns of one's own table; one that is not given is recognised by its name."""
-
-    question: str | None = None
-    """Not given: question."""
-    answers: str | None = None
-    """A list, a JSON list in the cell, or one text; not given: answers, answer or possible_answers. Where there are
-    choices: the letter of the right one, or its number from 0."""
-    subject: str | None = None
-    """Whom or what the question is about, as it stands in it; not given: subject or subj, if there is one."""
-    relation: str | None = None
-    """What kind of question it is; not given: relation or prop, if there is one."""
-    popularity: str | None = None
-    """How well known the subject is, any unit, at least 0; not given: popularity or s_pop, if there is one."""
-    choices: str | None = None
-    """A list of four texts, or a JSON list in the cell; not given: choices, if there is one."""
-
 
 NAMES = {
     "question": ("question",),
@@ -42,20 +22,20 @@ NAMES = {
 NEEDED = ("question", "answers")
 
 
-def read(path: Path, columns: TableColumns | None = None, *, where: str | None = None) -> FactSet:
+def read(request: Request) -> FactSet:
     """Return the table's facts in its order, each question with the same answers once; a fact's id names its row.
 
     Rows without question or answers are left out and counted; a subject that its question does not name is kept.
 
-    Args:
-        where: "COLUMN=REGEX": only rows in whose cell the expression is found.
-
     Raises:
-        InputError: the file cannot be read, lacks a needed column, or a cell cannot be understood; no row is left.
+        InputError: the file cannot be read, lacks a needed column, or a cell cannot be understood; no row is left, or
+            no such relation.
     """
-    table = files.read(path)
-    names = _recognise(table, columns or TableColumns())
-    matching = files.matching(table, where)
+    request.check_taken("a table", "where", "columns")
+    table = files.read(request.path)
+    recognised = recognise(table, request.columns, NAMES, needed=NEEDED)
+    names = {part: next(iter(columns), None) for part, columns in recognised.items()}
+    matching = files.matching(table, request.where)
     facts = [_fact(table, names, row) for row in matching]
     usable = [fact for fact in facts if fact.question and fact.answers]
     left_out = {
@@ -64,27 +44,32 @@ def read(path: Path, columns: TableColumns | None = None, *, where: str | None =
     }
     notes = [f"{n:,} of {len(table.numbers):,} rows {why}: left out" for why, n in left_out.items() if n]
     if not usable:
-        raise InputError(f"{path}: no usable row ({'; '.join(notes)}).")
-    kept, repeats = cells.told_once(usable)
-    return FactSet(kept, (*notes, *repeats, *cells.unnamed(kept)))
+        raise InputError(f"{table.path}: no usable row ({'; '.join(notes)}).")
+    kept, repeats = cells.deduplicate(usable)
+    return cells.of_relations(FactSet(kept, (*notes, *repeats, *cells.unnamed(kept))), request.relations)
 
 
-def _recognise(table: Table, columns: TableColumns) -> dict[str, str | None]:
-    """Return the column of each part of a fact, None where the table has none; one that is given serves that alone."""
-    names: dict[str, str | None] = {field.name: getattr(columns, field.name) for field in fields(columns)}
-    given = set(names.values())
-    for part, name in names.items():
+def recognise(
+    table: Table, columns: TableColumns, recognised: Mapping[str, tuple[str, ...]], *, needed: tuple[str, ...]
+) -> dict[str, list[str]]:
+    """Return the table's columns for each part of a fact: the one given, else all that have a recognised name.
+
+    A column that is given for one part serves that alone. InputError for a part that is needed and has no column.
+    """
+    given = {part: getattr(columns, part) for part in recognised}
+    names: dict[str, list[str]] = {}
+    for part, known in recognised.items():
         flag = f"--facts.columns.{part}"
-        if name is not None:
-            table.require(name, flag)
+        if given[part] is not None:
+            table.require(given[part], flag)
+            names[part] = [given[part]]
             continue
-        found = [name for name in NAMES[part] if name in table.columns and name not in given]
-        if part in NEEDED and not found:
+        names[part] = [name for name in known if name in table.columns and name not in given.values()]
+        if part in needed and not names[part]:
             raise InputError(
-                f"{table.path}: no column for the {part} (looked for {', '.join(NAMES[part])}).\n"
+                f"{table.path}: no column for the {part} (looked for {', '.join(known)}).\n"
                 f"Name one by {flag}; the columns are {', '.join(table.columns)}."
             )
-        names[part] = found[0] if found else None
     return names
 
 

@@ -42,7 +42,7 @@ def run(config: WorldConfig, label: str, out: Path, *, seed: int) -> Run:
     runs.replace_file(table, lambda file: pq.write_table(pa.table(world.to_table(made)), file))
     background = config.background
     flags = {
-        "--facts.table": table,
+        "--facts.path": table,
         "--facts.min-facts": 1,
         "--facts.background.size": background.size,
         "--facts.background.share": background.share,

@@ -62,7 +62,7 @@ TABLES = {
             ["2 facts leave 1 to train on", "give more facts"],
         ),
         ("empty", [], ["empty.csv", "no rows"]),
-        ("fine", ["--facts.answer-column", "reply"], ["fine.csv", "'reply'", "--facts.answer-column"]),
+        ("fine", ["--facts.columns.answers", "reply"], ["fine.csv", "'reply'", "--facts.columns.answers"]),
         ("fine", ["--facts.where", "kind=x"], ["no column 'kind'", "--facts.where None"]),
         ("missing", [], ["missing.csv", "No such file"]),
         ("folder", [], ["folder.csv", "directory"]),
@@ -77,7 +77,7 @@ def test_a_bad_table_is_named_with_its_remedy_and_nothing_is_written(table, flag
         path.mkdir()
     elif table == "binary":
         path.write_bytes(bytes(range(256)) * 10)
-    told = tell("run", "paper", "--facts.table", path, *flags, "--out", out)
+    told = tell("run", "paper", "--facts.path", path, *flags, "--out", out)
     assert told.code == 2
     for part in named:
         assert part in told.error
@@ -87,8 +87,8 @@ def test_a_bad_table_is_named_with_its_remedy_and_nothing_is_written(table, flag
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["run", "popqa"], "popqa needs a table of facts.\nName PopQA's with --facts.table FILE."),
-        (["run", "popqa-bare"], "--facts.table FILE"),
+        (["run", "popqa"], "popqa needs a table of facts.\nName PopQA's with --facts.path FILE."),
+        (["run", "popqa-bare"], "--facts.path FILE"),
         (["run", "paper", "--seeds", "0"], "--seeds is 0"),
         (["verify", "--seeds", "0"], "--seeds is 0"),
         (["run", "paper", "--finetune.optimizer", "adam"], "Add --model.parametrisation dense."),

@@ -35,14 +35,14 @@ def test_every_experiment_is_valid_has_a_sentence_and_survives_json(name):
 def test_no_two_experiments_are_the_same_and_those_on_tables_say_so():
     assert len({str(config) for _, config in EXPERIMENTS.values()}) == len(EXPERIMENTS)
     for name in NEEDS_TABLE:
-        assert "--facts.table" in EXPERIMENTS[name][0]
+        assert "--facts.path" in EXPERIMENTS[name][0]
 
 
 @settings(max_examples=20)
 @given(
     st.builds(
         Config,
-        facts=st.builds(FactsConfig, table=st.sampled_from([None, Path("a b/é.tsv")]), where=st.none() | st.text()),
+        facts=st.builds(FactsConfig, path=st.sampled_from([None, Path("a b/é.tsv")]), where=st.none() | st.text()),
         pretrain=st.builds(PretrainConfig, learning_rate=st.floats(1e-9, 1e9), steps=st.integers(1, 10**9)),
     )
 )

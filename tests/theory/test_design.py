@@ -35,7 +35,7 @@ def test_the_fields_are_the_leaves_of_the_stored_config_in_its_order():
     assert list(design.fields(BASE)) == leaves(configs.to_json(BASE))
     assert design.fields(BASE)["facts.background.share"] is float
     assert design.fields(BASE)["n_records"] is int
-    assert design.fields(BASE)["facts.table"] == Path | None
+    assert design.fields(BASE)["facts.path"] == Path | None
     assert design.fields(BASE)["knownness.measure"] == Literal["popularity", "salience", "margin"]
 
 
@@ -126,7 +126,7 @@ DENSE = Config(model=ModelConfig(parametrisation="dense", embeddings="random"))
         ("split.within_relation=true,False", [True, False]),
         ("knownness.measure=margin,popularity", ["margin", "popularity"]),
         ("facts.where=a=b:c", ["a=b:c"]),
-        ("facts.table=hub:a/b,x.tsv", [Path("hub:a/b"), Path("x.tsv")]),
+        ("facts.path=hub:a/b,x.tsv", [Path("hub:a/b"), Path("x.tsv")]),
         ("facts.where=None", [None]),
     ],
 )
@@ -136,7 +136,7 @@ def test_lists_hold_values_of_the_fields_type(axis, values):
 
 
 def test_values_may_be_given_as_they_are():
-    axes = {"pretrain.steps": np.array([5, 10]), "facts.answer_skew": [1, 0.5], "facts.table": [Path("a"), None]}
+    axes = {"pretrain.steps": np.array([5, 10]), "facts.answer_skew": [1, 0.5], "facts.path": [Path("a"), None]}
     made = design.grid(BASE, axes)
     assert len(made.configs) == 8
     assert [type(value) for value in made.values[0].values()][:2] == [int, float]
@@ -157,13 +157,13 @@ BAD = [
     ("facts.answer_skew=high", "facts.answer_skew cannot be 'high'.\nIt takes a number."),
     ("facts.answer_skew=0,inf", "facts.answer_skew cannot be 'inf'.\nIt takes a number."),
     ("facts.answer_skew=None", "facts.answer_skew cannot be 'None'.\nIt takes a number."),
-    ("facts.relations_per_subject=all", "cannot be 'all'.\nIt takes a whole number or None."),
+    ("facts.facts_per_subject=all", "cannot be 'all'.\nIt takes a whole number or None."),
     ("split.within_relation=1", "split.within_relation cannot be '1'.\nIt takes true or false."),
     ("knownness.measure=fame", "cannot be 'fame'.\nIt takes popularity or salience or margin."),
     ("knownness.measure=a:b:3", "knownness.measure cannot be 'a:b:3'.\nIt takes popularity"),
     ("facts.answer_skew=0::3", "facts.answer_skew cannot be ''.\nIt takes a number."),
     ("facts.answer_skew=0:1:1.5", "'1.5'.\nIt takes a whole number."),
-    ("facts.relations_per_subject=None:3:2", "cannot be 'None'.\nIt takes a whole number."),
+    ("facts.facts_per_subject=None:3:2", "cannot be 'None'.\nIt takes a whole number."),
     ("facts.answer_skew=0:1:3:4", "not a range.\nWrite LOW:HIGH:COUNT, LOW:HIGH:COUNT:log, or values with commas"),
     ("facts.answer_skew=0:1", "not a range."),
     ("facts.answer_skew=0:1:0", "0 points; their number must lie " + AT_MOST),

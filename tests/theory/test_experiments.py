@@ -29,7 +29,7 @@ def test_real_facts_are_read_from_the_users_table_told_by_name_and_without_their
     name, popqa, tmp_path, tell
 ):
     flags = ["--pretrain.steps", 400, "--finetune.steps", 50, "--n-records", 2]
-    told = tell("run", name, "--facts.table", popqa, *flags, "--out", tmp_path / "runs")
+    told = tell("run", name, "--facts.path", popqa, *flags, "--out", tmp_path / "runs")
     assert told.code == 0
     for note in ("6 of 203 rows do not match", "2 of 203 rows have no popularity", "relation 5 (2)"):
         assert note in " ".join(told.out.split())
@@ -41,4 +41,4 @@ def test_real_facts_are_read_from_the_users_table_told_by_name_and_without_their
     assert set(facts["answer"]) <= {f"answer {i}" for i in range(1, 10)}
     draws = sum(facts["exposure"]) / 5 / (400 * 256)
     assert draws == pytest.approx(0.5 if name == "popqa" else 1.0)
-    assert run.report["notes"] and run.report["config"]["facts"]["table"] == str(popqa)
+    assert run.report["notes"] and run.report["config"]["facts"]["path"] == str(popqa)

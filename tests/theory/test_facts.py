@@ -1,4 +1,7 @@
 import dataclasses
+import hashlib
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +16,47 @@ from theory.facts import FactsConfig
 
 TABLE = "subject,relation,answer,popularity\nA,r,x,100\nA,s,z,100\nB,r,y,1\nC,s,x,10\nD,s,é,10\n"
 
+POPQA = Path(os.environ.get("POPQA") or Path(__file__).resolve().parents[3] / "shared/data/popqa/popqa.tsv")
+GOLDEN = {
+    "pop_source=[AB]": {
+        "counts": [2685, 2513, 16, 1953],
+        "subject": "d71dd68856453fa95e20ad3c8075c2534ebfdafc46b38d951c81b1292e0d61f8",
+        "relation": "91cfd19fa3659e1dd03bfaac74fe1cff03e8ff0bc8ba71a364448e06ffc574fe",
+        "answer": "ca853cdee43874639e6c9f57308053d77831c307635d81ecabacf434e0bdd804",
+        "popularity": "010a32f5e7bf09a52185b9c6fc0b52e9f486c8d77427b40172d18092b8997f4b",
+        "exposure": "b531396cea0e63b421f0da701c49b714f213bcbb8e6f17675e41b3f19de14bac",
+        "subject_names": "48dba7478decb439b471b9be68f0e7dc79af6fc405fa30ea646e1befc5c24fe6",
+        "relation_names": "fa9d3cfabc5d888043ba943aec72e26d6f70a34e164c25dad87a988c6c2b60eb",
+        "answer_names": "d2471f00e4466c98378c0ecad7bc607deb8f58ca5f4a1b6e8a587a6c6994b20b",
+        "notes": (
+            "11,534 of 14,267 rows do not match --facts.where: left out",
+            "43 keys (subject, relation) are repeated: 48 less popular rows left out",
+        ),
+    },
+    None: {
+        "counts": [4448, 4169, 16, 2696],
+        "subject": "0927957df395f29bdb5525dc9a49d66ac9b4961c2b52c5d9bf4e55894b57dbd0",
+        "relation": "2036743f135d73f805e397882850b9f704b4e504a8360a404ac493e554e00e95",
+        "answer": "a520085734f091d3183de9067e69a3f722255943206f75970384e5f72169ecaa",
+        "popularity": "838d0c403cab02d6ba50f8fde28178a2c7ce2429e875f9b2105af352ed368c56",
+        "exposure": "47930102249d27c7921284216b8e9c7de1199f32c431c5ce7f6abf05f3ffb528",
+        "subject_names": "06a82967bd46f60272d3c884be035cb303087cf189e21bbc995910c0448f3e3f",
+        "relation_names": "fa9d3cfabc5d888043ba943aec72e26d6f70a34e164c25dad87a988c6c2b60eb",
+        "answer_names": "72073deb071fe7b8671e80e88f947d054e43efbb243965142714a13c4eed0d20",
+        "notes": (
+            "9,528 of 14,267 rows have no popularity: left out",
+            "197 keys (subject, relation) are repeated: 291 less popular rows left out",
+        ),
+    },
+}
+"""What PopQA's table gives by --facts.where: counts of facts, subjects, relations and answers; SHA-256 of the rest."""
+
 
 @pytest.fixture
 def table(tmp_path):
     path = tmp_path / "facts.csv"
     path.write_text(TABLE, encoding="utf-8")
-    return FactsConfig(table=path, min_facts=1)
+    return FactsConfig(path=path, min_facts=1)
 
 
 def as_dict(store):
@@ -44,7 +82,7 @@ def test_every_world_is_a_distribution_over_distinct_facts(
         n_relations=n_relations,
         n_answers=n_answers,
         popularity_exponent=exponent,
-        relations_per_subject=n_each,
+        facts_per_subject=n_each,
         background=Background(size=size),
     )
     store = facts.build(config, seed=seed)
@@ -72,7 +110,7 @@ def test_exposure_exponent_tempers_the_popularity():
 
 
 def test_the_seed_alone_decides_the_world():
-    config = FactsConfig(n_subjects=50, relations_per_subject=2, background=Background(size=1.0))
+    config = FactsConfig(n_subjects=50, facts_per_subject=2, background=Background(size=1.0))
     first, again, other = (facts.build(config, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.answer, again.answer)
     assert (first.answer != other.answer).any() and (first.relation != other.relation).any()
@@ -98,7 +136,7 @@ def test_popularity_by_rank_is_zipf_and_keeps_equal_facts_equal(table):
 
 
 def test_background_facts_have_new_subjects_their_share_and_the_relations_own_answers():
-    store = facts.sample(FactsConfig(n_subjects=500, relations_per_subject=1), seed=0)
+    store = facts.sample(FactsConfig(n_subjects=500, facts_per_subject=1), seed=0)
     both = fact_store.add_background(store, Background(size=1.5, share=0.3), seed=0, flag="--facts.background")
     n_own, new = len(store.subject), both.is_background
     np.testing.assert_allclose(np.bincount(both.relation[new]), 1.5 * np.bincount(store.relation), atol=1)
@@ -111,7 +149,7 @@ def test_background_facts_have_new_subjects_their_share_and_the_relations_own_an
 
 
 def test_a_fraction_of_a_background_fact_makes_no_seed_larger_than_another():
-    config = FactsConfig(n_subjects=40, relations_per_subject=2, background=Background(size=0.3))
+    config = FactsConfig(n_subjects=40, facts_per_subject=2, background=Background(size=0.3))
     stores = [facts.build(config, seed=seed) for seed in range(5)]
     assert len({tuple(np.bincount(store.relation[~store.is_background])) for store in stores}) > 1
     for store in stores:
@@ -127,7 +165,7 @@ def test_background_answers_follow_the_frequency_ranks_of_the_store(tmp_path):
     lines = [f"S{i},r,{answer},1" for i, answer in enumerate(answers)]
     (tmp_path / "a.csv").write_text("\n".join(["subject,relation,answer,popularity", *lines]))
     background = Background(size=2000.0, skew=1.0)
-    store = facts.build(FactsConfig(table=tmp_path / "a.csv", min_facts=1, background=background), seed=0)
+    store = facts.build(FactsConfig(path=tmp_path / "a.csv", min_facts=1, background=background), seed=0)
     share = np.bincount(store.answer[store.is_background]) / store.is_background.sum()
     # Ranks: a, then c before b, whose counts tie and whose ids are 0 and 2.
     np.testing.assert_allclose(share, np.array([3, 6, 2]) / 11, atol=0.015)
@@ -164,8 +202,8 @@ def test_a_store_that_was_not_saved_by_us_is_an_input_error(tmp_path):
         ({"answer_skew": -0.5}, "--facts.answer-skew is -0.5: it must be at least 0."),
         ({"popularity_exponent": float("nan")}, "--facts.popularity-exponent is nan: it must be at least 0."),
         ({"exposure_exponent": float("inf")}, "--facts.exposure-exponent is inf: it must be at least 0."),
-        ({"relations_per_subject": 5}, "--facts.relations-per-subject is 5: it must be between 1 and 4."),
-        ({"relations_per_subject": 0}, "--facts.relations-per-subject is 0: it must be between 1 and 4."),
+        ({"facts_per_subject": 5}, "--facts.facts-per-subject is 5: it must be between 1 and 4."),
+        ({"facts_per_subject": 0}, "--facts.facts-per-subject is 0: it must be between 1 and 4."),
         ({"min_facts": 0}, "--facts.min-facts is 0: it must be at least 1."),
         ({"background": Background(size=-1.0)}, "--facts.background.size is -1.0: it must be at least 0."),
         ({"background": Background(size=1.0, skew=-1.0)}, "--facts.background.skew is -1.0: it must be at least 0."),
@@ -177,3 +215,18 @@ def test_a_setting_out_of_range_is_named_with_its_flag(setting, message):
     with pytest.raises(InputError) as caught:
         facts.build(FactsConfig(**setting), seed=0)
     assert str(caught.value).startswith(message)
+
+
+def sha256(value):
+    content = value.tobytes() if isinstance(value, np.ndarray) else "\n".join(value).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.skipif(not POPQA.exists(), reason=f"needs PopQA's table at {POPQA}; name another by POPQA=FILE")
+@pytest.mark.parametrize("where", GOLDEN)
+def test_popqa_is_read_as_ever(where):
+    store = facts.read_table(FactsConfig(path=POPQA, where=where))
+    golden = dict(GOLDEN[where])
+    assert [len(store.subject), store.n_subjects, store.n_relations, store.n_answers] == golden.pop("counts")
+    assert store.notes == golden.pop("notes")
+    assert {name: sha256(getattr(store, name)) for name in golden} == golden

@@ -85,7 +85,7 @@ def test_splits_and_worlds_of_different_sizes_are_trained_together(small):
     """Within relations the arms' sizes depend on the split; a fraction of a background fact must not matter."""
     config = replace(
         small,
-        facts=replace(small.facts, relations_per_subject=1, background=Background(size=0.3)),
+        facts=replace(small.facts, facts_per_subject=1, background=Background(size=0.3)),
         split=replace(small.split, within_relation=True),
     )
     simulations = pipeline.simulate(config, [Cell(k, k, k) for k in range(2)])

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -42,7 +42,7 @@ class Sweep:
     """Of top, bottom, whole, random and mixture; none given: the named sweep's, or the first four."""
     seeds: int | None = None
     """Replications of every config, each with its own world, split and batches (8, or the named sweep's number)."""
-    table: Path | None = None
+    path: Annotated[Path | None, tyro.conf.arg(name="facts.path")] = None
     """The table of facts, for a base that needs one."""
     out: Path = Path("runs")
     """Folder of results: OUT/theory/NAME/{part-*.parquet, table.parquet, grid.json}."""
@@ -77,10 +77,10 @@ class Sweep:
             if self.base not in EXPERIMENTS:
                 raise InputError(f"--base {self.base}: no such experiment.{_nearest(self.base, EXPERIMENTS)}")
             base = EXPERIMENTS[self.base][1]
-        if self.base in NEEDS_TABLE and self.table is None:
-            raise InputError(f"{self.base} needs a table of facts.\nName PopQA's with --table FILE.")
-        if self.table is not None:
-            base = replace(base, facts=replace(base.facts, table=self.table))
+        if self.base in NEEDS_TABLE and self.path is None:
+            raise InputError(f"{self.base} needs a table of facts.\nName PopQA's with --facts.path FILE.")
+        if self.path is not None:
+            base = replace(base, facts=replace(base.facts, path=self.path))
         if not self.grid:
             return replace(named, base=base).design()
         if self.design == "grid":

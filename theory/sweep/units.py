@@ -32,15 +32,15 @@ def identities(config: Mapping[str, Any], cells: Sequence[tuple[int, int, int]],
     """Return the units' names: 32 hex digits of SHA-256, the same iff config, seeds, set of arms and SCHEMA are.
 
     Args:
-        config: As `config.to_json` gives it. The file of `facts.table` counts by its content, a hub's data set by name.
+        config: As `config.to_json` gives it. The file of `facts.path` counts by its content, a hub's data set by name.
         cells: Seeds of pretraining, split and finetuning.
 
     Raises:
         InputError: the table of facts cannot be read.
     """
     resolved = _canonical(config)
-    if resolved.get("facts", {}).get("table"):
-        resolved["facts"]["table"] = _content(resolved["facts"]["table"])
+    if resolved.get("facts", {}).get("path"):
+        resolved["facts"]["path"] = _content(resolved["facts"]["path"])
     shared = runs.config_hash({"schema": SCHEMA, "config": resolved, "arms": sorted(arms)})
     return [hashlib.sha256(f"{shared} {p} {q} {n}".encode()).hexdigest()[:32] for p, q, n in cells]
 
@@ -64,7 +64,7 @@ def _content(table: str) -> str:
         status = os.stat(table)
         return _digest(table, status.st_size, status.st_mtime_ns, status.st_ino)
     except OSError as error:
-        raise InputError(f"{table}: cannot be read ({error.strerror}); check --facts.table") from error
+        raise InputError(f"{table}: cannot be read ({error.strerror}); check --facts.path") from error
 
 
 @lru_cache

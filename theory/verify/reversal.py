@@ -24,7 +24,7 @@ def boundary(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
 
     The grid's worlds are those of the simulations, pretrained anew at every level.
     """
-    if config.facts.table is not None:
+    if config.facts.path is not None:
         return []
     cells, steps = [one.cell for one in simulations], np.array(LEVELS)
     made, boundaries = [], []

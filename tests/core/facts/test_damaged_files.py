@@ -12,6 +12,7 @@ import pytest
 
 from core.errors import InputError
 from core.facts import entity_questions, mmlu, popqa, table
+from core.facts.request import Request
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 N_ROWS = 40
@@ -221,15 +222,20 @@ DAMAGES = (
 )
 TEMPLATE = {"P17": "Which country is [X] located in?"}
 SOURCES = {
-    "popqa": (popqa_bytes, "popqa.tsv", count_popqa, popqa.read),
+    "popqa": (popqa_bytes, "popqa.tsv", count_popqa, lambda path: popqa.read(Request(path))),
     "entity_questions": (
         entity_questions_bytes,
         "P17.test.json",
         count_entity_questions,
-        lambda path: entity_questions.read(path, split="test"),
+        lambda path: entity_questions.read(Request(path, part="test")),
     ),
-    "mmlu": (mmlu_bytes, "test/history_test.csv", count_mmlu, lambda path: mmlu.read(path.parents[1], split="test")),
-    "table": (table_bytes, "own.csv", count_table, table.read),
+    "mmlu": (
+        mmlu_bytes,
+        "test/history_test.csv",
+        count_mmlu,
+        lambda path: mmlu.read(Request(path.parents[1], part="test")),
+    ),
+    "table": (table_bytes, "own.csv", count_table, lambda path: table.read(Request(path))),
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from core.errors import InputError
 from core.facts import entity_questions
+from core.facts.request import Request
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "entity_questions"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="EntityQuestions is not in ../shared/data/entity_questions")
@@ -29,7 +30,7 @@ def write(folder, parts, templates=None):
 
 def test_the_subject_is_what_stands_in_the_templates_place(tmp_path):
     parts = {"test/P40.test.json": [record("Ada's [X] born?", "Ö", "y", "Ö", relation="P40")]}
-    (fact,) = entity_questions.read(write(tmp_path, parts), split="test").facts
+    (fact,) = entity_questions.read(Request(write(tmp_path, parts), part="test")).facts
     assert (fact.id, fact.subject, fact.relation) == ("test/P40/0", "Ada's [X] born?", "P40")
     assert (fact.question, fact.answers) == ("Who is Ada's [X] born?'s child?", ("Ö", "y"))
     assert (fact.popularity, fact.choices, fact.source) == (None, (), "entity_questions")
@@ -38,16 +39,17 @@ def test_the_subject_is_what_stands_in_the_templates_place(tmp_path):
 def test_relations_stand_by_number_and_can_be_chosen(tmp_path):
     parts = {f"test/{name}.test.json": [record("Ada", relation=name)] for name in TEMPLATES}
     write(tmp_path, parts)
-    assert [fact.relation for fact in entity_questions.read(tmp_path, split="test").facts] == ["P19", "P40", "P106"]
-    chosen = entity_questions.read(tmp_path, split="test", relations=("P106", "P19"))
+    everything = entity_questions.read(Request(tmp_path, part="test"))
+    assert [fact.relation for fact in everything.facts] == ["P19", "P40", "P106"]
+    chosen = entity_questions.read(Request(tmp_path, part="test", relations=("P106", "P19")))
     assert [fact.relation for fact in chosen.facts] == ["P19", "P106"]
     with pytest.raises(InputError, match=r"no relation 'P7'; there are P19, P40, P106\."):
-        entity_questions.read(tmp_path, split="test", relations=("P7",))
+        entity_questions.read(Request(tmp_path, part="test", relations=("P7",)))
 
 
 def test_exact_repeats_are_left_out_and_counted(tmp_path):
     parts = {"test/P19.test.json": [record("Ada", "x"), record("Ada", "y"), record("Ada", "x")]}
-    found = entity_questions.read(write(tmp_path, parts), split="test")
+    found = entity_questions.read(Request(write(tmp_path, parts), part="test"))
     assert [fact.answers for fact in found.facts] == [("x",), ("y",)]
     assert found.notes == ("1 of 3 facts repeat another's question and answers: left out",)
 
@@ -55,7 +57,7 @@ def test_exact_repeats_are_left_out_and_counted(tmp_path):
 def test_a_split_holds_no_question_of_a_later_one(tmp_path):
     names: dict[Literal["train", "dev", "test"], str] = {"train": "ABCD", "dev": "BC", "test": "CE"}
     write(tmp_path, {f"{split}/P19.{split}.json": [record(name) for name in names[split]] for split in names})
-    kept = {split: entity_questions.read(tmp_path, split=split) for split in names}
+    kept = {split: entity_questions.read(Request(tmp_path, part=split)) for split in names}
     assert ["".join(fact.subject for fact in kept[split].facts) for split in names] == ["AD", "B", "CE"]
     assert kept["train"].notes == ("2 facts have a question of dev or test: left out",)
     assert kept["test"].notes == ()
@@ -64,7 +66,7 @@ def test_a_split_holds_no_question_of_a_later_one(tmp_path):
 def test_buckets_give_an_order_of_popularity_and_lose_the_questions_of_later_splits(tmp_path):
     parts = {f"rand_ent/P19/bucket{i}.test.json": [record(f"S{i}"), record("twice")] for i in range(8)}
     write(tmp_path, parts | {"dev/P19.dev.json": [record("S3")]})
-    found = entity_questions.read(tmp_path, split="train", buckets=tmp_path / "rand_ent")
+    found = entity_questions.read(Request(tmp_path, part="train", buckets=tmp_path / "rand_ent"))
     assert {fact.subject: fact.popularity for fact in found.facts} == {
         "S0": 8, "twice": 8, "S1": 7, "S2": 6, "S4": 4, "S5": 3, "S6": 2, "S7": 1
     }  # fmt: skip
@@ -73,19 +75,19 @@ def test_buckets_give_an_order_of_popularity_and_lose_the_questions_of_later_spl
         "1 facts have a question of dev or test: left out",
     )
     with pytest.raises(InputError, match=r"no folders Pxx of buckets.\nName rand_ent or train_ent"):
-        entity_questions.read(tmp_path, split="train", buckets=tmp_path)
+        entity_questions.read(Request(tmp_path, part="train", buckets=tmp_path))
     (tmp_path / "rand_ent/P19/bucket5.test.json").unlink()
     with pytest.raises(InputError, match=r"bucket5.test.json: cannot be read"):
-        entity_questions.read(tmp_path, split="train", buckets=tmp_path / "rand_ent")
+        entity_questions.read(Request(tmp_path, part="train", buckets=tmp_path / "rand_ent"))
 
 
 def test_a_single_file_takes_its_relation_from_its_name_and_its_template_from_a_folder_above(tmp_path):
     write(tmp_path, {"dev/P19.dev.json": [record("Ada")], "test/P19.test.json": [record("Ada")]})
-    (fact,) = entity_questions.read(tmp_path / "dev/P19.dev.json", split="train").facts
+    (fact,) = entity_questions.read(Request(tmp_path / "dev/P19.dev.json", part="train")).facts
     assert (fact.id, fact.subject, fact.relation) == ("P19.dev/0", "Ada", "P19")
     (tmp_path / "dev/P19.dev.json").rename(tmp_path / "dev/own.json")
     with pytest.raises(InputError, match=r"own.json: .* has no relation 'own'"):
-        entity_questions.read(tmp_path / "dev/own.json", split="train")
+        entity_questions.read(Request(tmp_path / "dev/own.json", part="train"))
 
 
 @pytest.mark.parametrize(
@@ -112,21 +114,21 @@ def test_a_single_file_takes_its_relation_from_its_name_and_its_template_from_a_
 def test_a_damaged_file_is_named_with_line_or_record(tmp_path, content, message):
     write(tmp_path, {"test/P19.test.json": content})
     with pytest.raises(InputError, match=message) as caught:
-        entity_questions.read(tmp_path, split="test")
+        entity_questions.read(Request(tmp_path, part="test"))
     assert "test/P19.test.json" in str(caught.value)
 
 
 def test_a_folder_without_the_split_or_the_templates_is_an_input_error(tmp_path):
     write(tmp_path, {"test/P19.test.json": [record("A")]})
     with pytest.raises(InputError, match=r"no files train/Pxx.train.json"):
-        entity_questions.read(tmp_path, split="train")
+        entity_questions.read(Request(tmp_path, part="train"))
     for templates, message in (([], "not one JSON object"), ({"P19": "Where?"}, r"P19: .* has no single \[X\]")):
         write(tmp_path, {}, templates)
         with pytest.raises(InputError, match=message):
-            entity_questions.read(tmp_path, split="test")
+            entity_questions.read(Request(tmp_path, part="test"))
     (tmp_path / "relation_query_templates.json").unlink()
     with pytest.raises(InputError, match=r"relation_query_templates.json is not there"):
-        entity_questions.read(tmp_path, split="test")
+        entity_questions.read(Request(tmp_path, part="test"))
 
 
 @needs_real
@@ -139,7 +141,7 @@ def test_a_folder_without_the_split_or_the_templates_is_an_input_error(tmp_path)
     ],
 )
 def test_the_real_splits_have_the_counts_that_their_description_says(split, n_rows, n_repeats, n_shared):
-    found = entity_questions.read(REAL, split=split)
+    found = entity_questions.read(Request(REAL, part=split))
     assert found.notes[0] == f"{n_repeats} of {n_rows} facts repeat another's question and answers: left out"
     assert len(found.facts) == int(n_rows.replace(",", "")) - n_repeats - n_shared
     relations = Counter(fact.relation for fact in found.facts)
@@ -148,7 +150,7 @@ def test_the_real_splits_have_the_counts_that_their_description_says(split, n_ro
 
 @needs_real
 def test_one_real_relation_of_train_loses_repeats_and_questions_of_dev_and_test():
-    found = entity_questions.read(REAL, split="train", relations=("P36",))
+    found = entity_questions.read(Request(REAL, part="train", relations=("P36",)))
     assert {fact.relation for fact in found.facts} == {"P36"}
     assert found.notes == (
         "13 of 7,084 facts repeat another's question and answers: left out",
@@ -159,7 +161,7 @@ def test_one_real_relation_of_train_loses_repeats_and_questions_of_dev_and_test(
 @needs_real
 def test_the_real_buckets_have_the_counts_that_their_description_says():
     buckets = REAL / "frequency_buckets" / "rand_ent"
-    found = entity_questions.read(REAL, split="train", buckets=buckets)
+    found = entity_questions.read(Request(REAL, part="train", buckets=buckets))
     assert found.notes[0] == "24 of 11,925 facts repeat another's question and answers: left out"
     assert {fact.relation for fact in found.facts} == {"P19", "P170"}
     known = {fact.subject: fact.popularity for fact in found.facts if fact.relation == "P19"}

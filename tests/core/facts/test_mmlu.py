@@ -6,6 +6,7 @@ import pytest
 
 from core.errors import InputError
 from core.facts import mmlu
+from core.facts.request import Request
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "mmlu"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="MMLU is not in ../shared/data/mmlu")
@@ -24,7 +25,7 @@ def write(folder, *rows, subject="algebra", split="test", end="\n"):
 def test_every_cell_is_text_and_keeps_its_line_breaks(tmp_path, end):
     path = write(tmp_path, (f"Two{end}lines?", *ROW[1:]), ROW, end=end)
     path.write_bytes(path.read_bytes().removesuffix(end.encode()))  # some files lack the final one
-    first, second = mmlu.read(tmp_path, split="test").facts
+    first, second = mmlu.read(Request(tmp_path, part="test")).facts
     assert (first.question, first.choices, first.answers) == ("Two\nlines?", ROW[1:5], ("C",))
     assert (first.id, second.id) == ("test/algebra/0", "test/algebra/1")
     assert (first.subject, first.relation, first.popularity, first.source) == ("", "algebra", None, "mmlu")
@@ -33,7 +34,7 @@ def test_every_cell_is_text_and_keeps_its_line_breaks(tmp_path, end):
 def test_exact_repeats_are_left_out_also_across_subjects(tmp_path):
     write(tmp_path, ROW, ROW, (*ROW[:5], "D"))
     write(tmp_path, ROW, subject="virology")
-    found = mmlu.read(tmp_path, split="test")
+    found = mmlu.read(Request(tmp_path, part="test"))
     assert [(fact.relation, fact.answers) for fact in found.facts] == [("algebra", ("C",)), ("algebra", ("D",))]
     assert found.notes == ("2 of 4 facts repeat another's question and answers: left out",)
 
@@ -41,28 +42,28 @@ def test_exact_repeats_are_left_out_also_across_subjects(tmp_path):
 def test_history_stands_for_the_subjects_with_that_word_and_not_for_prehistory(tmp_path):
     for i, subject in enumerate(["algebra", "prehistory", "us_history", "history_of_art"]):
         write(tmp_path, (f"Which {i}?", *ROW[1:]), subject=subject)
-    found = mmlu.read(tmp_path, split="test", subjects=("history",))
+    found = mmlu.read(Request(tmp_path, part="test", relations=("history",)))
     assert [fact.relation for fact in found.facts] == ["history_of_art", "us_history"]
     assert found.notes == ("history is taken as history_of_art, us_history; prehistory only where it is named",)
-    both = mmlu.read(tmp_path, split="test", subjects=("prehistory", "history"))
+    both = mmlu.read(Request(tmp_path, part="test", relations=("prehistory", "history")))
     assert [fact.relation for fact in both.facts] == ["history_of_art", "prehistory", "us_history"]
 
 
 def test_an_unknown_subject_is_answered_with_the_nearest_name(tmp_path):
     write(tmp_path, ROW, subject="moral_disputes")
     with pytest.raises(InputError, match=r"no subject 'Moral dispute'; did you mean moral_disputes\?"):
-        mmlu.read(tmp_path, split="test", subjects=("Moral dispute",))
+        mmlu.read(Request(tmp_path, part="test", relations=("Moral dispute",)))
     with pytest.raises(InputError, match=r"no subject 'history'; there are moral_disputes\."):
-        mmlu.read(tmp_path, split="test", subjects=("history",))
+        mmlu.read(Request(tmp_path, part="test", relations=("history",)))
 
 
 def test_a_missing_split_or_an_empty_file_is_an_input_error(tmp_path):
     path = write(tmp_path, ROW)
     with pytest.raises(InputError, match=r"no files dev/SUBJECT_dev.csv"):
-        mmlu.read(tmp_path, split="dev")
+        mmlu.read(Request(tmp_path, part="dev"))
     path.write_text("\n")
     with pytest.raises(InputError, match=r"algebra_test.csv: the file has no rows"):
-        mmlu.read(tmp_path, split="test")
+        mmlu.read(Request(tmp_path, part="test"))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_a_missing_split_or_an_empty_file_is_an_input_error(tmp_path):
 def test_a_wrong_row_is_named_with_file_line_and_column(tmp_path, row, message):
     path = write(tmp_path, ("Two\nlines?", *ROW[1:]), row)
     with pytest.raises(InputError, match=message) as caught:
-        mmlu.read(tmp_path, split="test")
+        mmlu.read(Request(tmp_path, part="test"))
     assert str(path) in str(caught.value)
 
 
@@ -86,13 +87,13 @@ def test_an_open_quote_is_named_with_its_line(tmp_path):
     path = write(tmp_path, ROW)
     path.write_text(path.read_text() + '"Open,1,2,3,4,A\n')
     with pytest.raises(InputError, match=r"algebra_test.csv, line 2: malformed quoting"):
-        mmlu.read(tmp_path, split="test")
+        mmlu.read(Request(tmp_path, part="test"))
 
 
 @needs_real
 @pytest.mark.parametrize(("split", "n_rows", "n_repeats"), [("dev", 285, 1), ("val", 1_531, 2), ("test", 14_042, 105)])
 def test_the_real_splits_have_the_counts_that_their_description_says(split, n_rows, n_repeats):
-    found = mmlu.read(REAL, split=split)
+    found = mmlu.read(Request(REAL, part=split))
     assert len(found.facts) == n_rows - n_repeats
     assert found.notes == (f"{n_repeats} of {n_rows:,} facts repeat another's question and answers: left out",)
     assert len({fact.relation for fact in found.facts}) == 57
@@ -100,12 +101,12 @@ def test_the_real_splits_have_the_counts_that_their_description_says(split, n_ro
 
 @needs_real
 def test_the_real_history_subjects_and_literal_cells():
-    found = mmlu.read(REAL, split="test", subjects=("history", "prehistory"))
+    found = mmlu.read(Request(REAL, part="test", relations=("history", "prehistory")))
     assert Counter(fact.relation for fact in found.facts) == {
         "high_school_european_history": 165,
         "high_school_us_history": 204,
         "high_school_world_history": 237,
         "prehistory": 324,
     }
-    choices = {choice for fact in mmlu.read(REAL, split="test").facts for choice in fact.choices}
+    choices = {choice for fact in mmlu.read(Request(REAL, part="test")).facts for choice in fact.choices}
     assert {"None", "0"} <= choices

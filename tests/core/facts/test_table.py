@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import InputError
 from core.facts import table
-from core.facts.table import TableColumns
+from core.facts.request import Request, TableColumns
 
 
 def write(folder, content, name="own.csv"):
@@ -16,7 +16,7 @@ def write(folder, content, name="own.csv"):
 
 
 def test_a_question_and_an_answer_are_enough(tmp_path):
-    (fact,) = table.read(write(tmp_path, "question,answer\nWho?,Ämy\n")).facts
+    (fact,) = table.read(Request(write(tmp_path, "question,answer\nWho?,Ämy\n"))).facts
     assert (fact.id, fact.question, fact.answers, fact.source) == ("line 2", "Who?", ("Ämy",), "table")
     assert (fact.subject, fact.relation, fact.popularity, fact.choices) == ("", "", None, ())
 
@@ -35,7 +35,7 @@ def test_all_formats_give_the_same_facts(tmp_path):
         write(tmp_path, cells.format("\t"), "own.tsv"),
         write(tmp_path, "\n".join(json.dumps(row) for row in rows), "own.jsonl"),
     ]
-    found = [[vars(fact) | {"id": ""} for fact in table.read(path).facts] for path in paths]
+    found = [[vars(fact) | {"id": ""} for fact in table.read(Request(path)).facts] for path in paths]
     assert found[0] == found[1] == found[2] == found[3]
     assert [fact["answers"] for fact in found[0]] == [("x", "y"), ("1984",)]
     assert [fact["popularity"] for fact in found[0]] == [2.5, None]
@@ -44,15 +44,23 @@ def test_all_formats_give_the_same_facts(tmp_path):
 def test_columns_can_be_named_and_a_named_one_serves_nothing_else(tmp_path):
     path = write(tmp_path, "q,subject,who,subj,views\nWho is Ada?,r,x,Ada,3\n")
     columns = TableColumns(question="q", answers="who", relation="subject", popularity="views")
-    (fact,) = table.read(path, columns).facts
+    (fact,) = table.read(Request(path, columns=columns)).facts
     assert (fact.relation, fact.subject, fact.answers, fact.popularity) == ("r", "Ada", ("x",), 3.0)
 
 
 @pytest.mark.parametrize(
     ("header", "columns", "message"),
     [
-        ("q,answer", None, r"no column for the question .*\nName one by --facts.columns.question; .* are q, answer"),
-        ("question,a", None, r"no column for the answers .*\nName one by --facts.columns.answers; .* are question, a"),
+        (
+            "q,answer",
+            TableColumns(),
+            r"no column for the question .*\nName one by --facts.columns.question; .* are q, answer",
+        ),
+        (
+            "question,a",
+            TableColumns(),
+            r"no column for the answers .*\nName one by --facts.columns.answers; .* are question, a",
+        ),
         (
             "question,answer",
             TableColumns(subject="s"),
@@ -62,20 +70,20 @@ def test_columns_can_be_named_and_a_named_one_serves_nothing_else(tmp_path):
 )
 def test_a_missing_column_is_named_with_its_flag_and_those_there_are(tmp_path, header, columns, message):
     with pytest.raises(InputError, match=message):
-        table.read(write(tmp_path, f"{header}\nWho?,x\n"), columns)
+        table.read(Request(write(tmp_path, f"{header}\nWho?,x\n"), columns=columns))
 
 
 @pytest.mark.parametrize(
     ("cell", "answers"), [("[untitled]", ("[untitled]",)), ("[1, 2, 1]", ("1", "2")), ("0", ("0",))]
 )
 def test_a_text_in_brackets_and_numbers_are_answers(tmp_path, cell, answers):
-    (fact,) = table.read(write(tmp_path, f'question,answer\nWho?,"{cell}"\n')).facts
+    (fact,) = table.read(Request(write(tmp_path, f'question,answer\nWho?,"{cell}"\n'))).facts
     assert fact.answers == answers
 
 
 def test_rows_without_question_or_answer_and_repeats_are_left_out_and_counted(tmp_path):
     path = write(tmp_path, "question,answer\nWho?,x\n,x\nWhat?,\nHow?,[]\nWho?,x\nWho?,y\n")
-    found = table.read(path)
+    found = table.read(Request(path))
     assert [(fact.id, fact.answers) for fact in found.facts] == [("line 2", ("x",)), ("line 7", ("y",))]
     assert found.notes == (
         "3 of 6 rows have no question or no answer: left out",
@@ -85,7 +93,7 @@ def test_rows_without_question_or_answer_and_repeats_are_left_out_and_counted(tm
 
 def test_a_subject_that_its_question_does_not_name_is_kept_and_counted(tmp_path):
     path = write(tmp_path, "question,answer,subject\nWho is ADA?,x,Ada\nWho is B?,x,Bea\nWhere is B?,x,Cid\nAnd?,x,\n")
-    found = table.read(path)
+    found = table.read(Request(path))
     assert len(found.facts) == 4
     assert found.notes == (
         "2 facts do not name their subject in the question, excluded from attention: the first is 'Bea' in 'Who is B?'",
@@ -93,7 +101,7 @@ def test_a_subject_that_its_question_does_not_name_is_kept_and_counted(tmp_path)
 
 
 def test_where_chooses_rows(tmp_path):
-    found = table.read(write(tmp_path, "question,answer,part\nWho?,x,a\nWhat?,y,b\n"), where="part=^b")
+    found = table.read(Request(write(tmp_path, "question,answer,part\nWho?,x,a\nWhat?,y,b\n"), where="part=^b"))
     assert [fact.question for fact in found.facts] == ["What?"]
     assert found.notes == ("1 of 2 rows do not match --facts.where: left out",)
 
@@ -102,7 +110,7 @@ def test_where_chooses_rows(tmp_path):
 def test_a_wrong_popularity_is_named_with_file_row_and_column(tmp_path, popularity):
     path = write(tmp_path, f"question,answer,popularity\nWho?,x,0\nWhat?,y,{popularity}\n")
     with pytest.raises(InputError, match=rf"own.csv, line 3, column 'popularity': popularity '{popularity}'"):
-        table.read(path)
+        table.read(Request(path))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +128,7 @@ def test_a_wrong_popularity_is_named_with_file_row_and_column(tmp_path, populari
 def test_answers_that_cannot_be_understood_are_named(tmp_path, answers, message):
     path = write(tmp_path, f'{{"question": "Who?", "answers": {answers}}}', "own.jsonl")
     with pytest.raises(InputError, match=message) as caught:
-        table.read(path)
+        table.read(Request(path))
     assert str(path) in str(caught.value)
 
 
@@ -130,7 +138,7 @@ def test_a_multiple_choice_table_as_the_hub_has_mmlu_is_read_with_letters(tmp_pa
         {"question": "What?", "subject": "anatomy", "choices": ["None", "0", "1", "2"], "answer": 0},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "own.parquet")
-    first, second = table.read(tmp_path / "own.parquet", TableColumns(relation="subject")).facts
+    first, second = table.read(Request(tmp_path / "own.parquet", columns=TableColumns(relation="subject"))).facts
     assert (first.choices, first.answers) == (("a", "b", "b", ""), ("C",))
     assert (second.answers, second.relation, second.subject) == (("A",), "anatomy", "")
 
@@ -147,4 +155,4 @@ def test_a_multiple_choice_table_as_the_hub_has_mmlu_is_read_with_letters(tmp_pa
 def test_wrong_choices_are_named_with_file_row_and_column(tmp_path, choices, answer, message):
     path = write(tmp_path, json.dumps({"question": "Which?", "choices": choices, "answer": answer}), "own.jsonl")
     with pytest.raises(InputError, match=message):
-        table.read(path)
+        table.read(Request(path))

@@ -161,7 +161,7 @@ def test_a_file_becomes_a_world_told_by_its_popularity(tmp_path):
     assert made.exposures[6] / made.exposures[5] == pytest.approx(2)
     assert made.sentences(2)[0] == ("The job of Émile 2 is", " a2.")
     pq.write_table(pa.table(world.to_table(made)), tmp_path / "world.parquet")
-    store = toy_facts.build(toy_facts.FactsConfig(table=tmp_path / "world.parquet"), seed=0)
+    store = toy_facts.build(toy_facts.FactsConfig(path=tmp_path / "world.parquet"), seed=0)
     assert store.subject_names == tuple(row[0] for row in rows)
     np.testing.assert_allclose(store.exposure, made.exposures / made.exposures.sum())
 
@@ -215,7 +215,7 @@ def test_the_table_has_every_fact_that_can_be_asked_and_no_other():
 def test_the_toy_reads_the_same_world(tmp_path):
     made = world.build(SMALL, seed=0)
     pq.write_table(pa.table(world.to_table(made)), tmp_path / "world.parquet")
-    config = toy_facts.FactsConfig(table=tmp_path / "world.parquet", min_facts=1)
+    config = toy_facts.FactsConfig(path=tmp_path / "world.parquet", min_facts=1)
     store = toy_facts.build(config, seed=0)
     assert len(store.subject) == len(made.fact_set().facts)
     np.testing.assert_allclose(np.sort(store.exposure), np.sort(made.exposures / made.exposures.sum()), rtol=1e-6)

@@ -267,7 +267,7 @@ def test_a_units_row_does_not_depend_on_the_units_it_was_computed_with(tmp_path,
     """Subjects of a real table have unequally many facts, so that held-out sets differ in size."""
     path = tmp_path / "facts.csv"
     path.write_text("\n".join(["subject,relation,answer,popularity", *(",".join(map(str, row)) for row in UNEQUAL)]))
-    base = replace(TINY, facts=FactsConfig(table=path), finetune=replace(TINY.finetune, replay=0.2))
+    base = replace(TINY, facts=FactsConfig(path=path), finetune=replace(TINY.finetune, replay=0.2))
     together = run(tmp_path / "together", base=base, seeds=4).table
     assert len(set(together["n"].to_pylist())) > 1
     for row in together.to_pylist():

@@ -84,7 +84,7 @@ def test_many_units_are_named_as_one_by_one():
 
 def test_a_table_of_facts_counts_by_its_content_and_extension_wherever_it_lies(tmp_path):
     def of(path: Path | str) -> str:
-        return name(Config(facts=FactsConfig(table=Path(path))))
+        return name(Config(facts=FactsConfig(path=Path(path))))
 
     (tmp_path / "a.csv").write_text("subject,relation\n")
     (tmp_path / "b.csv").write_text("subject,relation\n")
@@ -101,7 +101,7 @@ def test_a_table_of_facts_counts_by_its_content_and_extension_wherever_it_lies(t
 def test_a_table_is_read_once_while_it_stays_as_it_is(tmp_path, monkeypatch):
     table = tmp_path / "a.csv"
     table.write_text("subject\n")
-    config = configs.to_json(Config(facts=FactsConfig(table=table)))
+    config = configs.to_json(Config(facts=FactsConfig(path=table)))
     before = units.identity(config, (0, 0, 0), ARMS)
     monkeypatch.setattr(units.hashlib, "file_digest", None)
     assert units.identity(config, (0, 0, 0), ARMS) == before
@@ -109,7 +109,7 @@ def test_a_table_is_read_once_while_it_stays_as_it_is(tmp_path, monkeypatch):
 
 def test_a_table_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(InputError, match=r"gone\.csv: cannot be read \(No such file or directory\); check --facts"):
-        name(Config(facts=FactsConfig(table=tmp_path / "gone.csv")))
+        name(Config(facts=FactsConfig(path=tmp_path / "gone.csv")))
 
 
 def test_results_that_fit_neither_disk_nor_memory_are_refused_with_their_size(tmp_path, monkeypatch):

@@ -1,40 +1,31 @@
 import json
-import os
-from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from core.errors import InputError
-from theory import fact_rows
-
-POPQA = Path(os.environ.get("POPQA") or Path(__file__).resolve().parents[3] / "shared/data/popqa/popqa.tsv")
-ANY = dict.fromkeys(fact_rows.COLUMNS)
+from core.facts import keyed
+from core.facts.request import Request, TableColumns
 
 
-def read(folder, *lines, header="subject,relation,answer,popularity", columns=ANY, where=None, min_facts=1):
+def read(folder, *lines, header="subject,relation,answer,popularity", columns=None, where=None, min_facts=1):
     path = folder / "facts.csv"
     path.write_text("\n".join([header, *lines]) + "\n")
-    return fact_rows.read(path, {**ANY, **columns}, where, min_facts)
+    request = Request(path, where=where, columns=TableColumns(**columns or {}))
+    return keyed.read(request, min_facts=min_facts)
 
 
-@pytest.mark.skipif(not POPQA.exists(), reason=f"needs PopQA's table at {POPQA}; name another by POPQA=FILE")
-def test_popqa_gives_the_known_counts():
-    rows = fact_rows.read(POPQA, ANY, "pop_source=[AB]", 10)
-    assert [len(set(column)) for column in (rows.subject, rows.relation, rows.answer)] == [2513, 16, 1953]
-    assert len(set(zip(rows.subject, rows.relation, strict=True))) == len(rows.popularity) == 2685
-    assert any(note.startswith("43 keys (subject, relation) are repeated: 48 less") for note in rows.notes)
-    everything = fact_rows.read(POPQA, ANY, None, 10)
-    assert len(everything.popularity) == 4448
-    assert everything.notes[0] == "9,528 of 14,267 rows have no popularity: left out"
+def column(found, part):
+    """Return one part of every fact; of the answers, which are one each, the text."""
+    assert all(len(fact.answers) == 1 for fact in found.facts)
+    return [fact.answers[0] if part == "answer" else getattr(fact, part) for fact in found.facts]
 
 
 def test_unusable_rows_are_left_out_and_counted(tmp_path):
     lines = ["A,r,x,5", "B,r,y,", " ,r,y,1", "C,,y,1", "D,r,[],1", "E,s,x,2", "F,s,y,2", "G,r,z,3"]
     rows = read(tmp_path, *lines, where="relation=^(r|)$")
-    assert rows.subject.tolist() == ["A", "G"]
+    assert column(rows, "subject") == ["A", "G"]
     assert rows.notes == (
         "2 of 8 rows do not match --facts.where: left out",
         "1 of 8 rows have no popularity: left out",
@@ -44,24 +35,26 @@ def test_unusable_rows_are_left_out_and_counted(tmp_path):
 
 def test_of_repeated_keys_the_most_popular_row_is_kept_and_the_others_are_counted(tmp_path):
     rows = read(tmp_path, "A,r,x,5", "A,r,y,7", "B,r,x,1", "A,r,z,7", "A,s,x,9", "B,s,y,2")
-    assert rows.subject.tolist() == ["A", "B", "A", "B"]
-    assert rows.answer.tolist() == ["y", "x", "x", "y"]
-    assert rows.popularity.tolist() == [7, 1, 9, 2]
+    assert column(rows, "subject") == ["A", "B", "A", "B"]
+    assert column(rows, "answer") == ["y", "x", "x", "y"]
+    assert column(rows, "popularity") == [7, 1, 9, 2]
     assert rows.notes == ("1 keys (subject, relation) are repeated: 2 less popular rows left out",)
 
 
 def test_small_relations_are_dropped_and_named(tmp_path):
     rows = read(tmp_path, "A,r,x,1", "B,r,y,1", "A,s,x,1", "A,t,x,1", min_facts=2)
-    assert set(rows.relation) == {"r"}
+    assert set(column(rows, "relation")) == {"r"}
     assert rows.notes == ("relations with fewer than 2 facts: left out: s (1), t (1)",)
 
 
 def test_the_answer_is_the_first_filled_column_and_of_a_list_its_first_element(tmp_path):
     lines = ['A,r,"[""x"", ""y""]",o,1', "B,r,,o,1", "C,r,[untitled],o,1", "D,r,[],o,1"]
     rows = read(tmp_path, *lines, header="subj,prop,possible_answers,obj,s_pop")
-    assert rows.answer.tolist() == ["x", "o", "[untitled]", "o"]
-    only = read(tmp_path, *lines, "E,r,x,p,1", header="subj,prop,possible_answers,obj,s_pop", columns={"answer": "obj"})
-    assert only.answer.tolist() == ["o"] * 4 + ["p"]
+    assert column(rows, "answer") == ["x", "o", "[untitled]", "o"]
+    only = read(
+        tmp_path, *lines, "E,r,x,p,1", header="subj,prop,possible_answers,obj,s_pop", columns={"answers": "obj"}
+    )
+    assert column(only, "answer") == ["o"] * 4 + ["p"]
 
 
 def test_lists_numbers_and_nulls_of_json_and_parquet_are_read_like_text(tmp_path):
@@ -73,9 +66,9 @@ def test_lists_numbers_and_nulls_of_json_and_parquet_are_read_like_text(tmp_path
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, facts)))
     pq.write_table(pa.Table.from_pylist(facts), tmp_path / "a.parquet")
     for name in ("a.jsonl", "a.parquet"):
-        rows = fact_rows.read(tmp_path / name, ANY, None, 1)
-        assert (rows.subject.tolist(), rows.answer.tolist()) == (["1", "3"], ["x", "z"]), name
-        np.testing.assert_array_equal(rows.popularity, [1.5, 2])
+        rows = keyed.read(Request(tmp_path / name), min_facts=1)
+        assert (column(rows, "subject"), column(rows, "answer")) == (["1", "3"], ["x", "z"]), name
+        assert column(rows, "popularity") == [1.5, 2]
 
 
 @pytest.mark.parametrize("value", ["many", "-1", "0", "nan", "inf", "1,5", "None"])
@@ -89,14 +82,17 @@ def test_a_popularity_that_is_no_positive_number_is_named_with_line_column_and_r
 
 
 def test_a_wrong_popularity_in_a_row_that_does_not_match_is_no_error(tmp_path):
-    assert len(read(tmp_path, "A,r,x,1", "B,r,y,2", "C,s,y,-2", where="relation=r").popularity) == 2
+    assert len(read(tmp_path, "A,r,x,1", "B,r,y,2", "C,s,y,-2", where="relation=r").facts) == 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"header": "subject,relation,value,popularity"}, "no column for the answer .*\n.*--facts.answer-column; the"),
-        ({"columns": {"subject": "who"}}, r"no column 'who' \(--facts.subject-column\); the columns are subject, rel"),
+        (
+            {"header": "subject,relation,value,popularity"},
+            "no column for the answers .*\n.*--facts.columns.answers; the",
+        ),
+        ({"columns": {"subject": "who"}}, r"no column 'who' \(--facts.columns.subject\); the columns are subject, rel"),
         (
             {"where": "source=A"},
             r"no column 'source' \(--facts.where source=A\); the columns are .*\n.*--facts.where None",
@@ -116,8 +112,8 @@ def test_a_relation_with_one_answer_is_an_input_error_with_two_remedies(tmp_path
     lines = ["A,r,x,1", "B,r,y,1", "C,r,y,1", "A,s,x,1", "B,s,x,1"]
     with pytest.raises(InputError, match="relation 's' has one answer, 'x', in all its 2 facts.\n.*min-facts 3"):
         read(tmp_path, *lines)
-    assert set(read(tmp_path, *lines, min_facts=3).relation) == {"r"}
-    assert set(read(tmp_path, *lines, where="relation=^(?!s$)").relation) == {"r"}
+    assert set(column(read(tmp_path, *lines, min_facts=3), "relation")) == {"r"}
+    assert set(column(read(tmp_path, *lines, where="relation=^(?!s$)"), "relation")) == {"r"}
 
 
 def test_a_list_that_is_not_json_is_an_input_error_and_not_one_answer(tmp_path):
