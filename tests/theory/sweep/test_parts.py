@@ -101,7 +101,7 @@ def test_the_table_has_every_unit_and_arm_once_in_the_designs_order_with_the_swe
     assert found["accuracy"].to_pylist() == [accuracy(*pair) for pair in pairs]
     assert found["config"].to_pylist() == [f"{{}}{unit}" for unit, _ in pairs]
     assert found["n_trained"].to_pylist() == [None, 7, 7] * 3
-    assert found.column_names == ["model.parametrisation", "model.dimension", "facts.path", *SWEEP.names]
+    assert found.column_names == [*swept, "model.dimension", *SWEEP.names]
     assert found["model.dimension"].to_pylist() == [n for n in (None, 3, 4) for _ in ARMS]
     assert set(found["facts.path"].to_pylist()) == {"t.csv"}
     assert found.select(SWEEP.names).schema.equals(SWEEP)
