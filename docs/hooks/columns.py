@@ -1,4 +1,4 @@
-"""The page of columns, made of the schemas in `core/columns.py` and of the comment that stands beside a column there."""
+"""The page of columns, made of the schemas in `core/columns.py` and of the comment beside each column there."""
 
 import ast
 import io
@@ -80,8 +80,9 @@ def _kind(node: ast.expr) -> str:
 
 def _docstring(node: ast.stmt | None) -> str:
     """Return the string that stands alone in a statement; empty where there is none."""
-    is_string = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    return ast.literal_eval(node.value) if is_string else ""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        return node.value.value
+    return ""
 
 
 def _section(schema: Schema) -> str:

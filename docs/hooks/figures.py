@@ -1,4 +1,4 @@
-"""The figures of `paper_figs/gallery`, which the pages link to where they are and the site has in a folder of its own."""
+"""The figures of `paper_figs/gallery`: the pages link to them there, and the site has them in a folder of its own."""
 
 import ast
 import re
