@@ -42,8 +42,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the packages' pages."""
     for name, modules in packages().items():
-        text = "\n\n".join([f"# {name}", *(_entry(module, level=2) for module in modules if module not in DERIVATIONS)])
-        files.append(File.generated(config, _page(name), content=text))
+        entries = [_entry(module, level=1 + (module != name)) for module in modules if module not in DERIVATIONS]
+        files.append(File.generated(config, _page(name), content="\n\n".join(entries)))
     return files
 
 
@@ -78,8 +78,13 @@ def _named(function: ast.FunctionDef) -> list[str]:
 
 def _table(modules: list[str]) -> str:
     """Return a table of modules, each with the first sentence of its docstring."""
-    rows = [f"| `{name.rpartition('.')[2]}` | {_summary(name)} |" for name in modules]
+    rows = [f"| {_link(name)} | {_summary(name)} |" for name in modules]
     return "\n".join(["| module | what it is |", "|---|---|", *rows])
+
+
+def _link(module: str) -> str:
+    place = "(theory.md#the-results-and-their-derivations)" if module in DERIVATIONS else f"[{module}]"
+    return f"[`{module.rpartition('.')[2]}`]{place}"
 
 
 def _summary(module: str) -> str:
