@@ -3,7 +3,7 @@
 # Variables, each given as `make TARGET NAME=VALUE`:
 #   PYTHON       the interpreter .venv is made from, 3.11 or newer
 #   SEEDS, OUT   how many worlds `reproduce` runs through the toy, and where results go
-#   LM_SEEDS     how often it finetunes the small language model on each arm
+#   LM_SEEDS     how often it finetunes the one small language model on each arm
 #   POPQA        PopQA's table, for `reproduce` and `studies`; without it the Hugging Face hub is asked
 #   QUESTIONS    EntityQuestions' folder, for `studies`; without it that study is left out
 #   ARGS         more arguments for pytest or the benchmark
@@ -64,7 +64,7 @@ reproduce: $(EMPIRICAL)  ## toy and language model, every theorem, the figures, 
 	$(RUN) -m theory run popqa $(if $(POPQA),--facts.table "$(POPQA)",$(HUB)) --seeds $(SEEDS) --out $(OUT) $(if $(POPQA),,|| \
 		echo "PopQA is left out (reason above). Name a copy of its table: make reproduce POPQA=FILE")
 	$(RUN) -m theory verify --out $(OUT)
-	$(RUN) -m empirical run tiny --seeds $(LM_SEEDS) --out $(OUT)
+	$(RUN) -m empirical run tiny --pretrain-seeds 1 --seeds $(LM_SEEDS) --out $(OUT)
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
 	@echo "Pictures: $(OUT)/figures. Tables: $(OUT)/*/*/predictions.parquet"
 
@@ -73,12 +73,12 @@ sweeps: $(THEORY)  ## the phase diagrams, dose and response, remedies and the de
 	for name in deep-1 deep-2 deep-3 deep-4 deep-names; do $(RUN) -m theory deep $$name --out $(OUT) || exit; done
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
 
-studies: $(EMPIRICAL)  ## the language model's studies: adapters, PopQA's and EntityQuestions' facts, the window, into OUT
+studies: $(EMPIRICAL)  ## the language model's studies: adapters, PopQA's and EntityQuestions' facts, the screen of worlds, into OUT
 	$(RUN) -m empirical run tiny --seeds 5 --pretrain-seeds 6 --out $(OUT)
 	$(RUN) -m empirical run tiny-lora --seeds 5 --pretrain-seeds 3 --out $(OUT)
 	$(if $(POPQA),$(RUN) -m empirical run tiny-popqa --facts.path "$(POPQA)" --seeds 3 --pretrain-seeds 3 --out $(OUT))
 	$(if $(QUESTIONS),$(RUN) -m empirical run tiny-entity-questions --facts.path "$(QUESTIONS)" --seeds 3 --pretrain-seeds 3 --out $(OUT))
-	$(RUN) -m empirical run window --out $(OUT)
+	$(RUN) -m empirical run screen --out $(OUT)
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
 
 figures: $(THEORY)  ## the figures from the results in the repository, no experiment run

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from scipy import stats
 
 from benchmarks import memory, report, theory
-from core import split
+from core import closed_form, split
 from core.errors import InputError
 from core.seeds import Cell
 from theory import evaluate, facts, finetune, pipeline, pretrain
@@ -202,7 +202,10 @@ def _measure_base(
     for d, n in enumerate(sizes):
         own = [of_subject[groups == d] for of_subject in by_subject]
         means = {name: float(total[d] / n) for name, total in zip(names, totals, strict=True)}
-        fits = {"r_squared": flow.r_squared(own[1], own[0]), "r_squared_visits": flow.r_squared(own[2], own[0])}
+        fits = {
+            "r_squared": closed_form.r_squared(own[1], own[0]),
+            "r_squared_visits": closed_form.r_squared(own[2], own[0]),
+        }
         decades.append({"first": 10**d + (d > 0), "n_subjects": len(own[0]), "n_facts": int(n), **means, **fits})
     chi_square = float(((totals[1] - totals[0]) ** 2 / totals[0]).sum())
     world = {
@@ -214,8 +217,8 @@ def _measure_base(
         "chi_square_p": float(stats.chi2.sf(chi_square, len(sizes) - 1)) if len(sizes) > 1 else float("nan"),
         "subjects_drawn": int(np.count_nonzero(np.bincount(store.subject, visits))),
         "subjects_moved": sum(int(base[at : at + ROWS].any(axis=1).sum()) for at in range(0, len(base), ROWS)),
-        "r_squared": flow.r_squared(by_subject[1], by_subject[0]),
-        "r_squared_visits": flow.r_squared(by_subject[2], by_subject[0]),
+        "r_squared": closed_form.r_squared(by_subject[1], by_subject[0]),
+        "r_squared_visits": closed_form.r_squared(by_subject[2], by_subject[0]),
     }
     return world, decades
 

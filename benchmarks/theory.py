@@ -243,10 +243,12 @@ def _measure(settings: Settings, n_subjects: int, n_cores: int, tell: Callable[[
 
 _STAGES = """
 import sys
-from theory import config, facts, pipeline, train
-train.use_all_cores()
+from core.seeds import Cell
+from theory import config, facts, pipeline
+from theory.engine import loop
+loop.use_all_cores()
 world = facts.FactsConfig(n_subjects=int(sys.argv[1]))
-pipeline.simulate(config.Config(facts=world), [seeds.Cell(pretrain=0, split=0, seed=0)])
+pipeline.simulate(config.Config(facts=world), [Cell(pretrain=0, split=0, seed=0)])
 """
 # A small process between this one and the measured: the peak of a child starts at what its parent held.
 _PEAK = """

@@ -74,13 +74,15 @@ PREDICTIONS = pa.schema(
     [
         ("experiment", NAME),
         ("seeds", INT),  # how many runs the row rests on
-        ("result", NAME),  # R1 to R8, a to f
+        ("result", NAME),  # R1 to R8, a to f, or the name of what is read with these
         ("statement", NAME),
         ("arm", NAME),
+        ("stratum", NAME),  # part of the facts: fifth 1 (best known) to fifth 5, third 1 to third 3; null for all
         ("predicted", DOUBLE),
         ("measured", DOUBLE),
         ("low", DOUBLE),
         ("high", DOUBLE),
+        ("unit", NAME),  # what the interval counts: worlds, base models, questions by relation, questions by subject
         ("p_value", DOUBLE),
         ("error", DOUBLE),
         ("tolerance", DOUBLE),
@@ -115,6 +117,27 @@ SWEEP = pa.schema(
     ]
 )
 """One row per (config, seeds, arm) of a sweep."""
+
+FACTORS = ("tail", "background", "answers", "names", "relations", "facts_per_subject", "format")
+"""The properties of a world that the screen study varies, each a column."""
+MEASURES = (
+    *("accuracy", "retention", "unknown_accuracy", "generic_accuracy", "subject_attention"),
+    *("generic_rate", "swap_invariance", "subject_attention_nonsink", "knockout_drop"),
+)
+"""What the screen study measures of an arm, each a column."""
+_TEXT = pa.string()
+
+SCREEN = pa.schema(
+    [("part", _TEXT)]  # factorial, fine or recipe
+    + [("series", _TEXT)]  # of fine the factor varied, of recipe the world; empty in factorial
+    + [("world", _TEXT), ("config_hash", _TEXT)]
+    + [("flow", _TEXT)]  # lm, or toy: the theory's model in the same world
+    + [("method", _TEXT), ("learning_rate", DOUBLE), ("epochs", INT)]
+    + [(name, DOUBLE) for name in FACTORS]
+    + [("pretrain_seed", INT), ("seed", INT), ("arm", _TEXT), ("n", INT)]
+    + [(name, DOUBLE) for name in MEASURES]
+)
+"""One row per (world, flow, seeds, arm) of the screen study."""
 
 TABLES = {"facts": FACTS, "trace": TRACE, "attention": ATTENTION}
 """The tables of a run directory, by the name of their file."""

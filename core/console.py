@@ -1,7 +1,9 @@
-"""Where the command line prints, and its progress bar."""
+"""Where the command line prints, how it shows progress, and how it ends."""
 
 import datetime
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -33,17 +35,62 @@ class _Speed(ProgressColumn):
         return f"{speed}{datetime.timedelta(seconds=int(task.time_remaining))} left"
 
 
+Advance = Callable[[str, float], None]
+"""Told what is being done, and how many more are done; a fraction, too."""
+
+
 @contextmanager
-def progress(name: str, total: int) -> Iterator[Callable[[str, float], None]]:
-    """Show a bar on stderr; gives the function that is told what is being done and how many more are done."""
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, _Speed(), console=ERRORS, disable=not total, speed_estimate_period=600) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda doing, n: bar.update(task, advance=n, description=f"{name}: {doing}" if doing else None)
+def progress(name: str, total: int) -> Iterator[Advance]:
+    """Show progress and the time left on stderr: a bar, or a line now and then where there is no terminal."""
+    if not total:
+        yield lambda doing, n: None
+    elif ERRORS.is_terminal:
+        columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        with Progress(*columns, TimeElapsedColumn(), _Speed(), console=ERRORS, speed_estimate_period=600) as bar:
+            task = bar.add_task(name, total=total)
+            yield lambda doing, n: bar.update(task, advance=n, description=f"{name}: {doing}" if doing else None)
+    else:
+        lines = _Lines(name, total)
+        try:
+            yield lines.advance
+        finally:
+            lines.stop.set()
+
+
+class _Lines:
+    """Progress where there is no terminal: a line after ten seconds, then one a minute, whatever the command is at."""
+
+    FIRST, INTERVAL = 10.0, 60.0
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total = name, total
+        self.done: float | int = 0
+        self.doing, self.started = "", time.monotonic()
+        self.stop = threading.Event()
+        threading.Thread(target=self._tell, daemon=True).start()
+
+    def advance(self, doing: str, n: float | int) -> None:
+        self.done += n
+        self.doing = doing or self.doing
+
+    def line(self, seconds: float | int) -> str:
+        """Return how far it is after so many seconds."""
+        spent = datetime.timedelta(seconds=int(seconds))
+        left = ""
+        if self.done:
+            left = f", {datetime.timedelta(seconds=int(seconds * (self.total - self.done) / self.done))} left"
+        doing = f" ({self.doing})" if self.doing else ""
+        return f"{self.name}: {self.done:.4g} of {self.total} done in {spent}{left}{doing}"
+
+    def _tell(self) -> None:
+        wait = self.FIRST
+        while not self.stop.wait(wait):
+            ERRORS.print(self.line(time.monotonic() - self.started), markup=False)
+            wait = self.INTERVAL
 
 
 def exit_code(command: Callable[[], int], *, interrupted: str) -> int:
-    """Return what the command returns; 2 for a mistake in the input, 130 for Ctrl-C, either told on stderr."""
+    """Return what the command returns; 2 for a mistake in the input, 130 for Ctrl-C, and say either on stderr."""
     try:
         return command()
     except InputError as error:
@@ -54,13 +101,13 @@ def exit_code(command: Callable[[], int], *, interrupted: str) -> int:
         return 130
 
 
-def absolute(told: Callable[[str, float], None]) -> Callable[[str, float], None]:
-    """Return a progress function that takes how many are done, a fraction too, in place of how many more."""
+def absolute(advance: Advance) -> Advance:
+    """Return a progress function that takes how many are done in all, in place of how many more."""
     done = 0.0
 
     def tell(doing: str, now: float) -> None:
         nonlocal done
-        told(doing, now - done)
+        advance(doing, now - done)
         done = now
 
     return tell

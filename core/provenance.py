@@ -31,7 +31,16 @@ def device() -> str:
             return f"{len(devices)} × {devices[0].device_kind}"
     elif (torch := sys.modules.get("torch")) and torch.cuda.is_available():
         return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
-    return f"{os.cpu_count()} × {platform.machine()} processor"
+    return f"{os.cpu_count()} × {processor()}"
+
+
+def processor() -> str:
+    """Return the processor's model, on which a language model's bits depend, or at least its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def git_commit() -> str | None:

@@ -26,7 +26,7 @@ from core.columns import PREDICTIONS, TABLES, Columns, table
 from core.errors import InputError
 from core.seeds import Cell
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised by one whenever a column changes its meaning, so that old and new runs are never mixed."""
 
 
@@ -64,11 +64,7 @@ def is_done(path: Path, config: Any, facts_hash: str | None = None) -> bool:
     if not path.exists():
         return False
     report = read_run(path).report
-    if report.get("schema") != SCHEMA:
-        difference = f"result schema {report.get('schema')}, this program's is {SCHEMA}"
-    else:
-        difference = _difference(_flat(report["config"]), _flat(plain(config)))
-    if difference:
+    if difference := _difference(_flat(report["config"]), _flat(plain(config))):
         raise InputError(
             f"{path} holds a run of another config ({difference}).\n"
             "Replace it with --overwrite, with all other seeds of its experiment, or name another place with --out DIR."
@@ -257,12 +253,25 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Return the run; InputError where its report is missing or damaged."""
+    """Return the run; InputError where its report is missing, damaged or of another schema."""
     with _damage(path / "report.json") as file:
         report = json.load(file)
         if not isinstance(report, dict) or "config" not in report:
             raise ValueError("it names no config")
+    check_schema(path, report.get("schema"), SCHEMA)
     return Run(path, report)
+
+
+def check_schema(path: Path, found: Any, known: int) -> None:
+    """Raise InputError for results of another schema than this program's: their names may mean something else."""
+    if found == known:
+        return
+    if isinstance(found, int) and found < known:
+        raise InputError(
+            f"{path} is of an earlier version (schema {found}, now {known}): its names have changed since.\n"
+            "Rewrite the folder that --out named, no number changes: python -m core migrate FOLDER"
+        )
+    raise InputError(f"{path} has schema {found}, and this program knows {known}.\nUse the version that wrote it.")
 
 
 def find_runs(out: Path, flow: str | None = None, experiment: str | None = None) -> list[Run]:

@@ -1,11 +1,11 @@
 """python -m empirical {run,pretrain,score,finetune,evaluate,attention,compare,list}: parse and call."""
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from core.console import exit_code
+from core import cli, former
 from empirical.commands import Compare, List, Pretrain, Study
 from empirical.lm import model
 from empirical.model_commands import Attention, Evaluate, Finetune, Score
@@ -26,9 +26,15 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0, 2 for a mistake in the input, 130 for Ctrl-C."""
-    command: Any = tyro.cli(Command, prog="python -m empirical", args=arguments, description=__doc__)  # type: ignore
-    model.quiet()
-    return exit_code(command, interrupted=INTERRUPTED)
+    return cli.main(
+        Command,
+        "empirical",
+        __doc__ or "",
+        arguments=arguments,
+        former=former.flags("empirical"),
+        interrupted=INTERRUPTED,
+        prepare=model.quiet,
+    )
 
 
 if __name__ == "__main__":

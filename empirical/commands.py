@@ -8,6 +8,7 @@ from typing import Annotated, Union
 import tyro
 from rich.table import Table
 
+from core import report_tables
 from core import runs as results
 from core.console import ERRORS, OUTPUT, absolute, progress
 from core.errors import InputError
@@ -70,7 +71,7 @@ def report(name: str, out: Path, found: list[results.Run]) -> None:
     rows = compare.write(name, out, found)
     tables.print_arms(name, found, OUTPUT)
     tables.print_choices(found, OUTPUT)
-    tables.print_signs(rows, OUTPUT)
+    report_tables.print_verdicts(rows, OUTPUT)
     config = found[0].report["config"]
     if config["facts"]["source"] == "mmlu" and not config["model"]["name"]:
         OUTPUT.print("A model this small is at chance on MMLU (0.25): this shows the mechanics, nothing else.")

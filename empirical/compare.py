@@ -13,26 +13,20 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from core import runs as results
-from core import statistics
+from core import signs, statistics
 from core.runs import Run
 from empirical.lm.scores import normalise
 
 Row = dict[str, Any]
 
-SIGNS = {
-    "a": "Accuracy is higher after finetuning on well-known facts.",
-    "b": "Attention to the subject is higher after finetuning on well-known facts.",
-    "c": "Generic answers are rarer after finetuning on well-known facts.",
-    "d": "The accuracy gap is largest at middling knownness.",
-    "f": "The random half lies between the top and the bottom half.",
+STATEMENTS = signs.SIGNS | {
     "whole": "Finetuning on well-known facts is at least as good as on all of them (Ghosal et al. 2024).",
     "retention": "Facts that the base model recalls survive finetuning on well-known facts better.",
     "unknown": "Facts that the base model does not recall are answered, by guessing, after which half?",
     "swap": "The subject decides the answer more often after finetuning on well-known facts.",
     "knockout": "The answer depends more on attention to the subject after the well-known.",
 }
-"""(a) to (f): the theory's signs for any model. The others are read with them, as accuracy mixes what was kept with
-what was guessed. (e), growth with the contrast between the halves, needs several worlds: the screen study."""
+"""Beside the theory's signs what is read with them, as accuracy mixes what was kept with what was guessed."""
 N_FIFTHS = 5
 MIN_WORLDS, MIN_RELATIONS = 3, 10
 N_DRAWS = 2000
@@ -86,8 +80,9 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
     made = [_row(*one, groups) for one in wanted if {one[1], one[2]} <= set(arms) and _applies(groups, *one[1:4])]
     if {"top", "bottom"} <= set(arms) and all(len(group.fifth) >= N_FIFTHS for group in groups):
         made += [_middle(groups)] + [_fifth(groups, fifth) for fifth in range(N_FIFTHS)]
-    common = {"experiment": experiment, "seeds": sum(len(group.seeds) for group in groups)}
-    return [common | {"statement": SIGNS[row["result"]]} | row for row in made]
+    n_runs = sum(len(group.seeds) for group in groups)
+    common = {"experiment": experiment, "seeds": n_runs, "unit": unit(groups)}
+    return [common | {"statement": STATEMENTS[row["result"]]} | row for row in made]
 
 
 def difference(group: Group, one: str, other: str, column: str) -> Float[np.ndarray, "seed question"]:
@@ -107,7 +102,7 @@ def interval(
     parts = [values(group) for group in groups]
     worlds = [group.world for group in groups]
     if len(set(worlds)) >= MIN_WORLDS:
-        means = _by_world(worlds, [float(np.nanmean(part)) for part in parts])
+        means = statistics.by_world(worlds, [float(np.nanmean(part)) for part in parts])
         return statistics.paired_interval(means, np.zeros_like(means))
     draws = np.mean([_bootstrap(part, group.cluster) for part, group in zip(parts, groups, strict=True)], axis=0)
     draws = draws[~np.isnan(draws)]
@@ -119,10 +114,18 @@ def interval(
 
 def unit(groups: Sequence[Group]) -> str:
     """Return what intervals count."""
-    n_worlds = len({group.world for group in groups})
-    if n_worlds >= MIN_WORLDS:
-        return f"{n_worlds} base models"
+    if _n_worlds(groups) >= MIN_WORLDS:
+        return "base models"
     return "questions by " + ("relation" if all(group.by_relation for group in groups) else "subject")
+
+
+def counted(groups: Sequence[Group]) -> str:
+    """Return the unit as notes tell it: base models with their number."""
+    return f"{_n_worlds(groups)} base models" if unit(groups) == "base models" else unit(groups)
+
+
+def _n_worlds(groups: Sequence[Group]) -> int:
+    return len({group.world for group in groups})
 
 
 def _group(world: int, runs: Sequence[Run]) -> Group:
@@ -172,12 +175,6 @@ def _values(group: Group, arm: str, column: str) -> Float[np.ndarray, "seed ques
     return group.columns[arm][column]
 
 
-def _by_world(worlds: Sequence[int], values: Sequence[float]) -> Float[np.ndarray, " world"]:
-    """Return the mean of each world's values."""
-    found = np.array(values)
-    return np.array([found[np.array(worlds) == world].mean() for world in dict.fromkeys(worlds)])
-
-
 def _bootstrap(
     values: Float[np.ndarray, "seed question"], cluster: Int[np.ndarray, " question"]
 ) -> Float[np.ndarray, " draw"]:
@@ -203,15 +200,13 @@ def _row(result: str, one: str, other: str, column: str, note: str, groups: Sequ
         a, b = (_values(groups[0], arm, column)[0] == 1 for arm in (one, other))
         p_value, note = statistics.mcnemar(a, b), f"{note}; McNemar's exact p"
     is_sign = result in "abcdf"
-    return _measured(result, f"{one} − {other}", found, p_value, f"{note} ({unit(groups)})", is_sign=is_sign)
+    return _measured(result, f"{one} − {other}", found, p_value, f"{note} ({counted(groups)})", is_sign=is_sign)
 
 
 def _measured(
     result: str, arm: str, found: statistics.PairedInterval, p_value: float, note: str, *, is_sign: bool
 ) -> Row:
-    verdict = "reported"
-    if is_sign:
-        verdict = "holds" if found.low > 0 else "fails" if found.high < 0 else "undecided"
+    verdict = signs.verdict(found) if is_sign else "reported"
     return {
         "result": result,
         "arm": arm,
@@ -232,8 +227,8 @@ def _in_fifth(group: Group, fifth: int) -> Float[np.ndarray, "seed question"]:
 def _fifth(groups: Sequence[Group], fifth: int) -> Row:
     found = interval(groups, lambda group: _in_fifth(group, fifth))
     place = {0: " (best known)", N_FIFTHS - 1: " (least known)"}.get(fifth, "")
-    note = f"accuracy gap, fifth {fifth + 1}{place} ({unit(groups)})"
-    return _measured("d", "top − bottom", found, found.p_value, note, is_sign=False)
+    note = f"accuracy gap, fifth {fifth + 1}{place} ({counted(groups)})"
+    return _measured("d", "top − bottom", found, found.p_value, note, is_sign=False) | {"stratum": f"fifth {fifth + 1}"}
 
 
 def _middle(groups: Sequence[Group]) -> Row:
@@ -246,7 +241,7 @@ def _middle(groups: Sequence[Group]) -> Row:
         return gap * weight
 
     found = interval(groups, contrast)
-    note = f"accuracy gap, three middle fifths − outer two ({unit(groups)})"
+    note = f"accuracy gap, three middle fifths − outer two ({counted(groups)})"
     return _measured("d", "top − bottom", found, found.p_value, note, is_sign=True)
 
 

@@ -8,13 +8,13 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Union
 
 import tyro
 from rich.table import Table
 
-from core import runs
-from core.console import ERRORS, OUTPUT, exit_code, progress
+from core import cli, former, report_tables, runs
+from core.console import ERRORS, OUTPUT, progress
 from core.errors import InputError
 from core.seeds import Seeds
 from theory import config as configs
@@ -69,7 +69,7 @@ class Run:
         for note in found[0].report["notes"]:
             OUTPUT.print(f"[dim]{note}[/dim]")
         tables.print_arms(self.name, found, OUTPUT)
-        tables.print_predictions(rows, OUTPUT)
+        report_tables.print_verdicts(rows, OUTPUT)
         done = f"{len(left)} runs made, {len(wanted) - len(left)} found done"
         OUTPUT.print(f"{done}. Results: {self.out / runner.FLOW / self.name}", soft_wrap=True)
         return 0
@@ -97,7 +97,7 @@ class Verify:
             with progress("verify", len(checks.CHECKS)) as told:
                 rows = checks.run(self.config, self.seeds, told)
             runner.write_verdicts(path, self.config, self.seeds, rows)
-        tables.print_predictions(rows, OUTPUT)
+        report_tables.print_verdicts(rows, OUTPUT)
         n_failed = sum(row["verdict"] == "fails" for row in rows)
         OUTPUT.print(f"{n_failed or 'No'} row{'s' * (n_failed != 1)} failed ({done}). Rows: {path}", soft_wrap=True)
         return int(n_failed > 0)
@@ -120,7 +120,7 @@ class Compare:
         for name in names:
             rows = (deep_runner if name in DEEP else runner).write_predictions(name, self.out)
             tables.print_arms(name, runs.find_runs(self.out, runner.FLOW, name), OUTPUT)
-            tables.print_predictions(rows, OUTPUT)
+            report_tables.print_verdicts(rows, OUTPUT)
         return 0
 
 
@@ -168,9 +168,21 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0, 1 where a result fails, 2 for a mistake in the input, 130 for Ctrl-C."""
-    command: Any = tyro.cli(Command, prog="python -m theory", args=arguments, description=__doc__)  # type: ignore
-    loop.use_all_cores()
-    return exit_code(command, interrupted=INTERRUPTED)
+    return cli.main(
+        Command,
+        "theory",
+        __doc__ or "",
+        arguments=arguments,
+        former=former.flags("theory") | former.flags("deep"),
+        interrupted=INTERRUPTED,
+        prepare=loop.use_all_cores,
+    )
+
+
+def script() -> int:
+    """Run as an installed script: as `python -m theory` does."""
+    _end_on_interrupt()
+    return main()
 
 
 def _end_on_interrupt() -> None:
@@ -191,5 +203,4 @@ def _end_on_interrupt() -> None:
 
 
 if __name__ == "__main__":
-    _end_on_interrupt()
-    sys.exit(main())
+    sys.exit(script())

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
-from core import statistics
+from core import closed_form, signs, statistics
 from core.runs import Run
-from theory.law import flow, predict, theorem
+from theory.law import predict, theorem
 
 Row = dict[str, Any]
 Columns = dict[str, np.ndarray]
@@ -58,7 +57,7 @@ def recall(outcomes: Sequence[Outcome]) -> Row:
     predicted, measured, n_wrong, n = [], [], 0, 0
     for outcome in outcomes:
         for facts in outcome.facts.values():
-            is_recalled = theorem.recalled(_share(facts), facts["critical_low"], facts["critical_high"])
+            is_recalled = closed_form.recalled(_share(facts), facts["critical_low"], facts["critical_high"])
             is_held_out = facts["role"] == "held_out"
             predicted.append(is_recalled[is_held_out].mean())
             measured.append(facts["correct"][is_held_out].mean())
@@ -102,7 +101,7 @@ def order(outcomes: Sequence[Outcome]) -> list[Row]:
             "predicted": forecast.mean,
             "error": abs(forecast.mean - difference.mean),
             "p_value": _p_value(outcomes, measured["top"], measured["bottom"]),
-            "verdict": sign_verdict(forecast.mean, difference) if assumed else "reported",
+            "verdict": signs.verdict(difference, forecast.mean) if assumed else "reported",
             "note": "order of the arms' shares, predicted before any finetuning"
             + ("" if assumed else "; outside R5's assumptions"),
         }
@@ -153,14 +152,12 @@ def gap(outcomes: Sequence[Outcome]) -> Row:
 
 def over_worlds(outcomes: Sequence[Outcome], values: Sequence[float] | np.ndarray) -> statistics.Interval:
     """Return the mean and its interval with worlds (pretraining seeds) as the unit; runs of one world are averaged."""
-    return statistics.mean_interval(_by_world(outcomes, values))
+    return statistics.mean_interval(statistics.by_world(_worlds(outcomes), values))
 
 
-def sign_verdict(predicted: float, measured: statistics.Interval) -> str:
-    """Return whether a predicted sign holds: undecided where the interval holds zero, or is missing."""
-    if not measured.low * measured.high > 0:
-        return "undecided"
-    return "holds" if predicted * measured.mean > 0 else "fails"
+def unit(interval: statistics.Interval) -> str | None:
+    """Return what the interval counts; None where one world alone has none."""
+    return "worlds" if np.isfinite(interval.low) else None
 
 
 def _growth(outcome: Outcome) -> dict[str, float]:
@@ -172,9 +169,9 @@ def _growth(outcome: Outcome) -> dict[str, float]:
     means = [np.bincount(subject, of) / np.bincount(subject) for of in (predicted, salience)]
     positive = (means[0] > 0) & (means[1] > 0)
     return {
-        "subjects": flow.r_squared(*means),
-        "subjects' logarithms": flow.r_squared(*(np.log(mean[positive]) for mean in means)),
-        "single facts": flow.r_squared(predicted, salience),
+        "subjects": closed_form.r_squared(*means),
+        "subjects' logarithms": closed_form.r_squared(*(np.log(mean[positive]) for mean in means)),
+        "single facts": closed_form.r_squared(predicted, salience),
     }
 
 
@@ -188,21 +185,21 @@ def _statement(row: Row) -> str:
     return theorem.STATEMENTS[row["result"]]
 
 
-def _by_world(outcomes: Sequence[Outcome], values: Sequence[float] | np.ndarray) -> Float[np.ndarray, " world"]:
-    _, world = np.unique([outcome.world for outcome in outcomes], return_inverse=True)
-    return np.bincount(world, np.asarray(values, float)) / np.bincount(world)
+def _worlds(outcomes: Sequence[Outcome]) -> list[int]:
+    return [outcome.world for outcome in outcomes]
 
 
 def _p_value(outcomes: Sequence[Outcome], a: Sequence[float], b: Sequence[float]) -> float:
-    return statistics.paired_interval(_by_world(outcomes, a), _by_world(outcomes, b)).p_value
+    worlds = _worlds(outcomes)
+    return statistics.paired_interval(statistics.by_world(worlds, a), statistics.by_world(worlds, b)).p_value
 
 
 def _measured(interval: statistics.Interval) -> Row:
-    return {"measured": interval.mean, "low": interval.low, "high": interval.high}
+    return {"measured": interval.mean, "low": interval.low, "high": interval.high, "unit": unit(interval)}
 
 
 def _share(facts: Columns) -> np.ndarray:
-    return facts["subject_attention"] / (facts["subject_attention"] + facts["relation_attention"])
+    return closed_form.subject_share(facts["subject_attention"], facts["relation_attention"])
 
 
 def _interval(facts: Columns) -> tuple[np.ndarray, np.ndarray]:

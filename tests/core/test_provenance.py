@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +19,13 @@ def test_versions_are_those_of_the_loaded_packages():
 
 def test_environment_loads_nothing_heavy():
     program = (
-        "import json, sys; from theory import provenance; environment = provenance.environment();"
+        "import json, sys; from core import provenance; environment = provenance.environment();"
         "print(json.dumps([environment, sorted(sys.modules)]))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     environment, modules = json.loads(done.stdout)
     assert set(environment["versions"]) == {"python"}
-    assert environment["device"].endswith("processor")
+    assert environment["device"].startswith(f"{os.cpu_count()} × ")
     assert not {"numpy", "jax", "torch"} & set(modules)
 
 

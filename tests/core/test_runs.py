@@ -125,7 +125,7 @@ def test_of_many_differences_only_the_first_are_named(path):
 def test_run_of_another_schema_is_refused(path, monkeypatch):
     write(path)
     monkeypatch.setattr(runs, "SCHEMA", runs.SCHEMA + 1)
-    with pytest.raises(InputError, match="result schema 1, this program's is 2"):
+    with pytest.raises(InputError, match=r"schema 2, now 3(.|\n)*python -m core migrate"):
         runs.is_done(path, CONFIG)
 
 
@@ -210,11 +210,11 @@ import os, resource, signal, sys
 sys.path[:0] = [{str(ROOT)!r}]
 from pathlib import Path
 import numpy as np
-from theory import results
+from core import runs
 path = Path({str(path)!r})
 def write(**options):
     values = {{"a": np.random.default_rng(0).random(100_000)}}
-    results.write_run(path, {{"config": 1}}, {{"trace": {{"loss": [1.0]}}}}, {{"weights": values}}, **options)
+    runs.write_run(path, {{"config": 1}}, {{"trace": {{"loss": [1.0]}}}}, {{"weights": values}}, **options)
 {setup}
 write()
 """

@@ -19,6 +19,33 @@ def test_mean_interval_of_one_value_has_no_ends_and_of_equal_values_no_width():
     assert statistics.mean_interval(np.full(4, 0.25)) == (0.25, 0.25, 0.25)
 
 
+def test_t_interval_is_scipys_at_each_point_and_nan_where_a_number_is_missing():
+    values = np.random.default_rng(4).normal(size=(5, 2, 3))
+    mean, low, high = statistics.t_interval(values)
+    expected = stats.t.interval(0.95, 4, loc=values.mean(axis=0), scale=stats.sem(values))
+    np.testing.assert_allclose([low, high], expected)
+    np.testing.assert_array_equal(mean, values.mean(axis=0))
+    values[2, 0, 1] = np.nan
+    np.testing.assert_array_equal(np.isnan(statistics.t_interval(values)).sum(axis=(1, 2)), 1)
+    assert np.isnan(statistics.t_interval(values[:1])[1]).all()
+
+
+def test_least_squares_gives_what_a_regression_of_another_make_does():
+    x = np.array([0.0, 1.0, 2.0, 3.0, 5.0])
+    y = np.array([1.0, 0.5, 2.5, 2.0, 4.0])
+    found, other = statistics.least_squares(np.column_stack([np.ones(5), x]), y), stats.linregress(x, y)
+    np.testing.assert_allclose(found.value, [other.intercept, other.slope])
+    half = stats.t.ppf(0.975, 3) * np.array([other.intercept_stderr, other.stderr])
+    np.testing.assert_allclose([found.value - found.low, found.high - found.value], [half, half])
+    assert found.p_value[1] == pytest.approx(other.pvalue)
+
+
+@pytest.mark.parametrize("matrix", [np.eye(2), np.ones((4, 2)), np.ones((0, 2))])
+def test_least_squares_refuses_rows_that_do_not_tell_the_terms_apart_or_leave_no_error(matrix):
+    with pytest.raises(ValueError, match=f"{len(matrix)} rows are too few for 2 terms"):
+        statistics.least_squares(matrix, np.zeros(len(matrix)))
+
+
 def test_paired_interval_is_scipys_paired_test():
     rng = np.random.default_rng(1)
     a, b = rng.normal(1, 1, 9), rng.normal(0, 1, 9)

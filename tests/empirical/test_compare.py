@@ -112,7 +112,7 @@ def test_splits_of_one_base_model_count_once():
     gaps = [0.1, 0.3, 0.5, 0.9]
     worlds = [0, 1, 2, 2]
     groups = [_group(world, correct=[gap] * 10) for world, gap in zip(worlds, gaps, strict=True)]
-    assert compare.unit(groups) == "3 base models"
+    assert (compare.unit(groups), compare.counted(groups)) == ("base models", "3 base models")
     expected = statistics.paired_interval(np.array([0.1, 0.3, 0.7]), np.zeros(3))
     assert compare.interval(groups, _gap) == pytest.approx(expected)
 
@@ -182,7 +182,7 @@ def test_below_three_questions_are_the_unit(n_relations, unit, tmp_path):
     for seed in range(2):
         _write(tmp_path, Cell(0, 0, seed), np.random.default_rng(seed), n_relations=n_relations)
     row = _one(_rows(tmp_path), "a", "top − bottom")
-    assert unit in row["note"] and row["low"] < row["measured"] < row["high"]
+    assert row["unit"] == unit and unit in row["note"] and row["low"] < row["measured"] < row["high"]
 
 
 def test_one_run_has_mcnemars_exact_p(tmp_path):
@@ -204,8 +204,9 @@ def test_fifths_part_the_questions_by_knownness(four):
     (group, *_) = compare.read(results.find_runs(four, "empirical", "made"))
     np.testing.assert_array_equal(group.fifth, np.repeat(np.arange(5), 20))
     rows = [row for row in _rows(four).values() if row["result"] == "d"]
-    gaps = [row["measured"] for row in rows if "fifth" in row["note"] and "−" not in row["note"]]
-    assert np.mean(gaps) == pytest.approx(_one(_rows(four), "a", "top − bottom")["measured"])
+    gaps = {row["stratum"]: row["measured"] for row in rows if "stratum" in row}
+    assert list(gaps) == [f"fifth {fifth}" for fifth in range(1, 6)]
+    assert np.mean(list(gaps.values())) == pytest.approx(_one(_rows(four), "a", "top − bottom")["measured"])
 
 
 def test_the_bootstrap_is_that_of_drawn_seeds_and_clusters():
@@ -269,4 +270,4 @@ def test_predictions_are_written_in_the_columns_of_both_flows(four):
     table = results.read_table(four / "empirical" / "made" / "predictions.parquet")
     assert table.num_rows == len(made) and table.schema.names == PREDICTIONS.names
     assert set(table["verdict"].to_pylist()) <= {"holds", "fails", "undecided", "reported"}
-    assert set(compare.SIGNS) == set(table["result"].to_pylist())
+    assert set(compare.STATEMENTS) == set(table["result"].to_pylist())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from core import report_tables
 from core.runs import Run
 from empirical import compare, published, tables
 from empirical.compare import Group
@@ -16,7 +17,7 @@ ARMS = ("base", "top", "bottom", "whole", "random")
 
 def run(world: int, shift: float, seed: int = 0, **changed) -> Run:
     metrics = {
-        arm: {name: 0.5 + shift * (arm == "top") + world / 10 for name in tables.COLUMNS} | changed for arm in ARMS
+        arm: {name: 0.5 + shift * (arm == "top") + world / 10 for name in tables.METRICS} | changed for arm in ARMS
     }
     choices = {arm: choice(3e-4) for arm in ARMS[1:]}
     seeds = {"pretrain": world, "split": 0, "seed": seed}
@@ -43,11 +44,11 @@ def cells(text: str) -> dict[str, list[str]]:
 def test_arms_have_their_means_over_base_models_and_the_gap_is_paired():
     text = printed(tables.print_arms, "tiny", [run(0, 0.2), run(0, 0.2, seed=1), run(1, 0.2)])
     rows = cells(text)
-    assert list(rows) == [*ARMS, "top − bottom"]
+    assert list(rows) == ["base", "top", "whole", "random", "bottom", "top − bottom"]
     assert "3 runs of 2 base models" in text and "95 % interval over base models" in text
     assert set(rows["bottom"]) == {"0.550 ± 0.635"}  # two base models: Student's t at one degree of freedom
     assert set(rows["top"]) == {"0.750 ± 0.635"}
-    assert rows["top − bottom"] == ["+0.200 ± 0.000"] * len(tables.COLUMNS)
+    assert rows["top − bottom"] == ["+0.200 ± 0.000"] * len(tables.METRICS)
 
 
 def test_finetuning_seeds_of_one_base_model_are_averaged_without_an_interval():
@@ -57,10 +58,10 @@ def test_finetuning_seeds_of_one_base_model_are_averaged_without_an_interval():
     assert "one base model: no interval" in text and "2 runs of 1 base model" in text
 
 
-def test_a_metric_that_does_not_apply_is_blank_and_the_others_stay():
+def test_a_metric_that_does_not_apply_is_a_dash_and_the_others_stay():
     rows = cells(printed(tables.print_arms, "mmlu", [run(0, 0.2, subject_attention=None), run(1, 0.2)]))
-    place = list(tables.COLUMNS).index("subject_attention")
-    assert {row[place] for row in rows.values()} == {""}
+    place = list(tables.METRICS).index("subject_attention")
+    assert {row[place] for row in rows.values()} == {"–"}
     assert rows["top"][0] == "0.750 ± 0.635"
 
 
@@ -87,10 +88,12 @@ def test_no_choice_is_no_table():
 def test_signs_stand_under_their_statement_with_numbers_and_verdict(verdict):
     row = {"result": "a", "statement": "Accuracy is higher.", "arm": "top − bottom", "note": "held-out", "low": -0.1}
     row |= {"measured": 0.25, "high": 0.6, "p_value": 0.04, "verdict": verdict}
-    lines = printed(tables.print_signs, [row, row | {"result": "b", "low": np.nan, "p_value": np.nan}]).splitlines()
+    lines = printed(
+        report_tables.print_verdicts, [row, row | {"result": "b", "low": np.nan, "p_value": np.nan}]
+    ).splitlines()
     assert lines[0].strip() == "a  Accuracy is higher." and lines[3].strip() == "b  Accuracy is higher."
-    assert lines[2].split() == f"top − bottom: held-out +0.250 -0.100 to +0.600 0.040 {verdict}".split()
-    assert lines[5].split() == f"top − bottom: held-out +0.250 {verdict}".split()
+    assert lines[2].split() == f"top − bottom: held-out +0.25 -0.1 to +0.6 0.04 {verdict}".split()
+    assert lines[5].split() == f"top − bottom: held-out +0.25 {verdict}".split()
 
 
 def test_every_row_of_a_comparison_is_printed_in_120_columns():
@@ -107,10 +110,10 @@ def test_every_row_of_a_comparison_is_printed_in_120_columns():
     columns = {arm: {name: rng.random((1, 50)) for name in names} for arm in ARMS}
     group = Group(0, (0,), columns, np.arange(50), np.arange(50) // 10, False)
     rows = compare.rows("tiny", [group], ARMS)
-    text = printed(tables.print_signs, rows, width=120)
-    assert all(statement in " ".join(text.split()) for statement in compare.SIGNS.values())
-    measured = [f"{row['measured']:+.3f}" for row in rows]
-    assert len(rows) > len(compare.SIGNS) and all(number in text for number in measured)
+    text = printed(report_tables.print_verdicts, rows, width=120)
+    assert all(statement in " ".join(text.split()) for statement in compare.STATEMENTS.values())
+    measured = [f"{row['measured']:+.3g}" for row in rows]
+    assert len(rows) > len(compare.STATEMENTS) and all(number in text for number in measured)
     assert sum(text.count(verdict) for verdict in ("holds", "fails", "undecided", "reported")) >= len(rows)
     assert max(len(line) for line in text.splitlines()) <= 120
 

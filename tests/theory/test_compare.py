@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from core import signs
 from core.statistics import Interval
 from theory import compare
 from theory import config as configs
@@ -57,7 +58,7 @@ def outcomes(shares, **options) -> list[Outcome]:
     ],
 )
 def test_a_predicted_sign_holds_fails_or_is_undecided_by_the_interval(predicted, interval, verdict):
-    assert compare.sign_verdict(predicted, interval) == verdict
+    assert signs.verdict(interval, predicted) == verdict
 
 
 AHEAD = [(0.7, 0.5), (0.72, 0.5), (0.69, 0.5)]
@@ -157,6 +158,12 @@ def test_growth_says_nothing_of_saliences_that_do_not_vary():
     for run in runs:
         run.facts["base"]["salience"][:] = 1.5
     assert compare.growth(runs, is_judged=True) == []
+
+
+def test_unit_is_worlds_where_there_is_an_interval():
+    for shares, unit in ((AHEAD, "worlds"), (AHEAD[:1], None)):
+        rows = compare.rows("mine", outcomes(shares), is_default_world=False)
+        assert {row["unit"] for row in rows if "low" in row} == {unit}
 
 
 def test_every_row_names_its_statement_experiment_and_runs():

@@ -4,10 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core import runs, split
+from core import closed_form, runs, split
 from core.seeds import Cell
 from theory import evaluate, measure, pipeline
-from theory.law import theorem
 
 ARMS = ("base", *split.ARMS)
 
@@ -110,7 +109,7 @@ def test_names_of_the_sampled_world_count_from_zero_and_filler_has_its_own(measu
 def test_recall_and_force_are_those_of_the_theorem_on_every_fact(measured):
     for columns in by_arm(measured[1]).values():
         share = columns["subject_attention"] / (columns["subject_attention"] + columns["relation_attention"])
-        recalled = theorem.recalled(share, columns["critical_low"], columns["critical_high"])
+        recalled = closed_form.recalled(share, columns["critical_low"], columns["critical_high"])
         np.testing.assert_array_equal(recalled, columns["correct"])
         above = columns["salience"] > columns["salience_threshold"]
         np.testing.assert_array_equal(above, columns["share_force"] > 0)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from core import report_tables
 from core.runs import Run
 from theory import tables
 
@@ -14,7 +15,7 @@ ARMS = ("base", "top", "whole", "random", "bottom")
 
 def run(world: int, shift: float, **changed) -> Run:
     metrics = {
-        arm: {name: 0.5 + shift * (arm == "top") + world / 10 for name in tables.COLUMNS} | changed for arm in ARMS
+        arm: {name: 0.5 + shift * (arm == "top") + world / 10 for name in tables.METRICS} | changed for arm in ARMS
     }
     return Run(Path("run"), {"seeds": {"pretrain": world}, "metrics": metrics})
 
@@ -59,6 +60,6 @@ def test_predictions_stand_under_their_statement_with_numbers_and_verdict():
         {"result": "R5", "statement": "order", "arm": "top", "predicted": 0.25, "measured": 0.5, "verdict": "holds"}
         | {"low": -0.1, "high": 1.1, "error": None, "p_value": float("nan")},
     ]
-    lines = printed(tables.print_predictions, rows).splitlines()
+    lines = printed(report_tables.print_verdicts, rows).splitlines()
     assert lines[0].strip() == "R4  recall" and lines[2].split() == ["facts", "3", "0", "fails"]
     assert lines[3].strip() == "R5  order" and lines[5].split() == ["top", "0.25", "0.5", "-0.1", "to", "1.1", "holds"]

@@ -7,10 +7,11 @@ from typing import Annotated, Union
 
 import tyro
 
+from core import report_tables
 from core import runs as results
 from core.console import ERRORS, OUTPUT
 from core.seeds import Seeds
-from theory import runner, tables
+from theory import runner
 from theory.deep import config as deep_config
 from theory.deep import runner as deep_runner
 from theory.deep import tables as deep_tables
@@ -49,7 +50,7 @@ class Deep:
             options = {"overwrite": self.overwrite, "progress": lambda doing: status.update(f"{self.name}: {doing}")}
             deep_runner.run(self.config, self.name, left, self.out, **options)
         rows = deep_runner.write_predictions(self.name, self.out)
-        tables.print_predictions(rows, OUTPUT)
+        report_tables.print_verdicts(rows, OUTPUT)
         found = {name: results.find_runs(self.out, runner.FLOW, name) for name in DEEP}
         deep_tables.print_depths({name: runs for name, runs in found.items() if runs}, OUTPUT)
         done = f"{len(left)} runs made, {len(wanted) - len(left)} found done"

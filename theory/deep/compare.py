@@ -7,20 +7,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from core import statistics
+from core import signs, statistics
 from core.runs import Run
 from theory import compare
 from theory.compare import Row
 
-SIGNS = {
-    "a": "Accuracy is higher after finetuning on well-known facts.",
-    "b": "Attention to the subject is higher after finetuning on well-known facts.",
-    "c": "Generic answers are rarer after finetuning on well-known facts.",
-    "d": "The accuracy gap is largest at middling knownness.",
-    "f": "The random half lies between the top and the bottom half.",
-}
-"""What the theory predicts for any model."""
 THIRDS = ("least known third", "middle third", "best known third")
+"""Strata of the facts by knownness; in results they are counted from the best known: third 3, third 2, third 1."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +76,11 @@ def rows(experiment: str, outcomes: Sequence[Outcome]) -> list[Row]:
     ]
     made += [
         _row("d", "top − bottom", thirds[:, third], f"accuracy gap, {name}")
-        | {"verdict": "reported", "predicted": None}
+        | {"verdict": "reported", "predicted": None, "stratum": f"third {len(THIRDS) - third}"}
         for third, name in enumerate(THIRDS)
     ]
     common = {"experiment": experiment, "seeds": len(outcomes)}
-    return [common | {"statement": SIGNS[row["result"]]} | row for row in made]
-
-
-def verdict(made: Sequence[Row], sign: str) -> str:
-    """Return whether a sign holds: only if all its rows do; it fails if one of them fails."""
-    found = {row["verdict"] for row in made if row["result"] == sign} - {"reported"}
-    return "fails" if "fails" in found else "holds" if found == {"holds"} else "undecided"
+    return [common | {"statement": signs.SIGNS[row["result"]]} | row for row in made]
 
 
 def changes(runs: Sequence[Run]) -> list[Change]:
@@ -130,7 +117,8 @@ def _by_head(run: Run) -> dict[str, dict[str, Float[np.ndarray, "layer head"]]]:
 
 def _row(result: str, arm: str, differences: Float[np.ndarray, " world"], note: str) -> Row:
     """Return the row of a difference that is predicted to be positive (`predicted`: the sign alone)."""
-    interval = statistics.paired_interval(differences, np.zeros_like(differences))
+    *ends, p_value = statistics.paired_interval(differences, np.zeros_like(differences))
+    interval = statistics.Interval(*ends)
     return {
         "result": result,
         "arm": arm,
@@ -138,7 +126,8 @@ def _row(result: str, arm: str, differences: Float[np.ndarray, " world"], note: 
         "measured": interval.mean,
         "low": interval.low,
         "high": interval.high,
-        "p_value": interval.p_value,
-        "verdict": compare.sign_verdict(1.0, statistics.Interval(interval.mean, interval.low, interval.high)),
+        "unit": compare.unit(interval),
+        "p_value": p_value,
+        "verdict": signs.verdict(interval),
         "note": note,
     }

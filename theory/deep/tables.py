@@ -6,10 +6,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from core import statistics
+from core import report_tables, signs
 from core.runs import Run
 from theory.deep import compare
-from theory.tables import VERDICT_STYLE
 
 ARMS = ("top", "whole", "random", "bottom")
 
@@ -34,22 +33,22 @@ def _print_accuracy(experiments: Mapping[str, Sequence[Run]], console: Console) 
             f"{_of(runs, 'base', 'base_recall').mean():.3f}",
         ]
         cells += [f"{metrics[arm].mean():.3f}" for arm in ARMS]
-        table.add_row(name, *cells, interval(metrics["top"] - metrics["bottom"]))
+        table.add_row(name, *cells, report_tables.interval(metrics["top"] - metrics["bottom"], signed=True))
     console.print(table)
 
 
 def _print_signs(experiments: Mapping[str, Sequence[Run]], console: Console) -> None:
     columns = ("experiment", "attention, top − bottom", "most in")
-    table = Table(*columns, *compare.SIGNS, title="attention to the subject, and the theory's signs")
-    table.caption = "\n".join(f"{sign}  {statement}" for sign, statement in compare.SIGNS.items())
+    table = Table(*columns, *signs.SIGNS, title="attention to the subject, and the theory's signs")
+    table.caption = "\n".join(f"{sign}  {statement}" for sign, statement in signs.SIGNS.items())
     for name, runs in experiments.items():
         rows = compare.rows(name, [compare.read(run) for run in runs])
         gap = _of(runs, "top", "subject_attention") - _of(runs, "bottom", "subject_attention")
         layers = [one for one in compare.changes(runs) if one.position == "prompt_end"]
         most = max(layers, key=lambda one: abs(float((one.top - one.bottom).mean())))
-        verdicts = (compare.verdict(rows, sign) for sign in compare.SIGNS)
-        marks = (f"[{VERDICT_STYLE[one]}]{one}[/]" for one in verdicts)
-        table.add_row(name, interval(gap), f"layer {most.layer + 1}", *marks)
+        verdicts = (signs.overall(rows, sign) for sign in signs.SIGNS)
+        marks = (f"[{report_tables.VERDICT_STYLE[one]}]{one}[/]" for one in verdicts)
+        table.add_row(name, report_tables.interval(gap, signed=True), f"layer {most.layer + 1}", *marks)
     console.print(table)
 
 
@@ -57,21 +56,15 @@ def _print_layers(experiments: Mapping[str, Sequence[Run]], console: Console) ->
     table = Table("experiment", "seen from", "layer", "base", "top", "bottom", "top − bottom", "largest head")
     table.title = "attention to the subject by layer, heads averaged"
     table.caption = (
-        "last: the template, at which the question is answered. largest head: top − bottom where it is largest"
+        "prompt_end: the template, at which the question is answered. largest head: top − bottom where it is largest"
     )
     for name, runs in experiments.items():
         for change in compare.changes(runs):
             means = (f"{of.mean():.3f}" for of in (change.base, change.top, change.bottom))
-            gap = interval(change.top - change.bottom)
-            table.add_row(name, change.position, str(change.layer + 1), *means, gap, interval(change.largest))
+            gaps = (report_tables.interval(gap, signed=True) for gap in (change.top - change.bottom, change.largest))
+            table.add_row(name, change.position, str(change.layer + 1), *means, *gaps)
         table.add_section()
     console.print(table)
-
-
-def interval(values: np.ndarray) -> str:
-    """Return the signed mean over worlds and half of its 95 % interval, which one world has not."""
-    mean, low, high = statistics.mean_interval(values)
-    return f"{mean:+.3f}" + (f" ± {(high - low) / 2:.3f}" if np.isfinite(low) else "")
 
 
 def _of(runs: Sequence[Run], arm: str, metric: str) -> np.ndarray:

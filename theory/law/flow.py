@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 from scipy import integrate, optimize, special
 
+from core import closed_form
+
 _NUMBERS_AT_ONCE = 2**16  # logits held at once by the force: they and their gaps stay in cache, which halves its time
 
 
@@ -188,15 +190,6 @@ def fit_competitors(
     return float(np.exp(optimize.fminbound(loss, *bounds, xtol=1e-9)))
 
 
-def r_squared(predicted: Float[np.ndarray, " fact"], measured: Float[np.ndarray, " fact"]) -> float:
-    """Return the share of the measured variance that the prediction explains; 1 at best, below 0 if worse than a mean.
-
-    Undefined (nan) where the measurements do not vary.
-    """
-    total = np.sum((measured - measured.mean()) ** 2)
-    return float(1 - np.sum((measured - predicted) ** 2) / total) if total > 0 else float("nan")
-
-
 def window_boundary(steps: Real[np.ndarray, " level"], difference: Float[np.ndarray, " level"]) -> float:
     r"""Return the pretraining steps beyond which the arms' order of subject share is reversed (R8).
 
@@ -208,13 +201,7 @@ def window_boundary(steps: Real[np.ndarray, " level"], difference: Float[np.ndar
     """
     if np.any(steps <= 0) or np.any(np.diff(steps) <= 0):
         raise ValueError("steps must be positive and increasing")
-    crossings = np.flatnonzero((difference[:-1] > 0) & (difference[1:] <= 0))
-    if crossings.size == 0:
-        return float("nan")
-    i = crossings[-1]
-    position = difference[i] / (difference[i] - difference[i + 1])
-    low, high = np.log2(steps[i : i + 2])
-    return float(2 ** (low + position * (high - low)))
+    return float(2 ** closed_form.boundary(np.log2(steps), difference))
 
 
 def boundary_distance(predicted: Float[np.ndarray, " column"], measured: Float[np.ndarray, " column"]) -> float:
@@ -222,8 +209,7 @@ def boundary_distance(predicted: Float[np.ndarray, " column"], measured: Float[n
 
     In doublings of pretraining. Columns in which either boundary is nan are left out; nan if none remains.
     """
-    distance = np.abs(np.log2(predicted) - np.log2(measured))
-    return float(np.median(distance[np.isfinite(distance)])) if np.isfinite(distance).any() else float("nan")
+    return closed_form.median_distance(np.log2(predicted), np.log2(measured))
 
 
 def _integrate(

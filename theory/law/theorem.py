@@ -11,8 +11,10 @@ share is $t = \alpha_s/(\alpha_s+\alpha_r)$.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int8
+from jaxtyping import Float, Int, Int8
 from scipy import special
+
+from core.closed_form import recalled
 
 STATEMENTS = {
     "R1": "The force on a token's attention logit is its attention times its advantage over the average token.",
@@ -168,13 +170,6 @@ def critical_attention(
         part = slice(first, first + _FACTS_AT_ONCE)
         lower[part], upper[part] = _critical(values[part].astype(np.float64), template_attention[part], answer[part])
     return lower, upper
-
-
-def recalled(
-    share: Float[np.ndarray, " fact"], lower: Float[np.ndarray, " fact"], upper: Float[np.ndarray, " fact"]
-) -> Bool[np.ndarray, " fact"]:
-    r"""Return which facts are recalled, $t_{lo} < t < t_{hi}$ (R4); their mean is the accuracy."""
-    return (lower < share) & (share < upper)
 
 
 def gap_by_fact(

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from core import statistics
+from core.report_tables import interval
 from theory.engine.batched import Program
 from theory.sweep.runner import Summary
-from theory.tables import interval
 
 MAX_CONFIGS = 60
 """Of the table on the screen; of more, counts are printed."""

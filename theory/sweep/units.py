@@ -15,7 +15,7 @@ from core import runs
 from core.errors import InputError
 from core.facts.files import HUB
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised by one whenever a column of SWEEP, or how it comes about, changes: then no unit counts as done."""
 
 DISK, MEMORY = 400, 1000

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from core import columns
+from core import columns, signs
 from core import runs as results
 from theory.deep import compare
 from theory.deep.compare import Outcome
@@ -26,7 +26,7 @@ def outcome(world: int, gaps=(0.1, 0.3, 0.2), **changed) -> Outcome:
 
 def verdicts(**changed) -> dict[str, str]:
     made = compare.rows("mine", [outcome(world, **changed) for world in range(4)])
-    return {sign: compare.verdict(made, sign) for sign in compare.SIGNS}
+    return {sign: signs.overall(made, sign) for sign in signs.SIGNS}
 
 
 def test_every_sign_holds_where_everything_is_as_predicted():
@@ -57,7 +57,7 @@ def test_between_means_between_also_where_the_order_of_the_halves_is_reversed():
 
 def test_one_world_decides_nothing():
     made = compare.rows("mine", [outcome(0)])
-    assert {compare.verdict(made, sign) for sign in compare.SIGNS} == {"undecided"}
+    assert {signs.overall(made, sign) for sign in signs.SIGNS} == {"undecided"}
 
 
 def test_rows_are_rows_of_the_table_of_predictions():
@@ -66,7 +66,18 @@ def test_rows_are_rows_of_the_table_of_predictions():
     first = made[0]
     assert (first["experiment"], first["seeds"], first["result"], first["arm"]) == ("mine", 3, "a", "top − bottom")
     assert first["measured"] == pytest.approx(0.2, abs=0.03)
-    assert first["low"] < first["measured"] < first["high"]
+    assert first["low"] < first["measured"] < first["high"] and first["unit"] == "worlds"
+
+
+def test_thirds_are_strata_that_are_counted_from_the_best_known():
+    made = compare.rows("mine", [outcome(0)])
+    strata = {row["stratum"]: row["note"] for row in made if "stratum" in row}
+    assert strata == {
+        "third 3": "accuracy gap, least known third",
+        "third 2": "accuracy gap, middle third",
+        "third 1": "accuracy gap, best known third",
+    }
+    assert {row["unit"] for row in made} == {None}
 
 
 def finished(folder, world: int, **tables) -> results.Run:

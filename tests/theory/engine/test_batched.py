@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 SHARDED = """
 import jax, numpy as np
-from theory.program import Program
+from theory.engine.batched import Program
 n_devices, n_worlds = jax.device_count(), 4
 
 def cumulate(n_steps, world):

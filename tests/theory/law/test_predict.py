@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from core import split, statistics
+from core import closed_form, split, statistics
 from theory import config as configs
 from theory import evaluate
-from theory.law import flow, predict, theorem
+from theory.law import predict, theorem
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def test_salience_is_predicted_from_exposure_alone(one, small):
     draws = store.exposure * small.pretrain.steps * small.pretrain.batch_size
     predicted = predict.salience(draws, measured, configs.to_json(small))
     means = [np.bincount(store.subject, of) / 4 for of in (predicted, measured)]
-    assert flow.r_squared(*means) > 0.9
+    assert closed_form.r_squared(*means) > 0.9
     # The rarest facts grow linearly: rate · attention · push, where each push is the error in a batch.
     rare = store.subject > 200
     rate = small.pretrain.learning_rate * 0.5 * 0.5 / small.pretrain.batch_size

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
+from core.closed_form import recalled
 from theory.law import theorem
 
 
@@ -167,13 +168,13 @@ def test_critical_attention_agrees_with_argmax_at_every_share():
     assert np.all((lower >= 0) & (upper <= 1))
     for share in np.linspace(0, 1, 402)[1:-1]:
         expected = argmax_recall(values, template, answer, share)
-        np.testing.assert_array_equal(theorem.recalled(np.full(700, share), lower, upper), expected)
+        np.testing.assert_array_equal(recalled(np.full(700, share), lower, upper), expected)
 
 
 def test_critical_attention_is_exact_where_margins_are_constant_or_tied():
     half, small_integers = np.array([0.5]), np.random.default_rng(9).integers(-1, 2, (3000, 3, 3)).astype(float)
     tied = np.zeros((1, 3, 2))  # two outputs alike for every token
-    assert not theorem.recalled(half, *theorem.critical_attention(tied, half, np.array([0])))[0]
+    assert not recalled(half, *theorem.critical_attention(tied, half, np.array([0])))[0]
     constant = np.array([[[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]])  # the margin is 0.5 at every share
     assert theorem.critical_attention(constant, half, np.array([0])) == (np.array([0.0]), np.array([1.0]))
     mirrored = np.array([[[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])  # a tie at one half exactly
@@ -182,7 +183,7 @@ def test_critical_attention_is_exact_where_margins_are_constant_or_tied():
     lower, upper = theorem.critical_attention(small_integers, template, answer)
     for share in np.arange(1, 64) / 64:  # all sums are exact in binary, ties included
         expected = argmax_recall(small_integers, template, answer, share)
-        np.testing.assert_array_equal(theorem.recalled(np.full(3000, share), lower, upper), expected)
+        np.testing.assert_array_equal(recalled(np.full(3000, share), lower, upper), expected)
 
 
 def test_critical_attention_does_not_depend_on_how_facts_are_grouped_or_stored():

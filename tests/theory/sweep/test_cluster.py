@@ -28,9 +28,9 @@ needs_submitit = pytest.mark.skipif(not importlib.util.find_spec("submitit"), re
 ON_TWO_WORKERS = """
 import sys
 import ray
-from theory import sweep
+from theory.sweep import runner
 from theory.__main__ import main
-sweep.CHUNK = 4
+runner.CHUNK = 4
 ray.init(address="local", num_cpus=2, log_to_driver=False, include_dashboard=False)
 print("workers:", int(ray.cluster_resources()["CPU"]), flush=True)
 sys.exit(main(sys.argv[1:]))

@@ -166,8 +166,8 @@ def test_a_world_too_small_to_split_is_refused_and_nothing_half_written(tmp_path
 
 IN_SMALL_CHUNKS = """
 import runpy, sys
-from theory import sweep
-sweep.CHUNK = 4
+from theory.sweep import runner
+runner.CHUNK = 4
 runpy.run_module("theory", run_name="__main__", alter_sys=True)
 """
 

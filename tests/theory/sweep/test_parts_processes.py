@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
-from theory import parts
-from theory.columns import SWEEP, table
+from theory.sweep import parts
+from core.columns import SWEEP, table
 store = parts.Store(Path(sys.argv[1]), lambda text: print(text, flush=True))
 def rows(*units):
     return table({"unit": list(units), "config": "{}", "arm": "base", "accuracy": [ord(u) / 7 for u in units]}, SWEEP)

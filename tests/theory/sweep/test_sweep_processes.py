@@ -18,9 +18,9 @@ MANY = [*SIZES, "facts.popularity_exponent=0.5:1.5:8", "pretrain.steps=50,80"]
 
 IN_SMALL_CHUNKS = """
 import sys
-from theory import sweep
+from theory.sweep import runner
 from theory.__main__ import main
-sweep.CHUNK = 4
+runner.CHUNK = 4
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -1,0 +1,45 @@
+"""Progress where there is no terminal, and how it counts."""
+
+import io
+import time
+
+from rich.console import Console
+
+from core import console
+
+
+def test_without_a_terminal_a_line_tells_how_far_it_is_and_what_is_left(monkeypatch):
+    errors = Console(file=io.StringIO(), soft_wrap=True)
+    monkeypatch.setattr(console, "ERRORS", errors)
+    monkeypatch.setattr(console._Lines, "FIRST", 0.05)
+    with console.progress("paper", 4) as advance:
+        advance("training", 1)
+        deadline = time.monotonic() + 10
+        while "of 4" not in errors.file.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert "paper: 1 of 4 done in 0:00:00, 0:00:00 left (training)" in errors.file.getvalue()
+
+
+def test_the_time_left_is_in_proportion():
+    lines = console._Lines("sweep", 10)
+    lines.stop.set()
+    assert lines.line(5) == "sweep: 0 of 10 done in 0:00:05"
+    lines.advance("", 2.5)
+    assert lines.line(60) == "sweep: 2.5 of 10 done in 0:01:00, 0:03:00 left"
+
+
+def test_what_is_done_in_all_becomes_how_much_more_is_done():
+    told = []
+    tell = console.absolute(lambda doing, n: told.append((doing, n)))
+    tell("a", 0.5)
+    tell("b", 2.0)
+    assert told == [("a", 0.5), ("b", 1.5)]
+
+
+def test_nothing_to_do_shows_nothing(monkeypatch):
+    errors = Console(file=io.StringIO())
+    monkeypatch.setattr(console, "ERRORS", errors)
+    with console.progress("paper", 0) as advance:
+        advance("training", 1)
+    assert errors.file.getvalue() == ""
