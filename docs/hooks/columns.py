@@ -1,49 +1,48 @@
 """The page of columns, made of the schemas in `core/columns.py` and of the comment beside each column there."""
 
 import ast
+import inspect
 import io
 import tokenize
-from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
-SOURCE = Path(__file__).resolve().parents[2] / "core" / "columns.py"
+import pyarrow as pa
+
+from core import columns
+
 MARKER = "<!-- columns -->"
-TYPES = {"NAME": "text", "BOOL": "true, false", "INT": "integer", "SINGLE": "float", "DOUBLE": "double"}
+TYPES = {"bool": "true, false", "int32": "integer", "float": "float", "double": "double", "string": "text"}
 FILES = {
     "FACTS": "facts.parquet",
     "TRACE": "trace.parquet",
     "ATTENTION": "attention.parquet",
     "PREDICTIONS": "predictions.parquet",
-    "SWEEP": "table.parquet",
+    "SWEEP": "table.parquet, of a sweep",
+    "SCREEN": "table.parquet, of the screen",
 }
 """The file that has each schema's columns; a schema that is not named here is called by its own name."""
 
 
-class Column(NamedTuple):
-    """A column, and what its comment says."""
-
-    name: str
-    kind: str
-    meaning: str
-
-
 class Schema(NamedTuple):
-    """The columns of one kind of file, and what a row of it is."""
+    """The columns of one kind of file with what is said of each, and what a row of it is."""
 
     name: str
-    columns: tuple[Column, ...]
+    columns: pa.Schema
+    comments: dict[str, str]
     row: str
 
 
-def schemas(text: str) -> list[Schema]:
-    """Return every schema of a module of this text, in its order."""
+def schemas(module: ModuleType) -> list[Schema]:
+    """Return every schema of the module, in its order."""
+    text = inspect.getsource(module)
     body, remarks = ast.parse(text).body, comments(text)
-    following = [*body[1:], None]
-    return [
-        Schema(ast.unparse(node.targets[0]), _columns(node.value, remarks), _docstring(after))
-        for node, after in zip(body, following, strict=True)
-        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("pa.schema(")
-    ]
+    found = []
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        name = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
+        if isinstance(schema := getattr(module, name, None), pa.Schema):
+            found.append(Schema(name, schema, _beside(node, remarks), _docstring(after)))
+    return found
 
 
 def comments(text: str) -> dict[int, str]:
@@ -52,30 +51,15 @@ def comments(text: str) -> dict[int, str]:
     return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
 
 
-def markdown(found: list[Schema]) -> str:
-    """Return a heading and a table for every schema."""
-    return "\n\n".join(_section(schema) for schema in found)
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Put a heading and a table for every schema where a page has the marker."""
+    return markdown.replace(MARKER, "\n\n".join(map(_section, schemas(columns))))
 
 
-def on_page_markdown(markdown_text: str, page: Any, **_: Any) -> str:
-    """Put the tables where a page has the marker."""
-    if MARKER not in markdown_text:
-        return markdown_text
-    return markdown_text.replace(MARKER, markdown(schemas(SOURCE.read_text(encoding="utf-8"))))
-
-
-def _columns(schema: ast.expr, remarks: dict[int, str]) -> tuple[Column, ...]:
-    """Return the schema's pairs of name and type, in the order in which they stand."""
-    pairs = [node for node in ast.walk(schema) if isinstance(node, ast.Tuple) and len(node.elts) == 2]
-    pairs.sort(key=lambda pair: (pair.lineno, pair.col_offset))
-    return tuple(
-        Column(ast.literal_eval(pair.elts[0]), _kind(pair.elts[1]), remarks.get(pair.lineno, "")) for pair in pairs
-    )
-
-
-def _kind(node: ast.expr) -> str:
-    name = ast.unparse(node)
-    return TYPES.get(name, "text" if "string" in name else name)
+def _beside(node: ast.stmt, remarks: dict[int, str]) -> dict[str, str]:
+    """Return the comments beside the names that stand in a statement."""
+    strings = [part for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return {part.value: remarks[part.lineno] for part in strings if part.lineno in remarks}
 
 
 def _docstring(node: ast.stmt | None) -> str:
@@ -86,6 +70,14 @@ def _docstring(node: ast.stmt | None) -> str:
 
 
 def _section(schema: Schema) -> str:
-    rows = [f"| `{name}` | {kind} | {meaning.replace('|', '&#124;')} |" for name, kind, meaning in schema.columns]
+    rows = [f"| `{field.name}` | {_kind(field.type)} | {_cell(schema, field.name)} |" for field in schema.columns]
     head = ["| column | type | meaning |", "|---|---|---|"]
     return "\n".join([f"### {FILES.get(schema.name, schema.name)}", "", schema.row, "", *head, *rows])
+
+
+def _cell(schema: Schema, column: str) -> str:
+    return schema.comments.get(column, "").replace("|", "&#124;").replace("<", "&lt;")
+
+
+def _kind(kind: pa.DataType) -> str:
+    return "text" if pa.types.is_dictionary(kind) else TYPES.get(str(kind), str(kind))
