@@ -40,6 +40,10 @@ def test_the_page_of_columns_has_every_column_of_every_file_in_order() -> None:
 def test_the_page_of_columns_says_what_a_row_and_a_column_is() -> None:
     text = hook("columns").on_page_markdown("<!-- columns -->", page=None)
     assert "| `salience_threshold` | float | the salience at which that force changes sign (R2) |" in text
+    assert (
+        re.findall(r"^\| `(\w+)` \| [\w, ]+ \|  \|$", text.split("### table.parquet, of the screen")[0], re.MULTILINE)
+        == []
+    )
     assert "### trace.parquet\n\nOne row per (arm, recorded step)." in text
     assert "\n### table.parquet, of the screen\n" in text
 
