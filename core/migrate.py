@@ -39,7 +39,7 @@ def run(folder: Path, tell: Callable[[str], object] = lambda doing: None) -> dic
 
 def _run(path: Path, hashes: dict[str, str], tell: Callable[[str], object]) -> bool:
     """Rewrite a run's tables, then its report; note what its config's hash became."""
-    report = _json(path)
+    report = runs.read_json(path)
     if report.get("schema") != former.SCHEMA:
         return False
     tell(str(path.parent))
@@ -67,7 +67,7 @@ def _predictions(path: Path) -> bool:
 
 def _sweep(folder: Path) -> bool:
     """Rewrite a sweep's table and its design."""
-    design = _json(folder / "grid.json")
+    design = runs.read_json(folder / "grid.json")
     if design.get("schema") != former.SWEEP_SCHEMA:
         return False
     if (folder / "table.parquet").exists():
@@ -105,16 +105,6 @@ def _encodings(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
         for index in range(group.num_columns if group else 0):
             column = group.column(index)
             yield column.path_in_schema, column.encodings
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}\nIt is missing or damaged: make it again.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"cannot read {path}: it is no JSON object.\nIt is damaged: make it again.")
-    return content
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -254,12 +254,20 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """Return the run; InputError where its report is missing, damaged or of another schema."""
-    with _damage(path / "report.json") as file:
-        report = json.load(file)
-        if not isinstance(report, dict) or "config" not in report:
-            raise ValueError("it names no config")
+    report = read_json(path / "report.json", "config")
     check_schema(path, report.get("schema"), SCHEMA)
     return Run(path, report)
+
+
+def read_json(path: Path, *entries: str) -> dict[str, Any]:
+    """Return the object in this file; InputError where it is missing, damaged or lacks one of these entries."""
+    with _damage(path) as file:
+        value = json.load(file)
+        if not isinstance(value, dict):
+            raise ValueError("it is no JSON object")
+        if absent := [entry for entry in entries if entry not in value]:
+            raise ValueError(f"it names no {', '.join(absent)}")
+    return value
 
 
 def check_schema(path: Path, found: Any, known: int) -> None:

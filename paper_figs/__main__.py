@@ -2,67 +2,26 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from paper_figs import (
-    fig1_effect_by_arm,
-    fig2_gap_by_popularity,
-    fig3_attention_along_finetuning,
-    fig4_salience_by_popularity,
-    fig5_share_force,
-    fig6_critical_attention,
-    fig7_phase_diagram,
-    fig8_dose_response,
-    fig9_remedies,
-    fig10_deep_toy,
-    fig11_language_model,
-    fig12_attention_heads,
-    fig13_screen,
-    load,
-)
-from paper_figs.load import InputError, Results
-
-FIGURES: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (
-        fig1_effect_by_arm,
-        fig2_gap_by_popularity,
-        fig3_attention_along_finetuning,
-        fig4_salience_by_popularity,
-        fig5_share_force,
-        fig6_critical_attention,
-        fig7_phase_diagram,
-        fig8_dose_response,
-        fig9_remedies,
-        fig10_deep_toy,
-        fig11_language_model,
-        fig12_attention_heads,
-        fig13_screen,
-    )
-}
-"""By name. NEEDS lists the experiments without which a figure cannot be drawn, WANTS those of further panels."""
-
-OF_SWEEPS = (fig7_phase_diagram, fig8_dose_response, fig9_remedies)
-"""These read sweeps, and their NEEDS and WANTS name some; those below read studies; the others, experiments."""
-OF_STUDIES = (fig11_language_model, fig12_attention_heads)
-"""These read the language model's studies, and experiments beside them."""
-OF_SCREEN = (fig13_screen,)
-"""This reads the screen study."""
+from core.console import exit_code
+from core.errors import InputError
+from paper_figs import load
+from paper_figs.figures import FIGURES
 
 METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
 """Neither date nor version, so that redrawing gives the same bytes."""
 
 OUTPUT = Console(highlight=False, soft_wrap=True, markup=False)
-ERRORS = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
 
 
 @dataclass(frozen=True)
@@ -77,7 +36,7 @@ class Options:
     only: tuple[str, ...] = ()
     """Names of the figures to draw, such as fig1 or fig1_effect_by_arm; none for all."""
     format: tuple[Literal["png", "pdf"], ...] = ("png",)
-    """One or more."""
+    """One format of the pictures or more."""
 
 
 def run(options: Options) -> int:
@@ -90,13 +49,13 @@ def run(options: Options) -> int:
     results = load.results(options.runs)
     n_drawn = 0
     for name, module in chosen.items():
-        found = read_by(module, results)
-        if absent := missing(module, "NEEDS", found):
-            OUTPUT.print(f"{name}: skipped; {load.command(absent[0], options.runs)} makes the results that it needs.")
+        missing = results.missing(module.READS)
+        if required := [read for read in missing if read.is_required]:
+            OUTPUT.print(f"{name}: skipped; {load.command(required[0], options.runs)} makes the results that it needs.")
             continue
-        for other in missing(module, "WANTS", found):
-            OUTPUT.print(f"{name}: drawn without {other}, which {load.command(other, options.runs)} makes.")
-        claim, figure = module.draw(found)
+        for read in missing:
+            OUTPUT.print(f"{name}: drawn without {read.name}, which {load.command(read, options.runs)} makes.")
+        claim, figure = module.draw(results.read_by(module.READS))
         # Laid out once: a second pass, for a second format, would move things.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -134,31 +93,10 @@ def _chosen(names: Sequence[str]) -> dict[str, ModuleType]:
     return chosen
 
 
-def read_by(module: ModuleType, results: Results) -> Mapping[str, Any]:
-    """Return what a figure reads, by name: experiments, experiments and studies, sweeps, or the screen study."""
-    if module in OF_STUDIES:
-        return results.experiments | results.studies
-    if module in OF_SCREEN:
-        return results.screens
-    return results.sweeps if module in OF_SWEEPS else results.experiments
-
-
-def missing(module: ModuleType, kind: str, found: Mapping[str, Any]) -> list[str]:
-    """Return the names in a figure's NEEDS or WANTS that were not found."""
-    return [name for name in getattr(module, kind, ()) if name not in found]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit code: 0, 2 for a mistake in the input, 130 for Ctrl-C."""
     options = tyro.cli(Options, prog="python -m paper_figs", args=arguments)
-    try:
-        return run(options)
-    except InputError as error:
-        ERRORS.print(f"error: {error}", style="red")
-        return 2
-    except KeyboardInterrupt:
-        ERRORS.print("interrupted: the pictures drawn so far are kept.")
-        return 130
+    return exit_code(lambda: run(options), interrupted="interrupted: the pictures drawn so far are kept.")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """python -m paper_figs.collect: keep of finished results what the figures read, small enough to commit.
 
-Every experiment keeps its reports and traces; a deep one, instead of traces, its attention on the subject. `paper`
-keeps the columns of facts that the figures read as well. Of a sweep, the arms and columns that a figure reads are kept,
-or nothing. A language model's study keeps its reports and what was compared with the theory, `tiny` its attention
-to the subject too; the screen study, its table. Numbers are in single precision. Nothing of a real table's rows is
-kept, nor where the table or a model was.
+Of every experiment and study the reports are kept, of a study also what was compared with the theory; of their tables,
+and of sweeps, the rows and columns that some figure's READS name; the screen study's table is kept whole. Numbers are
+in single precision. Nothing of a real table's rows is kept, nor where the table or a model was.
 """
 
 import copy
@@ -12,41 +10,31 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tyro
 
-from paper_figs import fig10_deep_toy, fig12_attention_heads, load
-from paper_figs.__main__ import ERRORS, OF_SWEEPS, OUTPUT
-from paper_figs.load import EMPIRICAL, THEORY, Experiment, InputError, Results, Run, Sweep
-from paper_figs.screen import METRICS, OTHERS, Screen
+from core import runs
+from core.columns import MEASURES
+from core.console import exit_code
+from core.errors import InputError
+from paper_figs import load
+from paper_figs.__main__ import OUTPUT
+from paper_figs.figures import is_read, rows_read
+from paper_figs.load import EMPIRICAL, THEORY, Experiment, Results, Run, Sweep
+from paper_figs.reads import Kind, Rows
+from paper_figs.screen import Screen
 from paper_figs.sweep import SEEDS
 
-WITH_FACTS = ("paper",)
-"""The experiments of which a figure reads facts."""
-
-_BASE = ("subject", "popularity", "exposure", "salience", "predicted_salience", "salience_threshold", "share_force")
-_HELD_OUT = ("popularity", "correct", "critical_low", "critical_high", "subject_attention", "relation_attention")
-_TRAIN = ("in_arm", "salience", "salience_threshold", "share_force")
-KEPT = (
-    ("base", None, ("fact", *_BASE)),
-    ("top", "held_out", _HELD_OUT),
-    ("top", "train", ("fact", *_TRAIN)),
-    ("whole", "held_out", ("critical_low", "critical_high")),
-    ("bottom", "held_out", _HELD_OUT),
-    ("bottom", "train", ("fact", *_TRAIN)),
-)
-"""Arm, role (None: any) and columns that some figure reads; of training facts, those that the arm was trained on."""
-SWEPT = {name: wanted for module in OF_SWEEPS for name, wanted in module.COLUMNS.items()}
-"""Arms and columns that some figure reads, by sweep."""
 DESIGN = ("sweep", "schema", "configs", "seeds", "arms", "versions", "device", "git_commit")
 """Kept of a sweep's grid.json; its axes' levels are in the table."""
+_PLACE = "place in the table"
 
 
 @dataclass(frozen=True)
@@ -65,16 +53,16 @@ def run(options: Options) -> int:
     Raises:
         InputError: no or damaged results, or an `out` that holds whole ones of these names or cannot be written to.
     """
-    found = load.results(options.runs)
-    wanted = _wanted(found)
-    for place in wanted:
+    finished = load.results(options.runs)
+    writers = _writers(finished)
+    for place in writers:
         _check_replaceable(options.out / place)
     unfinished = options.out / ".collecting"
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
-        for place, keep in wanted.items():
-            keep(unfinished / place)
-        for place in wanted:
+        for place, write in writers.items():
+            write(unfinished / place)
+        for place in writers:
             shutil.rmtree(options.out / place, ignore_errors=True)
             (options.out / place).parent.mkdir(parents=True, exist_ok=True)
             (unfinished / place).rename(options.out / place)
@@ -83,41 +71,40 @@ def run(options: Options) -> int:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
-    OUTPUT.print(f"{options.out}: {size / 1e6:.2f} MB; {_told(found)}")
+    OUTPUT.print(f"{options.out}: {size / 1e6:.2f} MB; {_summary(finished)}")
     return 0
 
 
-def _wanted(found: Results) -> dict[Path, Callable[[Path], None]]:
+def _writers(finished: Results) -> dict[Path, Callable[[Path], None]]:
     """Return what writes each kept experiment, sweep or study, by its folder below that of the kept results."""
     return (
-        {Path(THEORY, name): partial(_keep_experiment, one) for name, one in found.experiments.items()}
-        | {Path(THEORY, name): partial(_keep_sweep, one) for name, one in found.sweeps.items() if name in SWEPT}
-        | {Path(EMPIRICAL, name): partial(_keep_study, one) for name, one in found.studies.items()}
-        | {Path(EMPIRICAL, name): partial(_keep_screen, one) for name, one in found.screens.items()}
+        {Path(THEORY, n): partial(_keep_runs, "experiment", kept) for n, kept in finished.experiments.items()}
+        | {Path(THEORY, n): partial(_keep_sweep, kept) for n, kept in finished.sweeps.items() if is_read("sweep", n)}
+        | {Path(EMPIRICAL, n): partial(_keep_study, kept) for n, kept in finished.studies.items()}
+        | {Path(EMPIRICAL, n): partial(_keep_screen, kept) for n, kept in finished.screens.items()}
     )
 
 
-def _told(found: Results) -> str:
+def _summary(finished: Results) -> str:
     """Return what was kept, in a line."""
-    counted = [[f"{name} {len(one.runs)}" for name, one in part.items()] for part in (found.experiments, found.studies)]
-    runs, studies, sweeps = (
-        counted[0],
-        counted[1] + list(found.screens),
-        [name for name in found.sweeps if name in SWEPT],
+    experiments, studies = (
+        [f"{name} {len(kept.runs)}" for name, kept in part.items()] for part in (finished.experiments, finished.studies)
     )
-    told = f"runs: {', '.join(runs) or 'none'}; sweeps: {', '.join(sweeps) or 'none'}"
-    return f"{told}; studies: {', '.join(studies)}" if studies else told
+    sweeps = [name for name in finished.sweeps if is_read("sweep", name)]
+    summary = f"runs: {', '.join(experiments) or 'none'}; sweeps: {', '.join(sweeps) or 'none'}"
+    studies += finished.screens
+    return f"{summary}; studies: {', '.join(studies)}" if studies else summary
 
 
 def is_real(report: dict[str, Any]) -> bool:
-    """Return whether the run's facts come from a table, whose rows are not ours to keep."""
-    return report["config"].get("facts", {}).get("table") is not None
+    """Return whether the run's facts come, or may come, from a file, whose rows are not ours to keep."""
+    return report["config"].get("facts", {}).get("path", "unknown") is not None
 
 
 def _check_replaceable(folder: Path) -> None:
     """Raise InputError where results stand that are not collected ones: collecting would destroy them."""
     for report in folder.glob("*/*/*/report.json"):
-        if not load.read(report).report.get("collected"):
+        if not runs.read_run(report.parent).report.get("collected"):
             raise InputError(f"{report.parent} is a whole run, which would be lost.\nName another folder with --out.")
     table = folder / "table.parquet"
     if folder.name == load.SCREEN and table.exists():
@@ -129,75 +116,77 @@ def _check_replaceable(folder: Path) -> None:
         raise InputError(f"{folder} is a whole {kind}, which would be lost.\nName another folder with --out.")
 
 
-def _keep_experiment(experiment: Experiment, folder: Path) -> None:
-    """Write each run's report and trace or attention, and its facts where they are wanted and synthetic."""
+def _keep_runs(kind: Kind, experiment: Experiment, folder: Path) -> None:
+    """Write each run's report and what figures read of its tables; of its facts only where they are synthetic."""
+    wanted = rows_read(kind, experiment.name)
     for run in experiment.runs:
-        place, report = _report_kept(run, experiment, folder)
-        if experiment.name in fig10_deep_toy.LABELS:
-            _write(fig10_deep_toy.subject_rows(run), place / "attention.parquet")
-        else:
-            _write(run.table("trace"), place / "trace.parquet")
-        if experiment.name in WITH_FACTS and not is_real(report):
-            _write(_facts(run), place / "facts.parquet")
+        place = folder / run.path.relative_to(experiment.path)
+        place.mkdir(parents=True)
+        _write_json(_report(run), place / "report.json")
+        for name in dict.fromkeys(rows.table for rows in wanted):
+            if name != "facts" or not is_real(run.report):
+                cells = kept_cells(partial(run.table, name), [rows for rows in wanted if rows.table == name])
+                _write(cells, place / f"{name}.parquet")
 
 
 def _keep_study(study: Experiment, folder: Path) -> None:
-    """Write a study's verdicts, each run's report, and of those that a figure shows the attention on the subject."""
-    for run in study.runs:
-        place, _ = _report_kept(run, study, folder)
-        if study.name in fig12_attention_heads.NEEDS:
-            _write(fig12_attention_heads.subject_rows(run), place / "attention.parquet")
+    """Write what is kept of a study's runs, and what was compared with the theory."""
+    _keep_runs("study", study, folder)
     _write(study.predictions(), folder / "predictions.parquet")
 
 
 def _keep_sweep(sweep: Sweep, folder: Path) -> None:
-    """Write the rows and columns that a figure reads, and of the design what tells nothing of a machine."""
+    """Write the cells that figures read, and of the design what tells nothing of a machine."""
     folder.mkdir(parents=True)
-    arms, columns = SWEPT[sweep.path.name]
-    rows = sweep.table(["arm", *SEEDS, *columns]).filter(pc.field("arm").isin(list(arms)))
-    _write(rows.unify_dictionaries(), folder / "table.parquet")
-    kept = {key: sweep.grid[key] for key in DESIGN if key in sweep.grid}
-    _write_json(kept | {"collected": True}, folder / "grid.json")
+    wanted = [replace(rows, columns=(*SEEDS, *rows.columns)) for rows in rows_read("sweep", sweep.path.name)]
+    _write(kept_cells(sweep.table, wanted), folder / "table.parquet")
+    design = {key: sweep.grid[key] for key in DESIGN if key in sweep.grid}
+    _write_json(design | {"collected": True}, folder / "grid.json")
 
 
 def _keep_screen(screen: Screen, folder: Path) -> None:
     """Write the whole table: the study goes on from it, so that what identifies its rows stays in double precision."""
     folder.mkdir(parents=True)
     table = screen.table().replace_schema_metadata({"collected": "true"})
-    _write(table, folder / "table.parquet", single=(*METRICS, *OTHERS))
+    _write(table, folder / "table.parquet", single=MEASURES)
 
 
-def _report_kept(run: Run, experiment: Experiment, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Write a run's report without places on this machine; return its folder, and what was written."""
-    place = folder / run.path.relative_to(experiment.path)
-    place.mkdir(parents=True)
+def kept_cells(read: Callable[[list[str]], pa.Table], wanted: Sequence[Rows]) -> pa.Table:
+    """Return the cells of a table that some of these rows hold; the other cells of their rows are empty.
+
+    Args:
+        read: returns these columns of the table.
+    """
+    names = list(dict.fromkeys(name for rows in wanted for name in rows.all_columns))
+    table = read(names)
+    numbered = table.append_column(_PLACE, pa.array(np.arange(len(table))))
+    is_held = {name: np.zeros(len(table), dtype=bool) for name in names}
+    for rows in wanted:
+        held = rows.of(numbered)[_PLACE].to_numpy()
+        for name in rows.all_columns:
+            is_held[name][held] = True
+    is_kept = np.logical_or.reduce(list(is_held.values()))
+    columns = {
+        name: table[name].take(pa.array(np.flatnonzero(is_kept), mask=~held[is_kept])) for name, held in is_held.items()
+    }
+    return pa.table(columns).unify_dictionaries()
+
+
+def _report(run: Run) -> dict[str, Any]:
+    """Return a run's report without places on this machine, marked as collected."""
     report: dict[str, Any] = copy.deepcopy(run.report) | {"collected": True}
     config = report["config"]
-    for name in ("table", "path", "buckets"):
+    for name in ("path", "buckets"):
         _shorten(config.get("facts"), name)
     for part in (config.get("model"), report.get("model")):
         _shorten(part, "name")
-    _write_json(report, place / "report.json")
-    return place, report
+    return report
 
 
 def _shorten(part: Any, name: str) -> None:
     """Reduce a place to its last component, if it is there."""
     if isinstance(part, dict) and part.get(name):
         part[name] = PurePath(part[name]).name
-
-
-def _facts(run: Run) -> pa.Table:
-    """Return the cells that some figure reads; the others are empty."""
-    columns = {name for _, _, names in KEPT for name in names}
-    facts = run.table("facts", ["arm", "role", *sorted(columns)])
-    parts = []
-    for arm, role, names in KEPT:
-        rows = pc.field("arm") == arm
-        rows = rows & (pc.field("role") == role) if role else rows
-        rows = rows & pc.field("in_arm") if role == "train" else rows
-        parts.append(facts.filter(rows).select(["arm", "role", *names]))
-    return pa.concat_tables(parts, promote_options="default").unify_dictionaries()
 
 
 def _write_json(value: dict[str, Any], path: Path) -> None:
@@ -220,13 +209,9 @@ def _write(table: pa.Table, path: Path, *, single: Sequence[str] | None = None) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0, or 2 for a mistake in the input."""
+    """Return the exit code: 0, 2 for a mistake in the input, 130 for Ctrl-C."""
     options = tyro.cli(Options, prog="python -m paper_figs.collect", args=arguments)
-    try:
-        return run(options)
-    except InputError as error:
-        ERRORS.print(f"error: {error}", style="red")
-        return 2
+    return exit_code(lambda: run(options), interrupted="interrupted: what was kept before is as it was.")
 
 
 if __name__ == "__main__":

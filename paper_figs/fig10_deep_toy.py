@@ -4,23 +4,25 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from core.errors import InputError
 from paper_figs import style
 from paper_figs.interval import Interval, over_worlds
-from paper_figs.load import Experiment, InputError, Run
+from paper_figs.load import Experiment, Run
+from paper_figs.reads import Read, Rows
 
-NEEDS = ("deep-1",)
-WANTS = ("deep-2", "deep-3", "deep-4", "deep-names")
 LABELS = {"deep-1": "1", "deep-2": "2", "deep-3": "3", "deep-4": "4", "deep-names": "2\nnames"}
 HALVES = ("top", "bottom")
-POSITION, SPAN = "prompt_end", "subject"
-COLUMNS = ("arm", "layer", "head", "position", "span", "mean")
-"""Read of the attention tables."""
+ATTENTION = Rows(
+    "attention",
+    ("layer", "head", "mean"),
+    {"arm": ("base", *HALVES), "position": ("prompt_end",), "span": ("subject",)},
+)
+"""From the last position to the subject, by arm, layer and head."""
+READS = tuple(Read("experiment", name, (ATTENTION,), is_required=name == "deep-1") for name in LABELS)
 
 
 class Depth(NamedTuple):
@@ -29,7 +31,7 @@ class Depth(NamedTuple):
     gap: Interval
     """Held-out accuracy, top less bottom, in percentage points, paired by world."""
     attention_gap: Interval
-    """The same of the attention on the subject, averaged over layers and heads."""
+    """Attention on the subject, top less bottom, averaged over layers and heads."""
     change: dict[str, Interval]
     """Attention on the subject less the base's, by half and layer, averaged over heads."""
     n_worlds: int
@@ -37,11 +39,11 @@ class Depth(NamedTuple):
 
 def measure(experiment: Experiment) -> Depth:
     """Return one network's effects."""
-    looked = experiment.by_world(_by_layer)
+    attention = experiment.by_world(_by_layer)
     return Depth(
         over_worlds(experiment.metric("top", "accuracy") - experiment.metric("bottom", "accuracy")).scaled(100),
         over_worlds(experiment.metric("top", "subject_attention") - experiment.metric("bottom", "subject_attention")),
-        {half: over_worlds(looked[:, 1 + at] - looked[:, 0]) for at, half in enumerate(HALVES)},
+        {half: over_worlds(attention[:, 1 + at] - attention[:, 0]) for at, half in enumerate(HALVES)},
         experiment.n_worlds,
     )
 
@@ -49,7 +51,7 @@ def measure(experiment: Experiment) -> Depth:
 def claim(depths: Mapping[str, Depth]) -> str:
     """Return in how many networks finetuning on lesser-known facts costs accuracy, and in how many attention."""
     counted = []
-    for gaps in ([one.gap for one in depths.values()], [one.attention_gap for one in depths.values()]):
+    for gaps in ([depth.gap for depth in depths.values()], [depth.attention_gap for depth in depths.values()]):
         costs, adds = (sum(gap.sign == sign for gap in gaps) for sign in (1, -1))
         counted.append(f"{costs} of {len(gaps)}" + (f" (and adds in {adds})" if adds else ""))
     largest = max(depths, key=lambda name: abs(float(depths[name].gap.mean)))
@@ -62,40 +64,32 @@ def claim(depths: Mapping[str, Depth]) -> str:
 
 def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     """Return the claim and the figure."""
-    depths = {name: measure(experiments[name]) for name in (*NEEDS, *WANTS) if name in experiments}
+    depths = {name: measure(experiment) for name, experiment in experiments.items()}
     sentence = claim(depths)
-    counts = {one.n_worlds for one in depths.values()}
+    counts = {depth.n_worlds for depth in depths.values()}
     note = style.worlds(max(counts)) + (f" In some networks {min(counts)}." if len(counts) > 1 else "")
     note += " Gaps: top − bottom, paired by world. Attention: from the last token to the subject, averaged over heads"
     note += " and in b over layers. names: subjects of two tokens, each shared with other subjects."
-    made, axes = style.figure(sentence, note, 2.8, ncols=3, width_ratios=(1, 1, 1.9))
+    figure, axes = style.figure(sentence, note, 2.8, ncols=3, width_ratios=(1, 1, 1.9))
     style.headings(axes, "accuracy gap (points)", "attention gap", "attention, less the base's")
-    _by_depth(axes[0], {name: one.gap for name, one in depths.items()})
-    _by_depth(axes[1], {name: one.attention_gap for name, one in depths.items()})
+    _by_depth(axes[0], {name: depth.gap for name, depth in depths.items()})
+    _by_depth(axes[1], {name: depth.attention_gap for name, depth in depths.items()})
     _layers(axes[2], depths)
-    return sentence, made
-
-
-def subject_rows(run: Run) -> pa.Table:
-    """Return the attention from the last position to the subject, by arm, layer and head."""
-    is_wanted = (
-        (pc.field("position") == POSITION) & (pc.field("span") == SPAN) & pc.field("arm").isin(["base", *HALVES])
-    )
-    return run.table("attention", COLUMNS).filter(is_wanted)
+    return sentence, figure
 
 
 def _by_layer(run: Run) -> Float[np.ndarray, "3 layer"]:
     """Return the attention on the subject of base, top and bottom, averaged over heads."""
-    rows = subject_rows(run)
+    rows = run.rows(ATTENTION)
     arm, layer, mean = (rows[name].to_numpy() for name in ("arm", "layer", "mean"))
     n_layers = int(layer.max(initial=0)) + 1
-    made = []
+    means = []
     for name in ("base", *HALVES):
         n_heads = np.bincount(layer[arm == name], minlength=n_layers)
         if not n_heads.all():
             raise InputError(f"{run.path / 'attention.parquet'} lacks layers of {name}.\nMake the run again.")
-        made.append(np.bincount(layer[arm == name], mean[arm == name]) / n_heads)
-    return np.array(made)
+        means.append(np.bincount(layer[arm == name], mean[arm == name]) / n_heads)
+    return np.array(means)
 
 
 def _by_depth(axis: Axes, gaps: Mapping[str, Interval]) -> None:

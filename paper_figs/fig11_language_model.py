@@ -1,6 +1,5 @@
 """The toy and a small language model side by side: accuracy and attention by arm, and what the accuracy is of."""
 
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,13 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from core.errors import InputError
 from paper_figs import style
 from paper_figs.interval import Interval, effects, number, over_worlds
-from paper_figs.load import ARMS, Experiment, InputError
+from paper_figs.load import ARMS, Experiment
+from paper_figs.reads import Read
 
-NEEDS = ("paper", "tiny")
-WANTS = ("tiny-lora",)
-TOY, MODEL, ADAPTER = *NEEDS, *WANTS
+TOY, MODEL, ADAPTER = "paper", "tiny", "tiny-lora"
+READS = (Read("experiment", TOY), Read("study", MODEL), Read("study", ADAPTER, is_required=False))
 SPLIT = {"retention": "recalled by the base", "unknown_accuracy": "not recalled"}
 """The two kinds of facts that a language model's accuracy is of."""
 N_FIFTHS = 5
@@ -37,7 +37,7 @@ class Flow(NamedTuple):
     fifths: Interval | None
     """Accuracy gap by fifth of knownness, the best known first."""
     unit: str
-    """Of the fifths' intervals."""
+    """What the fifths' intervals count; empty for the toy."""
     n_worlds: int
 
 
@@ -64,24 +64,24 @@ def measure(experiment: Experiment) -> Flow:
 def claim(flows: Mapping[str, Flow]) -> str:
     """Return what lesser-known facts do to the language model, whether to the toy too, and on which facts."""
     toy, model = flows[TOY], flows[MODEL]
-    told = "In a small language model{} finetuning on lesser-known rather than well-known facts "
-    told += effects(model.accuracy_gap, model.attention_gap)
+    text = "In a small language model{} finetuning on lesser-known rather than well-known facts "
+    text += effects(model.accuracy_gap, model.attention_gap)
     signs = [(flow.accuracy_gap.sign, flow.attention_gap.sign) for flow in (model, toy)]
     if signs[0] == signs[1] and all(signs[0]):
-        told = told.format(" as in the toy,")
+        text = text.format(" as in the toy,")
     else:
-        told = told.format(",") + f"; in the toy it {effects(toy.accuracy_gap, toy.attention_gap)}"
+        text = text.format(",") + f"; in the toy it {effects(toy.accuracy_gap, toy.attention_gap)}"
     if model.retention_gap is None or model.n_worlds < 2:
-        return told
+        return text
     gap = model.retention_gap.text(1, " points", signed=True)
-    return f"{told}; on facts that the base model recalls, top − bottom is {gap}"
+    return f"{text}; on facts that the base model recalls, top − bottom is {gap}"
 
 
 def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     """Return the claim and the figure."""
-    flows = {name: measure(experiments[name]) for name in (*NEEDS, *WANTS) if name in experiments}
+    flows = {name: measure(experiment) for name, experiment in experiments.items()}
     sentence = claim(flows)
-    made, axes = style.figure(sentence, _note(flows), 5.1, nrows=2, ncols=3)
+    figure, axes = style.figure(sentence, _note(flows), 5.1, nrows=2, ncols=3)
     style.headings(
         axes,
         "toy: held-out accuracy (%)",
@@ -93,17 +93,17 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     )
     models = [flows[name] for name in (MODEL, ADAPTER) if name in flows]
     for column, shown in enumerate(([flows[TOY]], models)):
-        _arms(axes[column], [one.accuracy for one in shown])
-        base = ", ".join(dict.fromkeys(number(float(one.accuracy["base"].mean), 1) for one in shown))
+        _arms(axes[column], [flow.accuracy for flow in shown])
+        base = ", ".join(dict.fromkeys(number(float(flow.accuracy["base"].mean), 1) for flow in shown))
         axes[column].text(0.03, 0.03, f"before finetuning: {base}", transform=axes[column].transAxes, fontsize=7)
-        _arms(axes[3 + column], [one.attention for one in shown])
+        _arms(axes[3 + column], [flow.attention for flow in shown])
         _base_line(axes[3 + column], shown[0].attention["base"])
         axes[3 + column].set_xlabel("facts finetuned on")
     _split(axes[2], models)
     _by_fifth(axes[5], models)
     if len(models) > 1:
         _key(axes[1])
-    return sentence, made
+    return sentence, figure
 
 
 def _gap(experiment: Experiment, metric: str) -> Interval:
@@ -112,12 +112,14 @@ def _gap(experiment: Experiment, metric: str) -> Interval:
 
 def _fifths(study: Experiment) -> tuple[Interval, str]:
     """Return the accuracy gap by fifth as compared with the theory, and what its intervals count."""
-    rows = [row for row in study.predictions().to_pylist() if row["result"] == "d"]
-    found = {int(m[1]): row for row in rows if (m := re.match(r"accuracy gap, fifth (\d)", row["note"]))}
-    if sorted(found) != list(range(1, N_FIFTHS + 1)):
-        raise InputError(f"{study.path / 'predictions.parquet'} lacks fifths of the accuracy gap.\nMake it again.")
-    ends = [np.array([found[at][end] for at in sorted(found)], dtype=float) for end in ("measured", "low", "high")]
-    return Interval(*ends).scaled(100), found[1]["note"].rpartition("(")[2].rstrip(")")
+    by_stratum = {row["stratum"]: row for row in study.predictions().to_pylist() if row["result"] == "d"}
+    try:
+        rows = [by_stratum[f"fifth {fifth}"] for fifth in range(1, N_FIFTHS + 1)]
+    except KeyError as error:
+        path = study.path / "predictions.parquet"
+        raise InputError(f"{path} lacks {error.args[0]} of the accuracy gap.\nMake it again.") from error
+    ends = [np.array([row[end] for row in rows], dtype=float) for end in ("measured", "low", "high")]
+    return Interval(*ends).scaled(100), rows[0]["unit"]
 
 
 def _note(flows: Mapping[str, Flow]) -> str:
@@ -125,9 +127,10 @@ def _note(flows: Mapping[str, Flow]) -> str:
     toy, model = flows[TOY], flows[MODEL]
     unit = f"over {model.n_worlds} base models" if model.n_worlds > 1 else "no interval, as there is one base model"
     over = f"over {toy.n_worlds} worlds" if toy.n_worlds > 1 else "no interval, as there is one world"
-    note = f"95 % intervals. Toy: {over}. Language model: {unit}; f: over {model.unit}."
-    if other := [name for name in WANTS if name in flows and flows[name].n_worlds != model.n_worlds]:
-        note += f" Base models of {other[0]}: {flows[other[0]].n_worlds}."
+    of_fifths = f"{model.n_worlds} base models" if model.unit == "base models" else model.unit
+    note = f"95 % intervals. Toy: {over}. Language model: {unit}; f: over {of_fifths}."
+    if ADAPTER in flows and flows[ADAPTER].n_worlds != model.n_worlds:
+        note += f" Base models of {ADAPTER}: {flows[ADAPTER].n_worlds}."
     note += " c: held-out facts that the base model completes in the sentences it was pretrained on, and the others."
     return note + " d, e: from the last prompt token, mean over layers and heads; dashed: before finetuning."
 
@@ -163,7 +166,7 @@ def _base_line(axis: Axes, base: Interval) -> None:
 def _split(axis: Axes, models: list[Flow]) -> None:
     """Draw accuracy on both kinds of facts, a line through the arms of each."""
     for kind, line in zip(SPLIT, ("-", ":"), strict=True):
-        shown = [one.split[kind] for one in models]
+        shown = [flow.split[kind] for flow in models]
         means = [float(shown[0][arm].mean) for arm in ARMS]
         places = np.arange(len(ARMS)) + _places(len(models))[0]
         axis.plot(places, means, color=style.GREY, linestyle=line, linewidth=0.8, label=SPLIT[kind])
@@ -175,9 +178,9 @@ def _split(axis: Axes, models: list[Flow]) -> None:
 def _by_fifth(axis: Axes, models: list[Flow]) -> None:
     """Draw the gap by fifth of knownness."""
     axis.axhline(0, color=style.GREY, linewidth=0.6)
-    for at, (shift, one) in enumerate(zip(_places(len(models)), models, strict=True)):
-        assert one.fifths is not None
-        style.points(axis, np.arange(N_FIFTHS) + shift, one.fifths, style.MEASURED, **_fill(at))
+    for at, (shift, flow) in enumerate(zip(_places(len(models)), models, strict=True)):
+        assert flow.fifths is not None
+        style.points(axis, np.arange(N_FIFTHS) + shift, flow.fifths, style.MEASURED, **_fill(at))
     labels = ["1\nbest", *map(str, range(2, N_FIFTHS)), f"{N_FIFTHS}\nleast"]
     axis.set(xticks=range(N_FIFTHS), xticklabels=labels, xlim=(-0.5, N_FIFTHS - 0.5))
     axis.set_xlabel("fifth of facts, by knownness")

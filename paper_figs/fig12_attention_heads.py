@@ -4,21 +4,22 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from core.errors import InputError
 from paper_figs import style
 from paper_figs.interval import Interval, number, over_worlds
-from paper_figs.load import Experiment, InputError, Run
+from paper_figs.load import Experiment, Run
+from paper_figs.reads import Read, Rows
 
-NEEDS = ("tiny",)
 ARMS = ("base", "top", "bottom")
-POSITION, SPAN = "prompt_end", "subject"
-COLUMNS = ("arm", "layer", "head", "position", "span", "mean")
-"""Read of the attention tables."""
+ATTENTION = Rows(
+    "attention", ("layer", "head", "mean"), {"arm": ARMS, "position": ("prompt_end",), "span": ("subject",)}
+)
+"""From the last prompt position to the subject, by arm, layer and head."""
+READS = (Read("study", "tiny", (ATTENTION,)),)
 BASE = style.Look("#555555", "s", ":")
 MOST_WRITTEN = 40
 """Cells of a map up to which each bears its number."""
@@ -43,12 +44,12 @@ def measure(study: Experiment) -> Heads:
     Heads of two base models with the same number have nothing in common, so that means over base models are of ranks:
     each base model's heads are ordered within their layer, the one that looks at the subject most first.
     """
-    looked = study.by_world(_ordered)
+    attention = study.by_world(_ordered)
     return Heads(
-        over_worlds(looked[:, 0]),
-        over_worlds(looked[:, 1] - looked[:, 2]),
-        {arm: over_worlds(looked[:, at].mean(axis=-1)) for at, arm in enumerate(ARMS)},
-        over_worlds((looked[:, 1] - looked[:, 2]).mean(axis=-1)),
+        over_worlds(attention[:, 0]),
+        over_worlds(attention[:, 1] - attention[:, 2]),
+        {arm: over_worlds(attention[:, at].mean(axis=-1)) for at, arm in enumerate(ARMS)},
+        over_worlds((attention[:, 1] - attention[:, 2]).mean(axis=-1)),
         study.n_worlds,
     )
 
@@ -60,16 +61,16 @@ def claim(heads: Heads) -> str:
     where = f"most in layer {most + 1}: {gap.at(most).scaled(-1).text(3, signed=True)}"
     if heads.n_worlds < 2:
         lower, n = int(np.sum(heads.gap.mean > 0)), heads.gap.mean.size
-        told = f"subject attention is lower after finetuning on lesser-known than on well-known facts in {lower} of {n}"
-        return f"In one base model, {told} heads, {where.removesuffix(' in one world')}"
+        text = f"subject attention is lower after finetuning on lesser-known than on well-known facts in {lower} of {n}"
+        return f"In one base model, {text} heads, {where.removesuffix(' in one world')}"
     counted = []
     for name, signs in (("layers", gap.signs), ("heads", heads.gap.signs)):
         adds = f" (and raises it in {np.sum(signs < 0)})" if np.any(signs < 0) else ""
         counted.append(f"{np.sum(signs > 0)} of {signs.size} {name}{adds}")
-    told = (
+    text = (
         "Finetuning on lesser-known rather than well-known facts clearly lowers a language model's subject attention in"
     )
-    return f"{told} {' and '.join(counted)}; {where}"
+    return f"{text} {' and '.join(counted)}; {where}"
 
 
 def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
@@ -86,36 +87,30 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
         " From the last prompt token. Heads of each layer in the order of the base model's attention to the subject:"
     )
     note += " their numbers mean nothing across base models."
-    made, axes = style.figure(sentence, note, 3.0, ncols=3, width_ratios=(1, 1, 0.9))
+    figure, axes = style.figure(sentence, note, 3.0, ncols=3, width_ratios=(1, 1, 0.9))
     style.headings(axes, "base model", "top − bottom", "mean over heads")
     high, limit = float(heads.base.mean.max()), float(np.abs(heads.gap.mean).max()) or 1.0
     maps = ((heads.base, "Greys", (0, 1.1 * high)), (heads.gap, style.LEAD, (-limit, limit)))
     for axis, (shown, colours, limits) in zip(axes, maps, strict=False):
         mesh = axis.imshow(shown.mean, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto", origin="lower")
-        made.colorbar(mesh, ax=axis, pad=0.02, aspect=25)
+        figure.colorbar(mesh, ax=axis, pad=0.02, aspect=25)
         _cells(axis, shown, signed=limits[0] < 0, dark=0.6 * limits[1])
     _layers(axes[2], heads)
-    return sentence, made
-
-
-def subject_rows(run: Run) -> pa.Table:
-    """Return the attention from the last prompt position to the subject, by arm, layer and head."""
-    is_wanted = (pc.field("position") == POSITION) & (pc.field("span") == SPAN) & pc.field("arm").isin(list(ARMS))
-    return run.table("attention", COLUMNS).filter(is_wanted)
+    return sentence, figure
 
 
 def _ordered(run: Run) -> Float[np.ndarray, "arm layer head"]:
     """Return the attention on the subject, heads in the base model's order; InputError where a head is missing."""
-    rows = subject_rows(run)
+    rows = run.rows(ATTENTION)
     arm, layer, head, mean = (rows[name].to_numpy() for name in ("arm", "layer", "head", "mean"))
     shape = (len(ARMS), int(layer.max(initial=0)) + 1, int(head.max(initial=0)) + 1)
-    found = np.full(shape, np.nan)
+    attention = np.full(shape, np.nan)
     for at, name in enumerate(ARMS):
-        found[at, layer[arm == name], head[arm == name]] = mean[arm == name]
-    if np.isnan(found).any():
+        attention[at, layer[arm == name], head[arm == name]] = mean[arm == name]
+    if np.isnan(attention).any():
         raise InputError(f"{run.path / 'attention.parquet'} lacks heads of an arm.\nMake the run again.")
-    order = np.argsort(-found[0], axis=-1, kind="stable")
-    return np.take_along_axis(found, order[None], axis=-1)
+    order = np.argsort(-attention[0], axis=-1, kind="stable")
+    return np.take_along_axis(attention, order[None], axis=-1)
 
 
 def _cells(axis: Axes, shown: Interval, *, signed: bool, dark: float) -> None:
@@ -141,9 +136,9 @@ def _layers(axis: Axes, heads: Heads) -> None:
     """Draw base, top and bottom by layer."""
     looks = {"base": BASE} | {arm: style.LOOKS[arm] for arm in ("top", "bottom")}
     for shift, (arm, look) in zip((0, -0.12, 0.12), looks.items(), strict=True):
-        one = heads.by_layer[arm]
-        place = np.arange(len(one.mean)) + shift
-        style.points(axis, place, one, look, linestyle=look.line, linewidth=0.9, label=arm)
+        attention = heads.by_layer[arm]
+        place = np.arange(len(attention.mean)) + shift
+        style.points(axis, place, attention, look, linestyle=look.line, linewidth=0.9, label=arm)
     n_layers = len(heads.gap_by_layer.mean)
     axis.set(xticks=range(n_layers), xticklabels=[str(layer + 1) for layer in range(n_layers)], xlabel="layer")
     axis.margins(y=0.1)

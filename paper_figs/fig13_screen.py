@@ -9,11 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from core.columns import FACTORS
 from paper_figs import screen, style
 from paper_figs.interval import Interval, number
-from paper_figs.screen import FACTORS, Effects, Gaps, Screen
+from paper_figs.reads import Read
+from paper_figs.screen import Effects, Gaps, Screen
 
-NEEDS = ("screen",)
+READS = (Read("screen", "screen"),)
 LABELS = {
     "tail": "deep tail",
     "background": "background",
@@ -21,11 +23,11 @@ LABELS = {
     "names": "distinctive names",
     "relations": "distinct answers",
     "facts_per_subject": "facts per subject",
-    "format": "questions told",
+    "format": "questions seen",
 }
-"""Of each factor's high level."""
-SIDES = LABELS | {"tail": "least statements", "answers": "answers", "names": "names", "relations": "distinct relations"}
-"""Of each factor as a side of a panel."""
+"""What each factor's high level is called."""
+SIDES = LABELS | {"tail": "least exposures", "answers": "answers", "names": "names", "relations": "distinct relations"}
+"""What each factor is called along a panel."""
 LOOKS = {
     "accuracy": style.Look("black", "o", "-"),
     "retention": style.Look("#c2128d", "^", "-"),
@@ -48,7 +50,7 @@ class Worlds(NamedTuple):
     """Has the world the high level of the factor that moves the gap most?"""
 
 
-class Found(NamedTuple):
+class Shown(NamedTuple):
     """What the figure shows; accuracies and retention in percentage points."""
 
     effects: Effects
@@ -61,11 +63,11 @@ class Found(NamedTuple):
     n_worlds: int
 
 
-def measure(study: Screen) -> Found:
+def measure(study: Screen) -> Shown:
     """Return effects, worlds, and what of the further parts has been run."""
     factorial, effects = study.gaps("factorial", "lm"), screen.effects(study)
     fine, toys, recipe = study.gaps("fine", "lm"), study.gaps("fine", "toy"), study.gaps("recipe", "lm")
-    return Found(
+    return Shown(
         effects,
         _worlds(factorial, study.gaps("factorial", "toy"), effects),
         {name: (part, toys.where(toys.about["series"] == name)) for name, part in _series(fine).items()},
@@ -75,53 +77,53 @@ def measure(study: Screen) -> Found:
     )
 
 
-def claim(found: Found) -> str:
+def claim(shown: Shown) -> str:
     """Return which properties clearly move the gap in accuracy, the strongest first, and if the toy foresees it."""
-    effect = found.effects.effect["accuracy"].scaled(100)
+    effect = shown.effects.effect["accuracy"].scaled(100)
     order = np.argsort(-np.abs(effect.mean)).tolist()
     clear = [f"{LABELS[FACTORS[at]]} {effect.at(at).text(1, signed=True)}" for at in order if effect.signs[at]]
     verb = "change" if len(clear) > 1 else "changes"
-    told = f"of {len(FACTORS)} properties of a world clearly {verb} what lesser-known facts cost a language model"
+    text = f"of {len(FACTORS)} properties of a world clearly {verb} what lesser-known facts cost a language model"
     if clear:
         most = "most " if len(clear) > MOST_NAMED else ""
-        told = f"{len(clear)} {told}: {most}{', '.join(clear[:MOST_NAMED])} points of accuracy"
+        text = f"{len(clear)} {text}: {most}{', '.join(clear[:MOST_NAMED])} points of accuracy"
     else:
         strongest = effect.at(order[0])
         name = LABELS[FACTORS[order[0]]]
-        told = f"None {told}; at most {name}, {strongest.text(1, signed=True)} points of accuracy"
-    if found.worlds is None or not np.isfinite(found.worlds.correlation):
-        return told
-    rank = f"(rank correlation {number(found.worlds.correlation, 2, signed=True)})"
-    if not found.worlds.p_value < 0.05:
-        return f"{told}; the toy does not clearly rank the worlds alike {rank}"
+        text = f"None {text}; at most {name}, {strongest.text(1, signed=True)} points of accuracy"
+    if shown.worlds is None or not np.isfinite(shown.worlds.correlation):
+        return text
+    rank = f"(rank correlation {number(shown.worlds.correlation, 2, signed=True)})"
+    if not shown.worlds.p_value < 0.05:
+        return f"{text}; the toy does not clearly rank the worlds alike {rank}"
     return (
-        f"{told}; the toy ranks the worlds {'alike' if found.worlds.correlation > 0 else 'the other way round'} {rank}"
+        f"{text}; the toy ranks the worlds {'alike' if shown.worlds.correlation > 0 else 'the other way round'} {rank}"
     )
 
 
 def draw(screens: Mapping[str, Screen]) -> tuple[str, Figure]:
     """Return the claim and the figure."""
-    found = measure(screens["screen"])
-    sentence = claim(found)
-    names = list(found.fine)
+    shown = measure(screens["screen"])
+    sentence = claim(shown)
+    names = list(shown.fine)
     fine = [row.tolist() for row in np.array_split(names, -(-len(names) // PER_ROW))] if names else []
-    rows = [(1.25, 1, *([1.25] if found.worlds else [])), *((1,) * len(row) for row in fine)]
-    rows += [(1,) * len(found.recipe)] if found.recipe else []
+    rows = [(1.25, 1, *([1.25] if shown.worlds else [])), *((1,) * len(row) for row in fine)]
+    rows += [(1,) * len(shown.recipe)] if shown.recipe else []
     heights = [2.5, *[1.5] * (len(rows) - 1)]
-    made, axes = style.figure(sentence, _note(found), 1.1 + sum(heights), rows=rows, height_ratios=heights)
+    figure, axes = style.figure(sentence, _note(shown), 1.1 + sum(heights), rows=rows, height_ratios=heights)
     panels = iter(axes)
-    headed = [_effects(next(panels), next(panels), found.effects)]
-    if found.worlds:
-        headed.append(_compare(next(panels), found))
-    shown = [_fine(next(panels), name, *gaps) for name, gaps in found.fine.items()]
-    cooked = [_recipe(next(panels), name, gaps, _recipes(found)) for name, gaps in found.recipe.items()]
-    for part in (shown, cooked):
+    headed = [_effects(next(panels), next(panels), shown.effects)]
+    if shown.worlds:
+        headed.append(_compare(next(panels), shown))
+    fine_panels = [_fine(next(panels), name, *gaps) for name, gaps in shown.fine.items()]
+    recipe_panels = [_recipe(next(panels), name, gaps, _recipes(shown)) for name, gaps in shown.recipe.items()]
+    for part in (fine_panels, recipe_panels):
         _alike([axis for axis, _ in part])
-    headed += [part[0] for part in (shown, cooked) if part]
+    headed += [part[0] for part in (fine_panels, recipe_panels) if part]
     style.headings([axis for axis, _ in headed], *(text for _, text in headed))
-    if cooked:
-        cooked[-1][0].legend(loc="center left", bbox_to_anchor=(1, 0.5), borderpad=0.2)
-    return sentence, made
+    if recipe_panels:
+        recipe_panels[-1][0].legend(loc="center left", bbox_to_anchor=(1, 0.5), borderpad=0.2)
+    return sentence, figure
 
 
 def _series(gaps: Gaps) -> dict[str, Gaps]:
@@ -134,23 +136,23 @@ def _worlds(factorial: Gaps, toy: Gaps, effects: Effects) -> Worlds | None:
     factorial, toy = factorial.where(is_kept), toy.where(np.isin(toy.about["world"], factorial.about["world"]))
     if len(factorial) == 0:
         return None
-    ours, theirs = (screen.spread(100 * one.value["accuracy"], one.about["world"]) for one in (factorial, toy))
-    is_told = all(len(np.unique(one.mean)) > 1 for one in (ours, theirs))
-    rank = np.array(stats.spearmanr(ours.mean, theirs.mean) if is_told else (np.nan, np.nan), dtype=float)
+    ours, theirs = (screen.spread(100 * gaps.value["accuracy"], gaps.about["world"]) for gaps in (factorial, toy))
+    is_varied = all(len(np.unique(of_flow.mean)) > 1 for of_flow in (ours, theirs))
+    rank = np.array(stats.spearmanr(ours.mean, theirs.mean) if is_varied else (np.nan, np.nan), dtype=float)
     is_high = effects.is_high[is_kept][:, effects.strongest].astype(float)
     high = screen.spread(is_high, factorial.about["world"]).mean > 0.5
     return Worlds(ours, theirs, float(rank[0]), float(rank[1]), high)
 
 
-def _note(found: Found) -> str:
+def _note(shown: Shown) -> str:
     """Return what intervals are, and what the marks mean."""
-    mean = found.effects.mean["accuracy"].scaled(100).text(1, signed=True)
-    units = f"{found.n_models} base models of {found.n_worlds} worlds; mean gap {mean} points"
+    mean = shown.effects.mean["accuracy"].scaled(100).text(1, signed=True)
+    units = f"{shown.n_models} base models of {shown.n_worlds} worlds; mean gap {mean} points"
     note = f"a: what the high level does to top − bottom (least squares; 95 % intervals over {units}). Hollow: the"
     note += " interval holds zero. b to d: means over base models, bars from the lowest to the highest."
-    if found.worlds:
-        note += f" b: a point is a world; filled: {LABELS[FACTORS[found.effects.strongest]]}."
-    return note + (" c: one factor varied, levels evenly spaced; grey squares: the toy." if found.fine else "")
+    if shown.worlds:
+        note += f" b: a point is a world; filled: {LABELS[FACTORS[shown.effects.strongest]]}."
+    return note + (" c: one factor varied, levels evenly spaced; grey squares: the toy." if shown.fine else "")
 
 
 def _effects(left: Axes, right: Axes, effects: Effects) -> tuple[Axes, str]:
@@ -170,21 +172,21 @@ def _effects(left: Axes, right: Axes, effects: Effects) -> tuple[Axes, str]:
 
 def _forest(axis: Axes, effect: Interval, look: style.Look, shift: float, label: str) -> None:
     for at in range(len(effect.mean)):
-        one = effect.at(at)
-        options = {"mfc": look.colour if one.sign else "white", "label": label if at == 0 else None}
+        of_factor = effect.at(at)
+        options = {"mfc": look.colour if of_factor.sign else "white", "label": label if at == 0 else None}
         mark = {"color": look.colour, "marker": look.marker, "markersize": 3.5, "elinewidth": 0.9}
-        axis.errorbar(one.mean, at + shift, xerr=style.bars(one), linestyle="none", **mark, **options)
+        axis.errorbar(of_factor.mean, at + shift, xerr=style.bars(of_factor), linestyle="none", **mark, **options)
 
 
-def _compare(axis: Axes, found: Found) -> tuple[Axes, str]:
+def _compare(axis: Axes, shown: Shown) -> tuple[Axes, str]:
     """Draw the language model's gap against the toy's, a point for each world."""
-    worlds = found.worlds
+    worlds = shown.worlds
     assert worlds is not None
     for line in (axis.axhline, axis.axvline):
         line(0, color=style.GREY, linewidth=0.6)
     for is_high, fill in ((True, {}), (False, {"mfc": "white"})):
         at = np.flatnonzero(worlds.is_high == is_high)
-        toy, model = (Interval(*(end[at] for end in one)) for one in (worlds.toy, worlds.model))
+        toy, model = (Interval(*(end[at] for end in gaps)) for gaps in (worlds.toy, worlds.model))
         style.points(axis, toy.mean, model, style.MEASURED, xerr=style.bars(toy), markersize=3.5, **fill)
     axis.set(xlabel="toy", ylabel="language model")
     rank = number(worlds.correlation, 2, signed=True) if np.isfinite(worlds.correlation) else "none"
@@ -205,11 +207,11 @@ def _fine(axis: Axes, series: str, model: Gaps, toy: Gaps) -> tuple[Axes, str]:
     return axis, "accuracy gap (points)"
 
 
-def _recipes(found: Found) -> dict[tuple[str, int], style.Look]:
+def _recipes(shown: Shown) -> dict[tuple[str, int], style.Look]:
     """Return the look of each method and number of epochs."""
     pairs = {
         (str(method), int(epochs))
-        for gaps in found.recipe.values()
+        for gaps in shown.recipe.values()
         for method, epochs in zip(gaps.about["method"], gaps.about["epochs"], strict=True)
     }
     return dict(zip(sorted(pairs), style.series(len(pairs)), strict=True))
@@ -219,9 +221,9 @@ def _recipe(axis: Axes, end: str, gaps: Gaps, looks: Mapping[tuple[str, int], st
     """Draw one world's gap against the learning rate, a line for each method and number of epochs."""
     axis.axhline(0, color=style.GREY, linewidth=0.6)
     for (method, epochs), look in looks.items():
-        is_one = (gaps.about["method"] == method) & (gaps.about["epochs"] == epochs)
-        if is_one.any():
-            rate, value = gaps.about["learning_rate"][is_one], 100 * gaps.value["accuracy"][is_one]
+        is_recipe = (gaps.about["method"] == method) & (gaps.about["epochs"] == epochs)
+        if is_recipe.any():
+            rate, value = gaps.about["learning_rate"][is_recipe], 100 * gaps.value["accuracy"][is_recipe]
             name = {"full": "every weight", "lora": "adapter"}.get(method, method)
             _line(axis, rate, value, look, label=f"{name}, {epochs} epochs")
     rates = np.unique(gaps.about["learning_rate"])
@@ -240,8 +242,8 @@ def _alike(axes: list[Axes]) -> None:
 
 
 def _line(
-    axis: Axes, x: Shaped[np.ndarray, " model"], value: Float[np.ndarray, " model"], look: style.Look, **o: Any
+    axis: Axes, x: Shaped[np.ndarray, " model"], value: Float[np.ndarray, " model"], look: style.Look, **options: Any
 ) -> None:
     """Draw means over base models, connected, with bars to the lowest and the highest."""
-    shown, place = screen.spread(value, x), np.unique(x)
-    style.points(axis, place, shown, look, linestyle=look.line, linewidth=0.9, markersize=3.5, **o)
+    spread, place = screen.spread(value, x), np.unique(x)
+    style.points(axis, place, spread, look, linestyle=look.line, linewidth=0.9, markersize=3.5, **options)

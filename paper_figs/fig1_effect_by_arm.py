@@ -10,8 +10,9 @@ from matplotlib.ticker import MaxNLocator
 from paper_figs import style
 from paper_figs.interval import Interval, effects, number, over_worlds
 from paper_figs.load import ARMS, Experiment
+from paper_figs.reads import EVERY, Read
 
-NEEDS = ("paper",)
+READS = (Read("experiment", "paper"), Read("experiment", EVERY, is_required=False))
 KNOWN = ("paper", "everything", "value-share", "superposition", "popqa", "popqa-bare", "stored", "same-format")
 """The first experiments of panel c, from above; others follow by name."""
 
@@ -24,7 +25,7 @@ class Effect(NamedTuple):
     accuracy_gap: Interval
     attention_gap: Interval
     gaps: dict[str, Interval]
-    """Of accuracy, by experiment."""
+    """The gap in accuracy, by experiment."""
     n_worlds: dict[str, int]
 
 
@@ -46,8 +47,8 @@ def measure(experiments: Mapping[str, Experiment]) -> Effect:
 
 def claim(effect: Effect) -> str:
     """Return what finetuning on the lesser-known half does to accuracy and attention, as the intervals allow."""
-    told = effects(effect.accuracy_gap, effect.attention_gap)
-    return f"Finetuning on lesser-known rather than well-known facts {told}"
+    what_it_does = effects(effect.accuracy_gap, effect.attention_gap)
+    return f"Finetuning on lesser-known rather than well-known facts {what_it_does}"
 
 
 def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
@@ -55,12 +56,12 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     effect = measure(experiments)
     note = style.worlds(effect.n_worlds["paper"]) + " Gaps are paired by world." + _other_counts(effect.n_worlds)
     sentence = claim(effect)
-    made, axes = style.figure(sentence, note, 2.7, ncols=3, width_ratios=(1, 1, 1.1))
+    figure, axes = style.figure(sentence, note, 2.7, ncols=3, width_ratios=(1, 1, 1.1))
     style.headings(axes, "held-out accuracy (%)", "attention on the subject", "accuracy, top − bottom (points)")
     _arms(axes[0], effect.accuracy, 1)
     _arms(axes[1], effect.attention, 2)
     _forest(axes[2], effect.gaps)
-    return sentence, made
+    return sentence, figure
 
 
 def _gap(experiment: Experiment, metric: str) -> Interval:

@@ -8,13 +8,26 @@ from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from core.closed_form import recalled, subject_share
 from paper_figs import style
 from paper_figs.interval import Interval, over_worlds
 from paper_figs.load import Columns, Experiment, Run
+from paper_figs.reads import Read, Rows
 
-NEEDS = ("paper",)
-N_BUCKETS = 10
+HALVES = ("top", "bottom")
 COLUMNS = ("popularity", "correct", "critical_low", "critical_high", "subject_attention", "relation_attention")
+PREDICTED = "predicted_subject_share"
+READS = (
+    Read(
+        "experiment",
+        "paper",
+        (
+            Rows("facts", COLUMNS, {"arm": HALVES, "role": ("held_out",)}),
+            Rows("trace", (PREDICTED,), {"arm": HALVES}),
+        ),
+    ),
+)
+N_BUCKETS = 10
 _BUCKETS = np.arange(1, N_BUCKETS + 1)
 
 
@@ -25,17 +38,17 @@ class Gap(NamedTuple):
     gap: Interval
     """Top less bottom, paired by world."""
     by_measured_share: Interval
-    """R7's: each fact's critical interval against its own share of attention in either arm."""
+    """R7's gap: each fact's critical interval against its own share of attention in either arm."""
     by_predicted_share: Interval
-    """R7's, with the shares that R5 predicts from the base model alone; nan where it predicts none."""
+    """R7's gap with the shares that R5 predicts from the base model alone; nan where it predicts none."""
     n_worlds: int
 
 
 def measure(experiments: Mapping[str, Experiment]) -> Gap:
     """Return accuracies and gaps of the `paper` world."""
     paper = experiments["paper"]
-    found = paper.by_world(_by_bucket)
-    top, bottom, gap, measured, predicted = (over_worlds(found[:, row]).scaled(100) for row in range(found.shape[1]))
+    buckets = paper.by_world(_by_bucket)
+    top, bottom, gap, measured, predicted = (over_worlds(buckets[:, row]).scaled(100) for row in range(5))
     return Gap({"top": top, "bottom": bottom}, gap, measured, predicted, paper.n_worlds)
 
 
@@ -61,7 +74,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     sentence = claim(gap)
     note = style.worlds(gap.n_worlds) + " R7: net share of facts whose critical share of attention lies between the"
     note += " arms' shares, as measured (identical fact by fact), and as R5 predicts them before finetuning."
-    made, axes = style.figure(sentence, note, 2.9, ncols=2)
+    figure, axes = style.figure(sentence, note, 2.9, ncols=2)
     style.headings(axes, "held-out accuracy (%)", "accuracy, top − bottom (points)")
     for arm, accuracy in gap.accuracy.items():
         look = style.LOOKS[arm]
@@ -71,20 +84,15 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     _gaps(axes[1], gap)
     for axis in axes:
         axis.set(xticks=_BUCKETS, xlabel="popularity decile of held-out facts (1: best known)")
-    return sentence, made
-
-
-def recalled(facts: Columns, share: Float[np.ndarray, " fact"] | float) -> Bool[np.ndarray, " fact"]:
-    """Return which facts are recalled at this share of attention on the subject (R4)."""
-    return (facts["critical_low"] < share) & (share < facts["critical_high"])
+    return sentence, figure
 
 
 def _by_bucket(run: Run) -> Float[np.ndarray, "5 bucket"]:
     """Return both accuracies, their gap, and R7's gap with measured and with predicted shares."""
-    top, bottom = (run.facts(arm, *COLUMNS, role="held_out") for arm in ("top", "bottom"))
-    by_share = [_recalled_at_own_share(facts) for facts in (top, bottom)]
-    ends = [run.trace(arm, "predicted_subject_share")["predicted_subject_share"][-1] for arm in ("top", "bottom")]
-    at_ends = [recalled(facts, float(end)) for facts, end in zip((top, bottom), ends, strict=True)]
+    top, bottom = (run.facts(half, *COLUMNS, role="held_out") for half in HALVES)
+    by_share = [_recalled(facts, _share(facts)) for facts in (top, bottom)]
+    ends = [run.trace(half, PREDICTED)[PREDICTED][-1] for half in HALVES]
+    at_ends = [_recalled(facts, float(end)) for facts, end in zip((top, bottom), ends, strict=True)]
     forecast = np.subtract(*at_ends, dtype=float) if np.isfinite(ends).all() else np.full(len(by_share[0]), np.nan)
     correct = top["correct"].astype(float), bottom["correct"].astype(float)
     rows = [*correct, correct[0] - correct[1], np.subtract(*by_share, dtype=float), forecast]
@@ -92,8 +100,12 @@ def _by_bucket(run: Run) -> Float[np.ndarray, "5 bucket"]:
     return np.array([[part.mean() for part in np.array_split(row[order], N_BUCKETS)] for row in rows])
 
 
-def _recalled_at_own_share(facts: Columns) -> Bool[np.ndarray, " fact"]:
-    return recalled(facts, facts["subject_attention"] / (facts["subject_attention"] + facts["relation_attention"]))
+def _share(facts: Columns) -> Float[np.ndarray, " fact"]:
+    return subject_share(facts["subject_attention"], facts["relation_attention"])
+
+
+def _recalled(facts: Columns, share: Float[np.ndarray, " fact"] | float) -> Bool[np.ndarray, " fact"]:
+    return recalled(share, facts["critical_low"], facts["critical_high"])
 
 
 def _gaps(axis: Axes, gap: Gap) -> None:

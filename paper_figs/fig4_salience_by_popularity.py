@@ -8,13 +8,15 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
+from core.closed_form import r_squared
 from paper_figs import style
 from paper_figs.interval import Interval, over_worlds
 from paper_figs.load import Experiment, Run
+from paper_figs.reads import Read, Rows
 
-NEEDS = ("paper",)
-N_BINS = 24
 COLUMNS = ("popularity", "exposure", "salience", "predicted_salience")
+READS = (Read("experiment", "paper", (Rows("facts", ("subject", "role", *COLUMNS), {"arm": ("base",)}),)),)
+N_BINS = 24
 
 
 class Growth(NamedTuple):
@@ -26,7 +28,7 @@ class Growth(NamedTuple):
     salience: Interval
     predicted: Interval
     r_squared: Interval
-    """Of the prediction over all subjects, in percent."""
+    """The variance over all subjects that the prediction explains, in percent."""
     n_worlds: int
 
 
@@ -34,11 +36,11 @@ def measure(experiments: Mapping[str, Experiment]) -> Growth:
     """Return the base model's salience in the `paper` world."""
     paper = experiments["paper"]
     subjects = {run.path: _subjects(run) for run in paper.runs}
-    edges = _edges(min(len(one) for one in subjects.values()))
-    found = paper.by_world(lambda run: _binned(subjects[run.path], edges))
-    rank, exposure = found[:, 0].mean(axis=0), found[:, 1].mean(axis=0)
-    fit = over_worlds(paper.by_world(lambda run: _r_squared(subjects[run.path]))).scaled(100)
-    return Growth(rank, exposure, over_worlds(found[:, 2]), over_worlds(found[:, 3]), fit, paper.n_worlds)
+    edges = _edges(min(len(of_run) for of_run in subjects.values()))
+    bins = paper.by_world(lambda run: _binned(subjects[run.path], edges))
+    rank, exposure = bins[:, 0].mean(axis=0), bins[:, 1].mean(axis=0)
+    fit = over_worlds(paper.by_world(lambda run: r_squared(*subjects[run.path].T[[3, 2]]))).scaled(100)
+    return Growth(rank, exposure, over_worlds(bins[:, 2]), over_worlds(bins[:, 3]), fit, paper.n_worlds)
 
 
 def claim(growth: Growth) -> str:
@@ -53,7 +55,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     growth = measure(experiments)
     sentence = claim(growth)
     note = style.worlds(growth.n_worlds) + " Base model; subjects binned by popularity rank."
-    made, axes = style.figure(sentence, note, 2.8, ncols=2)
+    figure, axes = style.figure(sentence, note, 2.8, ncols=2)
     style.headings(axes, "salience", "salience, both axes logarithmic")
     axes[1].plot(
         growth.exposure, _linear(growth), color="black", linestyle=(0, (1, 1.5)), label="in proportion to exposure"
@@ -68,7 +70,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     low, high = growth.predicted.mean.min(), growth.predicted.mean.max()
     axes[1].set(xlabel="expected draws of the fact in pretraining", yscale="log", ylim=(low / 1.5, high * 1.8))
     axes[1].yaxis.set_major_formatter(LogFormatter())
-    return sentence, made
+    return sentence, figure
 
 
 def _edges(n_subjects: int) -> Int[np.ndarray, " edge"]:
@@ -89,11 +91,6 @@ def _binned(subjects: Float[np.ndarray, "subject 4"], edges: Int[np.ndarray, " e
     parts = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
     ranked = np.column_stack([np.arange(1.0, len(subjects) + 1), subjects[:, 1:]])
     return np.array([ranked[part].mean(axis=0) for part in parts]).T
-
-
-def _r_squared(subjects: Float[np.ndarray, "subject 4"]) -> float:
-    salience, predicted = subjects[:, 2], subjects[:, 3]
-    return float(1 - np.sum((salience - predicted) ** 2) / np.sum((salience - salience.mean()) ** 2))
 
 
 def _linear(growth: Growth) -> Float[np.ndarray, " bin"]:

@@ -11,11 +11,22 @@ from matplotlib.figure import Figure
 from paper_figs import style
 from paper_figs.interval import Interval, number, over_worlds
 from paper_figs.load import Experiment, Run
+from paper_figs.reads import Read, Rows
 
-NEEDS = ("paper",)
 HALVES = ("top", "bottom")
+COLUMNS = ("fact", "salience", "salience_threshold", "share_force")
+READS = (
+    Read(
+        "experiment",
+        "paper",
+        (
+            Rows("facts", COLUMNS, {"arm": ("base",), "role": ("train",)}),
+            Rows("facts", COLUMNS, {"arm": HALVES, "role": ("train",), "in_arm": (True,)}),
+        ),
+    ),
+)
 EDGES = np.arange(-24.0, 25.0, 2.0)
-"""Of the bins in which means are taken, in units of salience."""
+"""Edges of the bins in which means are taken, in units of salience."""
 MIN_FACTS = 10
 """A bin with fewer facts in some world shows no mean."""
 
@@ -29,11 +40,11 @@ class Cloud(NamedTuple):
     binned: Interval
     """Mean force by bin; nan where there are too few facts."""
     mean: Float[np.ndarray, " world"]
-    """Force over all facts."""
+    """Mean force over all facts."""
     above: Interval
     """Share of facts above their threshold."""
     n_facts: int
-    """In all runs."""
+    """Number of facts in all runs."""
     n_exceptions: int
     """Facts whose force and distance from the threshold differ in sign."""
 
@@ -73,14 +84,14 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     sentence = claim(forces)
     note = f"Counts and dots: training facts of one world. Markers: binned. {style.worlds(forces.n_worlds)}"
     grid = {"nrows": 2, "ncols": 2, "sharex": "col", "height_ratios": (1, 4)}
-    made, axes = style.figure(sentence, note, 3.5, **grid)
+    figure, axes = style.figure(sentence, note, 3.5, **grid)
     style.headings(axes[:2], "before finetuning: uniform attention", "after finetuning on these facts")
     for at, clouds in enumerate((forces.before, forces.after)):
         _counts(axes[at], clouds)
         _panel(axes[2 + at], clouds)
     axes[0].set_ylabel("facts (%)")
     axes[2].set_ylabel("force on the subject's share")
-    return sentence, made
+    return sentence, figure
 
 
 def _comparison(top: Float[np.ndarray, " world"], bottom: Float[np.ndarray, " world"]) -> str:
@@ -96,10 +107,10 @@ def _comparison(top: Float[np.ndarray, " world"], bottom: Float[np.ndarray, " wo
 def _training(run: Run, half: str, arm: str) -> tuple[Float[np.ndarray, " fact"], Float[np.ndarray, " fact"]]:
     """Return distance and force of a half's facts in the model of an arm."""
     trained = run.facts(half, "fact", "in_arm", role="train")
-    facts = run.facts(arm, "fact", "salience", "salience_threshold", "share_force", role="train")
-    kept = np.isin(facts["fact"], trained["fact"][trained["in_arm"]])
+    facts = run.facts(arm, *COLUMNS, role="train")
+    is_trained = np.isin(facts["fact"], trained["fact"][trained["in_arm"]])
     distance = facts["salience"].astype(float) - facts["salience_threshold"]
-    return distance[kept], facts["share_force"].astype(float)[kept]
+    return distance[is_trained], facts["share_force"].astype(float)[is_trained]
 
 
 def _cloud(experiment: Experiment, half: str, arm: str) -> Cloud:

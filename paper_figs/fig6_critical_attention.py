@@ -8,11 +8,14 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from core.closed_form import recalled
 from paper_figs import style
 from paper_figs.interval import Interval, over_worlds
 from paper_figs.load import ARMS, Columns, Experiment
+from paper_figs.reads import Read, Rows
 
-NEEDS = ("paper",)
+COLUMNS = ("critical_low", "critical_high")
+READS = (Read("experiment", "paper", (Rows("facts", COLUMNS, {"arm": ("whole",), "role": ("held_out",)}),)),)
 SHARES = np.linspace(0, 1, 201)[1:-1]
 EDGES = np.linspace(0, 1, 21)
 CLOSE = 1.0
@@ -27,7 +30,7 @@ class Recall(NamedTuple):
     curve: Interval
     """Facts recalled at each of SHARES."""
     share: dict[str, Interval]
-    """The subject's, of the attention on subject and relation, by arm."""
+    """The subject's share of the attention on subject and relation, by arm."""
     accuracy: dict[str, Interval]
     deviation: float
     """Largest mean difference of an arm's accuracy from the curve at its share."""
@@ -37,7 +40,7 @@ class Recall(NamedTuple):
 def measure(experiments: Mapping[str, Experiment]) -> Recall:
     """Return the `paper` world's held-out facts, at the attention on the template that the whole arm ended at."""
     paper = experiments["paper"]
-    facts = {run.path: run.facts("whole", "critical_low", "critical_high", role="held_out") for run in paper.runs}
+    facts = {run.path: run.facts("whole", *COLUMNS, role="held_out") for run in paper.runs}
     needed = paper.by_world(lambda run: _needs(facts[run.path]))
     curve = paper.by_world(lambda run: np.array([_recalled(facts[run.path], share) for share in SHARES]))
     share, accuracy = ({arm: paper.metric(arm, name) for arm in ARMS} for name in ("subject_share", "accuracy"))
@@ -73,7 +76,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     recall = measure(experiments)
     sentence = claim(recall)
     note = style.worlds(recall.n_worlds) + " Critical share: R4, computed for each held-out fact from the values."
-    made, axes = style.figure(sentence, note, 3.0, ncols=2)
+    figure, axes = style.figure(sentence, note, 3.0, ncols=2)
     style.headings(axes, "held-out facts by the share they need (%)", "held-out facts recalled (%)")
     _needed(axes[0], recall)
     _curve(axes[1], recall)
@@ -83,7 +86,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     axes[1].indicate_inset_zoom(inset, linewidth=0.5)
     axes[1].set(xlabel="subject's share of attention", xlim=(0, 1), ylim=(0, 100))
     axes[1].legend(loc="upper left", handlelength=1)
-    return sentence, made
+    return sentence, figure
 
 
 def _needs(facts: Columns) -> Float[np.ndarray, " bin"]:
@@ -93,7 +96,7 @@ def _needs(facts: Columns) -> Float[np.ndarray, " bin"]:
 
 def _recalled(facts: Columns, share: float) -> float:
     """Return the share of facts whose critical interval holds this share of attention."""
-    return float(np.mean((facts["critical_low"] < share) & (share < facts["critical_high"])))
+    return float(np.mean(recalled(share, *(facts[name] for name in COLUMNS))))
 
 
 def _needed(axis: Axes, recall: Recall) -> None:
@@ -119,7 +122,7 @@ def _curve(axis: Axes, recall: Recall) -> None:
 def _zoom(axis: Axes, recall: Recall) -> None:
     """Show the neighbourhood of the arms alone."""
     for interval, limits in ((recall.share, axis.set_xlim), (recall.accuracy, axis.set_ylim)):
-        ends = [float(end) for one in interval.values() for end in one if np.isfinite(end)]
+        ends = [float(end) for of_arm in interval.values() for end in of_arm if np.isfinite(end)]
         margin = 0.1 * (max(ends) - min(ends)) or 0.01
         limits(min(ends) - margin, max(ends) + margin)
     axis.tick_params(labelsize=6)

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from core.closed_form import boundary, median_distance
 from paper_figs import style
 from paper_figs.interval import Interval, over_worlds
 from paper_figs.load import Sweep
+from paper_figs.reads import Read, Rows
 
-NEEDS = ("phase-exposure",)
-WANTS = ("phase-format",)
 ARMS = ("top", "bottom")
 METRICS = ("accuracy", "subject_share", "predicted_subject_share")
 DOTS = {"linestyle": "none", "marker": "o", "color": "#3a3a3a", "markeredgewidth": 0}
@@ -41,7 +41,7 @@ class Plane(NamedTuple):
     x: Axis
     y: Axis
     unit: str
-    """Of distances along y."""
+    """The unit of distances along y."""
     falls: bool
     """Is only a lead of top that is lost toward higher y a boundary, or any change of the lead?"""
 
@@ -60,8 +60,15 @@ PLANES = {
         falls=False,
     ),
 }
-COLUMNS = {name: (ARMS, (plane.x.field, plane.y.field, *METRICS)) for name, plane in PLANES.items()}
-"""Arms and columns that are read of each sweep."""
+READS = tuple(
+    Read(
+        "sweep",
+        name,
+        (Rows("table", (plane.x.field, plane.y.field, *METRICS), {"arm": ARMS}),),
+        is_required=name == "phase-exposure",
+    )
+    for name, plane in PLANES.items()
+)
 
 
 class Phase(NamedTuple):
@@ -70,11 +77,11 @@ class Phase(NamedTuple):
     x: Float[np.ndarray, " x"]
     y: Float[np.ndarray, " y"]
     accuracy: Interval
-    """In percentage points."""
+    """The lead in accuracy, in percentage points."""
     share: Interval
-    """The subject's, of the attention on subject and relation."""
+    """The lead in the subject's share of the attention on subject and relation."""
     predicted: Float[np.ndarray, "x y"]
-    """R5's mean of it; nan where it predicts none."""
+    """R5's mean lead in share; nan where it predicts none."""
     boundary: Float[np.ndarray, " x"]
     """Where along y the mean of `share` changes sign; nan where it does not."""
     predicted_boundary: Float[np.ndarray, " x"]
@@ -83,14 +90,13 @@ class Phase(NamedTuple):
     @property
     def distance(self) -> float:
         """Median distance along y of predicted and measured boundary, over the columns that have both; else nan."""
-        distance = np.abs(self.predicted_boundary - self.boundary)
-        return float(np.median(distance[np.isfinite(distance)])) if np.isfinite(distance).any() else float("nan")
+        return median_distance(self.predicted_boundary, self.boundary)
 
     @property
     def foreseen(self) -> Float[np.ndarray, " _"]:
         """1 for each cell that is clearly led by one half which R5 foresaw, 0 where it foresaw the other."""
-        told = (self.share.signs != 0) & np.isfinite(self.predicted)
-        return (np.sign(self.predicted) == self.share.signs)[told].astype(float)
+        is_clear = (self.share.signs != 0) & np.isfinite(self.predicted)
+        return (np.sign(self.predicted) == self.share.signs)[is_clear].astype(float)
 
 
 def measure(sweep: Sweep, plane: Plane) -> Phase:
@@ -99,58 +105,43 @@ def measure(sweep: Sweep, plane: Plane) -> Phase:
     x, y = (axis.position(sweep.levels(axis.field).astype(float)) for axis in (plane.x, plane.y))
     leads = [np.subtract(*(sweep.by_world(arm, metric, *fields) for arm in ARMS)) for metric in METRICS]
     accuracy, share, predicted = (over_worlds(lead) for lead in leads)
-    zeros, foreseen = (
-        np.array([boundary(y, row, falls=plane.falls) for row in one.mean]) for one in (share, predicted)
+    measured_zeros, predicted_zeros = (
+        np.array([boundary(y, row, falls=plane.falls) for row in lead.mean]) for lead in (share, predicted)
     )
-    return Phase(x, y, accuracy.scaled(100), share, predicted.mean, zeros, foreseen, len(leads[0]))
-
-
-def boundary(position: Float[np.ndarray, " y"], lead: Float[np.ndarray, " y"], *, falls: bool) -> float:
-    """Return where the lead last passes from above zero to zero or below, by linear interpolation; nan if nowhere.
-
-    Args:
-        falls: False for the last passage in either direction.
-    """
-    before, after = lead[:-1], lead[1:]
-    passes = (before > 0) & (after <= 0)
-    passes |= (before <= 0) & (after > 0) & (not falls)
-    if not passes.any():
-        return float("nan")
-    at = int(np.flatnonzero(passes)[-1])
-    return float(position[at] + np.diff(position)[at] * before[at] / (before[at] - after[at]))
+    return Phase(x, y, accuracy.scaled(100), share, predicted.mean, measured_zeros, predicted_zeros, len(leads[0]))
 
 
 def claim(phase: Phase) -> str:
     """Return in how much of the exposure plane which half leads, and how well R5 finds the boundary."""
     signs = phase.share.signs[np.isfinite(phase.share.mean)]
     above, below = (f"{100 * np.mean(signs == sign):.0f} %" for sign in (1, -1))
-    told = f"Lesser-known facts cost subject attention in {above} of the plane and add to it in {below}"
+    text = f"Lesser-known facts cost subject attention in {above} of the plane and add to it in {below}"
     if not np.isfinite(phase.boundary).any():
-        return f"{told}; no boundary crosses it"
+        return f"{text}; no boundary crosses it"
     if not np.isfinite(phase.distance):
-        return f"{told}; the base models alone (R5) do not predict this boundary"
-    return f"{told}; the base models alone predict this boundary (R5), to {phase.distance:.2f} doublings of pretraining"
+        return f"{text}; the base models alone (R5) do not predict this boundary"
+    return f"{text}; the base models alone predict this boundary (R5), to {phase.distance:.2f} doublings of pretraining"
 
 
 def draw(sweeps: Mapping[str, Sweep]) -> tuple[str, Figure]:
     """Return the claim and the figure."""
-    phases = {name: measure(sweeps[name], PLANES[name]) for name in (*NEEDS, *WANTS) if name in sweeps}
+    phases = {name: measure(sweep, PLANES[name]) for name, sweep in sweeps.items()}
     sentence = claim(phases["phase-exposure"])
     note = style.worlds(phases["phase-exposure"].n_worlds) + " Paired by world. R5: computed before any finetuning."
     if any(np.isnan(phase.share.mean).any() for phase in phases.values()):
         note += " Grey: training diverged."
     n_rows = len(phases)
     grid = {"nrows": n_rows + 1, "ncols": 2, "height_ratios": [*[1] * n_rows, 0.04]}
-    made, axes = style.figure(sentence, note, 0.85 + 2.6 * n_rows, **grid)
+    figure, axes = style.figure(sentence, note, 0.85 + 2.6 * n_rows, **grid)
     style.headings(axes[:-2], *("accuracy, top − bottom (points)", "subject's share, top − bottom") * n_rows)
     for row, (name, phase) in enumerate(phases.items()):
         pair = axes[2 * row : 2 * row + 2]
         for axis, lead in zip(pair, (phase.accuracy, phase.share), strict=True):
-            made.colorbar(_heat(axis, phase, lead, PLANES[name]), ax=axis, pad=0.02, aspect=25)
+            figure.colorbar(_heat(axis, phase, lead, PLANES[name]), ax=axis, pad=0.02, aspect=25)
         pair[0].set_ylabel(PLANES[name].y.label)
-        _tell(pair[1], phase, PLANES[name])
+        _caption(pair[1], phase, PLANES[name])
     _keys(axes[-2], axes[-1])
-    return sentence, made
+    return sentence, figure
 
 
 def _heat(axis: Axes, phase: Phase, lead: Interval, plane: Plane):
@@ -165,7 +156,7 @@ def _heat(axis: Axes, phase: Phase, lead: Interval, plane: Plane):
     for line, look in ((phase.share.mean, MEASURED), (phase.predicted, PREDICTED)):
         if np.nanmin(line, initial=0) < 0 < np.nanmax(line, initial=0):
             axis.contour(phase.x, phase.y, np.ma.masked_invalid(line.T), levels=[0], **look)
-    axis.set_xlabel(f"{plane.x.label}\n\n")  # Room for what is told below, which may be wider than the plane.
+    axis.set_xlabel(f"{plane.x.label}\n\n")  # Room for the caption, which may be wider than the plane.
     if plane.y.is_log:
         ticks = _doublings(2 ** phase.y[0], 2 ** phase.y[-1])
         axis.set_yticks(np.log2(ticks), [f"{tick:,}" for tick in ticks])
@@ -178,7 +169,7 @@ def _doublings(low: float, high: float) -> Int[np.ndarray, " tick"]:
     return np.round(low * 2.0 ** np.arange(0, n_doublings + 1, 1 + n_doublings // 7)).astype(int)
 
 
-def _tell(axis: Axes, phase: Phase, plane: Plane) -> None:
+def _caption(axis: Axes, phase: Phase, plane: Plane) -> None:
     """Write below the plane how far the zero lines are apart, and how often R5 foresaw the sign."""
     if np.isfinite(phase.distance):
         n_both = int(np.sum(np.isfinite(phase.boundary) & np.isfinite(phase.predicted_boundary)))

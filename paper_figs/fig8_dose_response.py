@@ -11,14 +11,13 @@ from matplotlib.figure import Figure
 from paper_figs import style
 from paper_figs.interval import Interval, over_worlds
 from paper_figs.load import Sweep
+from paper_figs.reads import Read, Rows
 
-NEEDS = ("dose-share",)
-WANTS = ("dose-size",)
 ARM = "mixture"
 SHARE, SIZE = "split.known_share", "split.size"
 METRICS = ("accuracy", "subject_share", "predicted_subject_share")
-COLUMNS = {name: ((ARM,), (SHARE, SIZE, *METRICS)) for name in (*NEEDS, *WANTS)}
-"""Arms and columns that are read of each sweep."""
+MIXTURES = (Rows("table", (SHARE, SIZE, *METRICS), {"arm": (ARM,)}),)
+READS = (Read("sweep", "dose-share", MIXTURES), Read("sweep", "dose-size", MIXTURES, is_required=False))
 LABELS = {SHARE: "share of well-known facts", SIZE: "size (share of the training facts)"}
 SIDES = {"dose-share": (SHARE, SIZE), "dose-size": (SIZE, SHARE)}
 """What each sweep is drawn against, and what its lines differ in."""
@@ -31,11 +30,11 @@ class Dose(NamedTuple):
     lines: Float[np.ndarray, " line"]
     accuracy: Interval
     share: Interval
-    """The subject's, of the attention on subject and relation."""
+    """The subject's share of the attention on subject and relation."""
     predicted: Interval
-    """R5's; nan where it predicts none."""
+    """R5's share; nan where it predicts none."""
     change: Interval
-    """Of accuracy along each line, from the first level to the last."""
+    """The change of accuracy along each line, from the first level to the last."""
     n_worlds: int
 
 
@@ -57,22 +56,22 @@ def claim(dose: Dose) -> str:
     """Return what well-known facts in place of lesser-known ones do to accuracy, and how far R5 is off."""
     changes = [(line, dose.change.at(at)) for at, line in enumerate(dose.lines)]
     ends = [changes[0], changes[-1]] if len(changes) > 1 else changes
-    told = [f"{change.text(1, ' points', signed=True)} at size {line:g}" for line, change in ends]
+    gains = [f"{change.text(1, ' points', signed=True)} at size {line:g}" for line, change in ends]
     signs = [change.sign for _, change in ends]
     verb = "raises" if min(signs) > 0 else "lowers" if max(signs) < 0 else "does not everywhere clearly raise"
     error = np.abs(dose.predicted.mean - dose.share.mean)
     foreseen = f"; R5 foresees the subject's share to {np.nanmean(error):.3f}" if np.isfinite(error).any() else ""
-    return f"Finetuning on more well-known facts {verb} held-out accuracy ({', '.join(told)}){foreseen}"
+    return f"Finetuning on more well-known facts {verb} held-out accuracy ({', '.join(gains)}){foreseen}"
 
 
 def draw(sweeps: Mapping[str, Sweep]) -> tuple[str, Figure]:
     """Return the claim and the figure."""
-    doses = {name: measure(sweeps[name], *SIDES[name]) for name in (*NEEDS, *WANTS) if name in sweeps}
+    doses = {name: measure(sweep, *SIDES[name]) for name, sweep in sweeps.items()}
     sentence = claim(doses["dose-share"])
     note = style.worlds(doses["dose-share"].n_worlds) + " Dashed: R5, computed before any finetuning."
     width = style.WIDTH if len(doses) > 1 else 5.5
     grid = {"nrows": 2, "ncols": len(doses), "sharex": "col", "sharey": "row", "width": width}
-    made, axes = style.figure(sentence, note, 4.3, **grid)
+    figure, axes = style.figure(sentence, note, 4.3, **grid)
     style.headings(axes, *["held-out accuracy (%)"] * len(doses), *["subject's share of attention"] * len(doses))
     for column, (name, dose) in enumerate(doses.items()):
         along, by = SIDES[name]
@@ -85,7 +84,7 @@ def draw(sweeps: Mapping[str, Sweep]) -> tuple[str, Figure]:
             ticks = dose.levels[:: 1 + len(dose.levels) // 7]
             lower.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
             lower.minorticks_off()
-    return sentence, made
+    return sentence, figure
 
 
 def _lines(upper: Axes, lower: Axes, dose: Dose) -> None:

@@ -7,14 +7,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from core.errors import InputError
 from paper_figs import style
 from paper_figs.interval import Interval, over_worlds
-from paper_figs.load import InputError, Sweep
+from paper_figs.load import Sweep
+from paper_figs.reads import Read, Rows
 
-NEEDS = ("remedies",)
 REMEDY, NONE = "remedy", "none"
-COLUMNS = {"remedies": (("top", "bottom"), (REMEDY, "accuracy", "trained_accuracy"))}
-"""Arms and columns that are read of each sweep."""
+READS = (
+    Read("sweep", "remedies", (Rows("table", (REMEDY, "accuracy", "trained_accuracy"), {"arm": ("top", "bottom")}),)),
+)
 
 
 class Remedies(NamedTuple):
@@ -41,7 +43,7 @@ def measure(sweep: Sweep) -> Remedies:
     top, bottom = (sweep.by_world(arm, "accuracy", REMEDY)[:, order] for arm in ("top", "bottom"))
     trained, gap = sweep.by_world("bottom", "trained_accuracy", REMEDY)[:, order], top - bottom
     effects = (gap, gap[:, :1] - gap, bottom - bottom[:, :1], trained - trained[:, :1])
-    gaps, narrowing, gain, kept = (over_worlds(one).scaled(100) for one in effects)
+    gaps, narrowing, gain, kept = (over_worlds(effect).scaled(100) for effect in effects)
     return Remedies(tuple(names[at] for at in order), gaps, narrowing, gain, kept, len(top))
 
 
@@ -56,7 +58,7 @@ def claim(remedies: Remedies) -> str:
         return f"None of {n_remedies} remedies clearly narrows {how}"
     n_closed = int(np.sum(remedies.gap.signs[helping] <= 0))
     best = max(helping, key=lambda at: float(remedies.gain.mean[at]))
-    gain, trained = (one.at(best).text(1, signed=True) for one in (remedies.gain, remedies.trained))
+    gain, trained = (change.at(best).text(1, signed=True) for change in (remedies.gain, remedies.trained))
     name = remedies.names[best].replace(" ", "\N{NO-BREAK SPACE}")
     return (
         f"{len(helping)} of {n_remedies} remedies narrow {how}, {n_closed or 'none'} to no clear gap; "
@@ -72,7 +74,7 @@ def draw(sweeps: Mapping[str, Sweep]) -> tuple[str, Figure]:
     note += " the same without a remedy. Dashed: without a remedy. Hollow: the interval holds zero."
     if np.isnan(remedies.gap.mean).any():
         note += " No number: training diverged."
-    made, axes = style.figure(sentence, note, 1.35 + 0.19 * len(remedies.names), ncols=3, sharey=True)
+    figure, axes = style.figure(sentence, note, 1.35 + 0.19 * len(remedies.names), ncols=3, sharey=True)
     headings = ("gap: top − bottom", "gain of bottom, held out", "gain of bottom, trained on")
     style.headings(axes, *headings)
     axes[0].axvline(float(remedies.gap.mean[0]), color="black", linewidth=0.7, linestyle=(0, (4, 3)))
@@ -80,15 +82,15 @@ def draw(sweeps: Mapping[str, Sweep]) -> tuple[str, Figure]:
         _forest(axis, effect, is_change=effect is not remedies.gap)
         axis.set_xlabel("points of accuracy")
     axes[0].set(yticks=range(len(remedies.names)), yticklabels=remedies.names, ylim=(len(remedies.names) - 0.5, -0.5))
-    return sentence, made
+    return sentence, figure
 
 
 def _forest(axis: Axes, effect: Interval, *, is_change: bool) -> None:
     """Draw each remedy's effect beside a line at zero, with its numbers; a change has none where there is no remedy."""
     axis.axvline(0, color=style.GREY, linewidth=0.6)
     for at in range(int(is_change), len(effect.mean)):
-        one, right = effect.at(at), axis.get_yaxis_transform()
-        text = one.text(1, signed=True) if np.isfinite(one.mean) else "no number"
+        shown, right = effect.at(at), axis.get_yaxis_transform()
+        text = shown.text(1, signed=True) if np.isfinite(shown.mean) else "no number"
         axis.text(1.02, at, text, transform=right, va="center", ha="left", fontsize=6.5)
         look = {"color": "black", "marker": "o", "markersize": 3.5, "elinewidth": 0.9}
-        axis.errorbar(one.mean, at, xerr=style.bars(one), mfc="black" if one.sign else "white", **look)
+        axis.errorbar(shown.mean, at, xerr=style.bars(shown), mfc="black" if shown.sign else "white", **look)

@@ -1,12 +1,11 @@
-"""Means over worlds with 95 % t-intervals, and how a claim words them."""
+"""Means over worlds with 95 % t-intervals at each point of a figure, and how a claim words them."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
-LEVEL = 0.95
+from core import statistics
 
 
 class Interval(NamedTuple):
@@ -43,11 +42,7 @@ class Interval(NamedTuple):
 
 def over_worlds(values: Float[np.ndarray, "world ..."]) -> Interval:
     """Return the mean over worlds at each point, with its t-interval."""
-    n_worlds, mean = len(values), np.asarray(values.mean(axis=0))
-    half = np.full(mean.shape, np.nan)
-    if n_worlds > 1:
-        half = stats.t.ppf((1 + LEVEL) / 2, n_worlds - 1) * values.std(axis=0, ddof=1) / np.sqrt(n_worlds)
-    return Interval(mean, np.asarray(mean - half), np.asarray(mean + half))
+    return Interval(*statistics.t_interval(values))
 
 
 def number(value: float, digits: int, *, signed: bool = False) -> str:

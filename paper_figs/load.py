@@ -1,7 +1,6 @@
 """Results read back: experiments of either flow with their finished runs; columns of their tables as arrays."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Shaped
 
-from paper_figs import files
-from paper_figs.files import InputError
+from core import runs
+from core.errors import InputError
+from paper_figs.reads import EVERY, Kind, Read, Rows
 from paper_figs.screen import Screen
 from paper_figs.sweep import Sweep
 
@@ -21,22 +21,14 @@ THEORY, EMPIRICAL = "theory", "empirical"
 """The flows, by their folders."""
 ARMS = ("top", "whole", "random", "bottom")
 """The finetuned arms in the order in which every figure shows them."""
-SWEEPS = ("phase-exposure", "phase-format", "dose-share", "dose-size", "remedies")
-"""The names that figures read; experiments have all others."""
-STUDIES = ("tiny", "tiny-lora")
-"""The language model's that figures read."""
 SCREEN = "screen"
 """The study of many worlds, of which one table is read and no run."""
 
 Columns = dict[str, Shaped[np.ndarray, " row"]]
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its report in memory, its tables read when asked for."""
-
-    path: Path
-    report: dict[str, Any]
+class Run(runs.Run):
+    """A finished run with what figures ask of it: numbers of its report, and columns of its tables."""
 
     @property
     def world(self) -> int:
@@ -49,23 +41,23 @@ class Run:
 
     def facts(self, arm: str, *columns: str, role: str | None = None) -> Columns:
         """Return these columns of an arm's facts, or of those with one role; InputError where a cell is empty."""
-        found = self._rows("facts", arm, [*columns, "role"])
+        facts = self._rows_of("facts", arm, [*columns, "role"])
         if role is not None:
-            found = found.filter(pc.field("role") == role)
+            facts = facts.filter(pc.field("role") == role)
         for name in columns:
-            if len(found) == 0 or found[name].null_count:
+            if len(facts) == 0 or facts[name].null_count:
                 kind = f"{role.replace('_', '-')} facts" if role else "facts"
                 raise InputError(f"{self.path / 'facts.parquet'}: no {name} in {kind} of {arm}.\nMake the run again.")
-        return {name: found[name].to_numpy() for name in columns}
+        return {name: facts[name].to_numpy() for name in columns}
 
     def trace(self, arm: str, *columns: str) -> Columns:
         """Return these columns of an arm's trace; nan where there was nothing to record."""
-        found = self._rows("trace", arm, list(columns))
-        return {name: found[name].to_numpy() for name in columns}
+        trace = self._rows_of("trace", arm, columns)
+        return {name: trace[name].to_numpy() for name in columns}
 
-    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return `<name>.parquet`, or only these of its columns; InputError where it is damaged or lacks one."""
-        return files.read_table(self.path / f"{name}.parquet", columns)
+    def rows(self, rows: Rows) -> pa.Table:
+        """Return some rows of a table; InputError where it is damaged or lacks a column."""
+        return rows.of(self.table(rows.table, list(rows.all_columns)))
 
     def _entry(self, *keys: str) -> Any:
         value: Any = self.report
@@ -75,16 +67,16 @@ class Run:
             raise InputError(f"{self.path / 'report.json'} has no {'.'.join(keys)}.\nMake the run again.")
         return value
 
-    def _rows(self, name: str, arm: str, columns: Sequence[str]) -> pa.Table:
-        found = self.table(name, ["arm", *columns]).filter(pc.field("arm") == arm)
-        if len(found) == 0:
+    def _rows_of(self, name: str, arm: str, columns: Sequence[str]) -> pa.Table:
+        of_arm = self.rows(Rows(name, tuple(columns), {"arm": (arm,)}))
+        if len(of_arm) == 0:
             raise InputError(f"{self.path / f'{name}.parquet'} has no rows of {arm}.\nMake the run again.")
-        return found
+        return of_arm
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A named experiment's finished runs, all of one config."""
+    """The finished runs of a named experiment or study, all of one config."""
 
     name: str
     runs: tuple[Run, ...]
@@ -112,11 +104,11 @@ class Experiment:
     def predictions(self) -> pa.Table:
         """Return what was compared with the theory; InputError where it is missing, or rests on other runs."""
         path = self.path / "predictions.parquet"
-        found = files.read_table(path) if path.exists() else None
-        if found is None or set(found["seeds"].to_pylist()) != {len(self.runs)}:
+        rows = runs.read_table(path) if path.exists() else None
+        if rows is None or set(rows["seeds"].to_pylist()) != {len(self.runs)}:
             remedy = f"python -m {self.path.parent.name} compare {self.name} --out {self.path.parents[1]}"
             raise InputError(f"{path} is missing, or rests on other runs than those beside it.\nMake it: {remedy}")
-        return found
+        return rows
 
 
 class Results(NamedTuple):
@@ -128,6 +120,24 @@ class Results(NamedTuple):
     """The language model's."""
     screens: dict[str, Screen]
     """The screen study, if its table is there."""
+
+    def of(self, kind: Kind) -> Mapping[str, Any]:
+        """Return the results of a kind."""
+        kinds = {"experiment": self.experiments, "sweep": self.sweeps, "study": self.studies, "screen": self.screens}
+        return kinds[kind]
+
+    def read_by(self, reads: Sequence[Read]) -> dict[str, Any]:
+        """Return what a figure reads, by name and in its order; what is not there is left out."""
+        return {
+            name: result
+            for read in reads
+            for name, result in self.of(read.kind).items()
+            if read.matches(read.kind, name)
+        }
+
+    def missing(self, reads: Sequence[Read]) -> list[Read]:
+        """Return what a figure reads and is not there."""
+        return [read for read in reads if read.name != EVERY and read.name not in self.of(read.kind)]
 
 
 def results(folder: Path) -> Results:
@@ -143,58 +153,42 @@ def results(folder: Path) -> Results:
             "Name one that `python -m theory run … --out DIR` wrote, or `python -m empirical run`."
         )
     table = folder / EMPIRICAL / SCREEN / "table.parquet"
-    found = Results(
-        _experiments(folder / THEORY),
+    finished = Results(
+        _experiments(folder, THEORY),
         {path.parent.name: Sweep.read(path.parent) for path in sorted(folder.glob(f"{THEORY}/*/table.parquet"))},
-        _experiments(folder / EMPIRICAL),
+        _experiments(folder, EMPIRICAL),
         {SCREEN: Screen(table)} if table.is_file() else {},
     )
-    if not any(found):
-        raise InputError(f"no finished runs under {folder}.\nMake some: {command('paper', folder)}")
-    return found
+    if not any(finished):
+        raise InputError(f"no finished runs under {folder}.\nMake some: {command(Read('experiment', 'paper'), folder)}")
+    return finished
 
 
-def command(name: str, folder: Path) -> str:
-    """Return the command that makes an experiment's runs, a sweep or a study, where the figures look for them."""
-    if name in STUDIES:
-        return f"python -m empirical run {name} --seeds 5 --pretrain-seeds 3 --out {folder}"
-    if name == SCREEN:
-        return f"python -m empirical run {name} --out {folder}"
-    if name in SWEEPS:
-        return f"python -m theory sweep {name} --out {folder}"
-    options = " --facts.table FILE" if name.startswith("popqa") else ""
-    return f"python -m theory {'deep' if name.startswith('deep-') else 'run'} {name}{options} --seeds 10 --out {folder}"
+def command(read: Read, folder: Path) -> str:
+    """Return the command that makes results where the figures look for them."""
+    theory = "deep" if read.name.startswith("deep-") else "run"
+    made_by = {
+        "experiment": f"theory {theory} {read.name} --seeds 10",
+        "sweep": f"theory sweep {read.name}",
+        "study": f"empirical run {read.name} --seeds 5 --pretrain-seeds 3",
+        "screen": f"empirical run {read.name}",
+    }
+    return f"python -m {made_by[read.kind]} --out {folder}"
 
 
-def _experiments(folder: Path) -> dict[str, Experiment]:
+def _experiments(folder: Path, flow: str) -> dict[str, Experiment]:
     """Return a flow's experiments with finished runs, those of single worlds of the screen study left out."""
-    by_name: dict[str, list[Run]] = {}
-    for path in sorted(folder.glob("*/pretrain_*/split_*/seed_*/report.json"), key=_natural):
-        name = path.relative_to(folder).parts[0]
-        if not name.startswith(f"{SCREEN}-"):
-            by_name.setdefault(name, []).append(read(path))
-    return {name: _experiment(name, runs) for name, runs in by_name.items()}
+    names = sorted(path.name for path in folder.glob(f"{flow}/*/") if not path.name.startswith(f"{SCREEN}-"))
+    by_name = {name: [Run(run.path, run.report) for run in runs.find_runs(folder, flow, name)] for name in names}
+    return {name: _experiment(name, members) for name, members in by_name.items() if members}
 
 
-def _experiment(name: str, runs: Sequence[Run]) -> Experiment:
-    for run in runs[1:]:
-        if run.report["config"] != runs[0].report["config"]:
+def _experiment(name: str, members: Sequence[Run]) -> Experiment:
+    first = members[0]
+    for run in members[1:]:
+        if run.report["config"] != first.report["config"]:
             raise InputError(
-                f"{runs[0].path} and {run.path} are runs of different configs: no interval can hold both.\n"
+                f"{first.path} and {run.path} are runs of different configs: no interval can hold both.\n"
                 "Make one of them again with --overwrite, or keep them in different folders."
             )
-    return Experiment(name, tuple(runs))
-
-
-def read(path: Path) -> Run:
-    """Return the run of this report; InputError where it is damaged."""
-    report = files.read_json(path)
-    with files.damage(path):
-        if "config" not in report:
-            raise ValueError("it names no config")
-    return Run(path.parent, report)
-
-
-def _natural(path: Path) -> list[str | int]:
-    """Return a sort key that puts seed_2 before seed_10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
+    return Experiment(name, tuple(members))

@@ -9,27 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Shaped
-from scipy import stats
 
-from paper_figs import files
-from paper_figs.files import InputError
-from paper_figs.interval import LEVEL, Interval
+from core import runs, statistics
+from core.columns import FACTORS
+from core.errors import InputError
+from paper_figs.interval import Interval
 
-FACTORS = ("tail", "background", "answers", "names", "relations", "facts_per_subject", "format")
 HIGH_IS_SMALLER = ("tail",)
 """The factors whose high level is the smaller number: the deep tail."""
 METRICS = ("accuracy", "retention", "subject_attention")
-OTHERS = (
-    "unknown_accuracy",
-    "generic_accuracy",
-    "generic_rate",
-    "swap_invariance",
-    "subject_attention_nonsink",
-    "knockout_drop",
-)
-"""Measured too, and read by no figure."""
+"""Whose gaps the figures show."""
 UNIT = ("series", "world", "pretrain_seed", "method", "epochs")
-"""What the runs of one base model share; it is the unit of every interval."""
+"""What the runs of one base model have in common; base models are the unit of every interval."""
 
 
 class Gaps(NamedTuple):
@@ -61,7 +52,7 @@ class Screen:
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the table, or these of its columns; InputError where it is damaged or lacks one."""
-        return files.read_table(self.path, columns)
+        return runs.read_table(self.path, columns and list(columns))
 
     def gaps(self, part: str, flow: str) -> Gaps:
         """Return the gaps of a part of the study; InputError where an arm of a base model is missing."""
@@ -100,7 +91,7 @@ def effects(screen: Screen) -> Effects:
     """
     factorial = screen.gaps("factorial", "lm")
     levels = [np.unique(factorial.about[name]) for name in FACTORS]
-    if odd := [name for name, found in zip(FACTORS, levels, strict=True) if len(found) != 2]:
+    if odd := [name for name, values in zip(FACTORS, levels, strict=True) if len(values) != 2]:
         raise InputError(
             f"{screen.path}: {', '.join(odd)} has not two levels in the factorial part.\nFinish the study."
         )
@@ -111,28 +102,22 @@ def effects(screen: Screen) -> Effects:
     is_high = np.stack([factorial.about[name] == top for name, top in zip(FACTORS, high, strict=True)], axis=1)
     fits = {}
     for name, value in factorial.value.items():
-        matrix = np.column_stack([np.ones(len(value)), is_high - 0.5])[np.isfinite(value)]
-        if np.linalg.matrix_rank(matrix) < matrix.shape[1] or len(matrix) == matrix.shape[1]:
+        is_known = np.isfinite(value)
+        matrix = np.column_stack([np.ones(len(value)), is_high - 0.5])[is_known]
+        try:
+            fit = statistics.least_squares(matrix, value[is_known])
+        except ValueError as error:
             raise InputError(
                 f"{screen.path} has too few base models with {name} in the factorial part.\nFinish the study."
-            )
-        fits[name] = least_squares(matrix, value[np.isfinite(value)])
+            ) from error
+        fits[name] = Interval(fit.value, fit.low, fit.high)
     each = {name: Interval(*(end[1:] for end in fit)) for name, fit in fits.items()}
     return Effects(each, {name: fit.at(0) for name, fit in fits.items()}, low, high, is_high)
 
 
-def least_squares(matrix: Float[np.ndarray, "model term"], value: Float[np.ndarray, " model"]) -> Interval:
-    """Return the coefficients with their 95 % t-intervals, errors alike and independent."""
-    found, *_ = np.linalg.lstsq(matrix, value, rcond=None)
-    residual, spare = value - matrix @ found, len(matrix) - matrix.shape[1]
-    error = np.sqrt(residual @ residual / spare * np.diag(np.linalg.inv(matrix.T @ matrix)))
-    half = stats.t.ppf((1 + LEVEL) / 2, spare) * error
-    return Interval(found, found - half, found + half)
-
-
 def spread(value: Float[np.ndarray, " model"], group: Shaped[np.ndarray, " model"]) -> Interval:
     """Return the mean of each group in the groups' order, with its lowest and its highest base model for ends."""
-    parts = [value[group == one] for one in np.unique(group)]
+    parts = [value[group == member] for member in np.unique(group)]
     return Interval(*(np.array([measure(part) for part in parts]) for measure in (np.mean, np.min, np.max)))
 
 
@@ -145,9 +130,9 @@ def varied(gaps: Gaps, series: str) -> str:
 def _by_model(rows: pa.Table) -> pa.Table:
     """Return an arm's means by base model, in the order of UNIT."""
     constant = [(name, "max") for name in ("learning_rate", *FACTORS)]
-    found = rows.group_by(list(UNIT)).aggregate([*constant, *((name, "mean") for name in METRICS)])
-    names = [name.removesuffix("_max").removesuffix("_mean") for name in found.column_names]
-    return found.rename_columns(names).sort_by([(name, "ascending") for name in UNIT])
+    means = rows.group_by(list(UNIT)).aggregate([*constant, *((name, "mean") for name in METRICS)])
+    names = [name.removesuffix("_max").removesuffix("_mean") for name in means.column_names]
+    return means.rename_columns(names).sort_by([(name, "ascending") for name in UNIT])
 
 
 def _numbers(table: pa.Table, name: str) -> Float[np.ndarray, " model"]:

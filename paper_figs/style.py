@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from paper_figs.interval import Interval
 
 WIDTH = 7.0
-"""Of two columns, in inches."""
+"""Width of two columns, in inches."""
 GREY, PALE = "#8a8a8a", "#d5d9dd"
 
 
@@ -40,7 +40,7 @@ PREDICTED_LINE = (0, (3, 1.5))
 LEAD = LinearSegmentedColormap.from_list(
     "lead", ["#6e3200", LOOKS["bottom"].colour, "white", "#6c93c7", "#0b3470"]
 ).with_extremes(bad="#a9a9a9")
-"""Of top less bottom: blue where top leads, orange where bottom does, white at zero, grey where there is no number."""
+"""Colours of top less bottom: blue where top leads, orange where bottom does, white at zero, grey without a number."""
 
 
 def series(n: int) -> list[Look]:
@@ -59,17 +59,17 @@ def figure(claim: str, note: str, height: float, **panels: Any) -> tuple[Figure,
     """
     width, rows = panels.pop("width", WIDTH), panels.pop("rows", None)
     matplotlib.style.use(Path(__file__).parent / "paper.mplstyle")
-    made = Figure(figsize=(width, height))
-    made.suptitle(_wrapped(claim, width, 9 * 0.62), x=0.01, ha="left", fontsize=9, fontweight="bold")
-    made.supxlabel(_wrapped(note, width, 6.5 * 0.54), x=0.01, ha="left", fontsize=6.5, color="#555555")
-    return made, _in_rows(made, rows, **panels) if rows else list(np.ravel(made.subplots(**panels)))
+    empty = Figure(figsize=(width, height))
+    empty.suptitle(_wrapped(claim, width, 9 * 0.62), x=0.01, ha="left", fontsize=9, fontweight="bold")
+    empty.supxlabel(_wrapped(note, width, 6.5 * 0.54), x=0.01, ha="left", fontsize=6.5, color="#555555")
+    return empty, _in_rows(empty, rows, **panels) if rows else list(np.ravel(empty.subplots(**panels)))
 
 
-def _in_rows(made: Figure, rows: Sequence[Sequence[float | int]], **grid: Any) -> list[Axes]:
+def _in_rows(empty: Figure, rows: Sequence[Sequence[float | int]], **grid: Any) -> list[Axes]:
     """Return the panels of rows that are divided each in its own way."""
-    cells = made.add_gridspec(len(rows), 1, **grid)
+    cells = empty.add_gridspec(len(rows), 1, **grid)
     parts = [cells[at, 0].subgridspec(1, len(widths), width_ratios=widths) for at, widths in enumerate(rows)]
-    return [made.add_subplot(part[0, at]) for part in parts for at in range(part.ncols)]
+    return [empty.add_subplot(part[0, at]) for part in parts for at in range(part.ncols)]
 
 
 def headings(axes: Sequence[Axes], *texts: str) -> None:

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Shaped
 
-from paper_figs import files
-from paper_figs.files import InputError
+from core import runs
+from core.errors import InputError
 
 SEEDS = ("pretrain_seed", "split_seed", "seed")
-"""Of a sweep's rows; the first is the world's."""
+"""The seeds of a sweep's rows; the first is the world's."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Sweep:
     @classmethod
     def read(cls, path: Path) -> "Sweep":
         """Return the sweep in this folder; InputError where its design is damaged."""
-        return cls(path, files.read_json(path / "grid.json"))
+        return cls(path, runs.read_json(path / "grid.json"))
 
     def levels(self, axis: str) -> Shaped[np.ndarray, " level"]:
         """Return the values of a swept field: numbers in order, words in the design's order."""
         column = self.table([axis])[axis].to_numpy()
-        found, first = np.unique(column, return_index=True)
-        return found if np.issubdtype(found.dtype, np.number) else found[np.argsort(first)]
+        levels, first = np.unique(column, return_index=True)
+        return levels if np.issubdtype(levels.dtype, np.number) else levels[np.argsort(first)]
 
     def by_world(self, arm: str, metric: str, *axes: str) -> Float[np.ndarray, "world ..."]:
         """Return an arm's metric in each world at each level of each axis, runs of one world averaged.
@@ -63,7 +63,7 @@ class Sweep:
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Return these columns; InputError where the table is damaged or lacks one."""
-        return files.read_table(self.path / "table.parquet", columns)
+        return runs.read_table(self.path / "table.parquet", list(columns))
 
     def _places(self, rows: pa.Table, axis: str) -> tuple[Shaped[np.ndarray, " row"], int]:
         """Return each row's place among the axis' levels, and their number."""

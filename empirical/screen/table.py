@@ -13,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
-from scipy import stats
 
 from core import runs as results
 from core import statistics
-from core.columns import DOUBLE, INT
+from core.columns import MEASURES, SCREEN
 from core.runs import Run
 from core.seeds import Cell
 from empirical import config as configs
@@ -33,15 +32,6 @@ METRICS = {
     "subject_attention": "subject attention",
 }
 """Whose differences top − bottom are the outcomes, and what they are called."""
-OTHERS = ("generic_rate", "swap_invariance", "subject_attention_nonsink", "knockout_drop")
-TEXT = pa.string()
-SCHEMA = pa.schema(
-    [("part", TEXT), ("series", TEXT), ("world", TEXT), ("config_hash", TEXT), ("flow", TEXT), ("method", TEXT)]
-    + [("learning_rate", DOUBLE), ("epochs", INT)]
-    + [(factor.name, DOUBLE) for factor in FACTORS]
-    + [("pretrain_seed", INT), ("seed", INT), ("arm", TEXT), ("n", INT)]
-    + [(name, DOUBLE) for name in (*METRICS, *OTHERS)]
-)
 IDENTITY = ("world", "config_hash", "flow", "pretrain_seed", "seed", "arm")
 
 Row = dict[str, Any]
@@ -55,12 +45,12 @@ def path(out: Path) -> Path:
 def read(out: Path) -> list[Row]:
     """Return the table's rows, none where there is no table yet; InputError for one that is damaged."""
     place = path(out)
-    return results.read_table(place, SCHEMA.names).to_pylist() if place.exists() else []
+    return results.read_table(place, SCREEN.names).to_pylist() if place.exists() else []
 
 
 def write(out: Path, rows: Sequence[Row]) -> None:
     """Write the table, whole or not at all."""
-    table = pa.Table.from_pylist(sorted(rows, key=_order), schema=SCHEMA)
+    table = pa.Table.from_pylist(sorted(rows, key=_order), schema=SCREEN)
     results.replace_file(path(out), lambda file: pq.write_table(table, file, compression="zstd"))
 
 
@@ -104,7 +94,7 @@ def _rows(variant: Variant, flow: str, seeds: dict[str, int], run: Run) -> list[
     for arm in ("base", *design.ARMS):
         metrics = run.report["metrics"][arm]
         rate = run.report.get("choices", {}).get(arm, {}).get("learning_rate")
-        numbers = {name: metrics.get(name) for name in ("n", *METRICS, *OTHERS)}
+        numbers = {name: metrics.get(name) for name in ("n", *MEASURES)}
         made.append(common | {"arm": arm, "learning_rate": rate} | numbers)
     return made
 
@@ -162,18 +152,13 @@ def effects(factorial: Gaps) -> list[Effect]:
     for index, outcome in enumerate(METRICS.values()):
         there = np.isfinite(factorial.value[:, index])
         matrix = np.column_stack([np.ones(there.sum()), levels.reshape(-1, len(FACTORS))[there] / 2])
-        spare = len(matrix) - matrix.shape[1]
-        if spare < 1 or np.linalg.matrix_rank(matrix) < matrix.shape[1]:
+        try:
+            fit = statistics.least_squares(matrix, factorial.value[there, index])
+        except ValueError:
             continue
-        value, *_ = np.linalg.lstsq(matrix, factorial.value[there, index], rcond=None)
-        residual = factorial.value[there, index] - matrix @ value
-        error = np.sqrt(residual @ residual / spare * np.diag(np.linalg.inv(matrix.T @ matrix)))
-        half = stats.t.ppf(0.975, spare) * error
-        with np.errstate(invalid="ignore", divide="ignore"):  # no spread at all
-            p_value = 2 * stats.t.sf(np.abs(value) / error, spare)
         labels = ["mean of all worlds", *(factor.name for factor in FACTORS)]
         made += [
-            Effect(label, outcome, statistics.PairedInterval(float(v), float(v - h), float(v + h), float(p)))
-            for label, v, h, p in zip(labels, value, half, p_value, strict=True)
+            Effect(label, outcome, statistics.PairedInterval(*(float(number) for number in numbers)))
+            for label, *numbers in zip(labels, fit.value, fit.low, fit.high, fit.p_value, strict=True)
         ]
     return made

@@ -38,27 +38,27 @@ class Results(studies.Studies):
     """A folder of made-up runs."""
 
     def add(
-        self, experiment="paper", world=0, split=0, *, predicted=None, table=None, steps=2000, changes=None, **shares
+        self, experiment="paper", world=0, split=0, *, predicted=None, path=None, steps=2000, changes=None, **shares
     ) -> Path:
         """Write a run whose arms have these shares of attention, and return its folder.
 
         `predicted` replaces R5's final shares, which are else those of the arms; `changes`, columns of an arm's facts.
         """
         measured = SHARES | shares
-        path = self.folder / "theory" / experiment / f"pretrain_{world}" / f"split_{split}" / f"seed_{world}"
-        path.mkdir(parents=True)
+        folder = self.folder / "theory" / experiment / f"pretrain_{world}" / f"split_{split}" / f"seed_{world}"
+        folder.mkdir(parents=True)
         report = {
             "seeds": {"pretrain": world, "split": split, "seed": world},
-            "config": {"facts": {"table": table}, "pretrain": {"steps": steps}},
+            "config": {"facts": {"path": path}, "pretrain": {"steps": steps}},
             "metrics": {arm: _metrics(share) for arm, share in measured.items()},
         }
-        (path / "report.json").write_text(json.dumps(report))
+        (folder / "report.json").write_text(json.dumps(report))
         facts = [_facts(arm, share, (changes or {}).get(arm, {})) for arm, share in measured.items()]
-        pq.write_table(pa.concat_tables(facts), path / "facts.parquet")
+        pq.write_table(pa.concat_tables(facts), folder / "facts.parquet")
         ends = measured | (predicted or {})
         trace = [_trace(arm, share, ends[arm]) for arm, share in measured.items()]
-        pq.write_table(pa.concat_tables(trace), path / "trace.parquet")
-        return path
+        pq.write_table(pa.concat_tables(trace), folder / "trace.parquet")
+        return folder
 
     def add_worlds(self, experiment="paper", tops=(0.7, 0.7, 0.75), **options) -> None:
         """Write one run for each world, which differ in the top half's share."""
@@ -97,17 +97,17 @@ class Results(studies.Studies):
         *places, world, arm = np.indices(size).reshape(len(size), -1)
         swept = [np.array(levels)[at] for levels, at in zip(axes.values(), places, strict=True)]
         arm = np.array(arms)[arm]
-        found = measure(swept, arm, world - (n_worlds - 1) / 2)
+        numbers = measure(swept, arm, world - (n_worlds - 1) / 2)
         for column in ("accuracy", "subject_share") if noise else ():
-            found[column] = found[column] + np.random.default_rng(len(arm)).normal(scale=noise, size=len(arm))
-        found |= dict.fromkeys(SEEDS, world) | {"config": '{"a": 1}', "arm": arm.tolist(), "n": 2000}
-        rows = columns.table(found | {"unit": [f"{at:032x}" for at in range(len(arm))]}, columns.SWEEP)
+            numbers[column] = numbers[column] + np.random.default_rng(len(arm)).normal(scale=noise, size=len(arm))
+        numbers |= dict.fromkeys(SEEDS, world) | {"config": '{"a": 1}', "arm": arm.tolist(), "n": 2000}
+        rows = columns.table(numbers | {"unit": [f"{at:032x}" for at in range(len(arm))]}, columns.SWEEP)
         for at, (field, values) in enumerate(zip(axes, swept, strict=True)):
             rows = rows.add_column(at, field, pa.array(values.tolist()))
         path = self.folder / "theory" / name
         path.mkdir(parents=True, exist_ok=True)
         pq.write_table(rows, path / "table.parquet")
-        grid = {"sweep": name, "schema": 1, "arms": list(arms), "axes": {"facts.table": ["/home/somebody/facts.tsv"]}}
+        grid = {"sweep": name, "schema": 1, "arms": list(arms), "axes": {"facts.path": ["/home/somebody/facts.tsv"]}}
         (path / "grid.json").write_text(json.dumps(grid))
         return path
 

@@ -1,8 +1,8 @@
 """A language model's studies made up so that every claim's numbers are known; written by conftest.py's Results.
 
 Of a study whose halves are a gap g apart, arms lie at 0.3 + SIDES · g in accuracy, twice as far apart in retention, the
-other way round in what is guessed; and at 0.4 + SIDES · g in attention, of which each layer l has 2 (l + 1) / (layers +
-1) times as much, and the heads of a layer differ by 0.02, in reverse in odd base models.
+other way round and half as far on unknown facts; and at 0.4 + SIDES · g in attention, of which each layer l has
+2 (l + 1) / (layers + 1) times as much, and the heads of a layer differ by 0.02, in reverse in odd base models.
 """
 
 import json
@@ -33,11 +33,11 @@ class Studies:
     def add_screen(self, parts=("factorial", "fine", "recipe"), *, with_toy=True, n_models=2, true=None) -> Path:
         """Write the screen study's table, in which factors do what `true` says, else TRUE; return the table's place."""
         true = TRUE if true is None else true
-        return _write_window(self.folder, parts=parts, with_toy=with_toy, n_models=n_models, true=true)
+        return _write_screen(self.folder, parts=parts, with_toy=with_toy, n_models=n_models, true=true)
 
     def read_studies(self) -> dict[str, load.Experiment]:
-        found = load.results(self.folder)
-        return found.experiments | found.studies
+        finished = load.results(self.folder)
+        return finished.experiments | finished.studies
 
     def read_screen(self) -> load.Screen:
         return load.results(self.folder).screens["screen"]
@@ -91,17 +91,17 @@ def _attention(gap, layers, *, is_odd):
 
 def _predictions(name, gap, n_runs):
     """The gap falls from fifth to fifth, to nothing in the last."""
-    notes = {0: " (best known)", N_FIFTHS - 1: " (least known)"}
-    found = np.array([gap * (N_FIFTHS - 1 - fifth) / 2 for fifth in range(N_FIFTHS)])
+    gaps = np.array([gap * (N_FIFTHS - 1 - fifth) / 2 for fifth in range(N_FIFTHS)])
     rows = {
         "experiment": name,
         "seeds": n_runs,
         "result": ["a", *["d"] * (N_FIFTHS + 1)],
-        "measured": [gap, 0.0, *found],
-        "low": [gap - 0.02, -0.1, *(found - 0.02)],
-        "high": [gap + 0.02, 0.1, *(found + 0.02)],
-        "note": ["held-out accuracy (3 base models)", "accuracy gap, three middle fifths − outer two (3 base models)"]
-        + [f"accuracy gap, fifth {fifth + 1}{notes.get(fifth, '')} (3 base models)" for fifth in range(N_FIFTHS)],
+        "stratum": [None, None, *(f"fifth {fifth + 1}" for fifth in range(N_FIFTHS))],
+        "measured": [gap, 0.0, *gaps],
+        "low": [gap - 0.02, -0.1, *(gaps - 0.02)],
+        "high": [gap + 0.02, 0.1, *(gaps + 0.02)],
+        "unit": "base models",
+        "note": "read by people alone",
     }
     return columns.table(rows, columns.PREDICTIONS)
 
@@ -121,23 +121,21 @@ TRUE = {"tail": 0.08, "answers": -0.05}
 FINE = {"tail": (8.0, 4.0, 2.0, 1.0, 0.5), "background": (0.0, 1.0, 3.0), "answers": (10.0, 30.0, 100.0)}
 RECIPES = [("full", rate, epochs) for rate in (1e-4, 3e-4, 1e-3) for epochs in (3, 6)]
 RECIPES += [("lora", rate, 6) for rate in (1e-3, 3e-3, 1e-2)]
-METRICS = ("accuracy", "retention", "unknown_accuracy", "generic_accuracy", "subject_attention")
-METRICS += ("generic_rate", "swap_invariance", "subject_attention_nonsink", "knockout_drop")
 
 
-def _write_window(folder: Path, *, parts, with_toy: bool, n_models: int, true) -> Path:
+def _write_screen(folder: Path, *, parts, with_toy: bool, n_models: int, true) -> Path:
     """Write the screen study's table: the toy's gaps are half the language model's, base models differ by 0.01."""
-    made = []
+    rows = []
     for part, series, world, values, recipe in _worlds():
         flows = ("lm", "toy") if with_toy and part != "recipe" else ("lm",)
         for flow, model, seed in product(flows, range(n_models), range(2)):
             if part in parts and (flow == "lm" or seed == 0):
                 known = {"part": part, "series": series, "world": world, "config_hash": "0" * 8, "flow": flow}
                 known |= recipe | values | {"pretrain_seed": model, "seed": seed}
-                made += _window_rows(known, _gap(values, true) + 0.01 * (model - (n_models - 1) / 2))
+                rows += _screen_rows(known, _gap(values, true) + 0.01 * (model - (n_models - 1) / 2))
     path = folder / "empirical" / "screen" / "table.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(made), path)
+    pq.write_table(pa.Table.from_pylist(rows, schema=columns.SCREEN), path)
     return path
 
 
@@ -163,15 +161,15 @@ def _gap(values, true):
     return 0.1 + sum(effect * shares[name] for name, effect in true.items())
 
 
-def _window_rows(known, gap):
+def _screen_rows(known, gap):
     is_toy = known["flow"] == "toy"
     rows = []
     for arm, side in (("base", 0.0), ("top", 0.5), ("random", 0.0), ("bottom", -0.5)):
-        found = dict.fromkeys(METRICS, None) | {
+        numbers = dict.fromkeys(columns.MEASURES, None) | {
             "accuracy": 0.4 + side * gap * (0.5 if is_toy else 1),
             "retention": None if is_toy else 0.5 + 2 * side * gap,
             "subject_attention": 0.5 + side * gap / 2,
         }
         rate = None if arm == "base" or is_toy else known["learning_rate"] or 3e-4
-        rows.append(known | {"arm": arm, "n": 100, "learning_rate": rate} | found)
+        rows.append(known | {"arm": arm, "n": 100, "learning_rate": rate} | numbers)
     return rows

@@ -4,11 +4,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from paper_figs import collect, load, screen
-from paper_figs.__main__ import FIGURES, missing, read_by
+from core.closed_form import recalled, subject_share
+from core.columns import MEASURES
+from paper_figs import collect, load
+from paper_figs.figures import FIGURES
+from paper_figs.reads import Rows
 
 RESULTS = Path(collect.__file__).parent / "results"
 
@@ -18,12 +22,12 @@ def test_collected_results_give_every_figure_the_same_claim(results, tmp_path, c
     assert collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")]) == 0
     printed = capsys.readouterr().out.strip()
     assert re.search(
-        r"runs: deep-1 3, .*, stored 3; sweeps: dose-share, .*, remedies; studies: tiny-lora 3, tiny 3, screen$",
+        r"runs: deep-1 3, .*, stored 3; sweeps: dose-share, .*, remedies; studies: tiny 3, tiny-lora 3, screen$",
         printed,
     )
     whole, kept = load.results(results.folder), load.results(tmp_path / "kept")
     for name, module in FIGURES.items():
-        assert module.draw(read_by(module, kept))[0] == module.draw(read_by(module, whole))[0], name
+        assert module.draw(kept.read_by(module.READS))[0] == module.draw(whole.read_by(module.READS))[0], name
 
 
 def test_only_what_figures_read_of_sweeps_and_deep_runs_is_kept(results, tmp_path):
@@ -47,6 +51,7 @@ def test_only_what_figures_read_of_sweeps_and_deep_runs_is_kept(results, tmp_pat
 def test_only_what_figures_read_of_synthetic_facts_is_kept(results, tmp_path):
     path = results.add()
     results.add("stored")
+    results.add("popqa")
     collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")])
     kept = tmp_path / "kept" / path.relative_to(results.folder)
     facts = pq.read_table(kept / "facts.parquet")
@@ -54,18 +59,51 @@ def test_only_what_figures_read_of_synthetic_facts_is_kept(results, tmp_path):
     # 40 of the base, 20 held-out ones of three arms, and the ten that each half was trained on.
     assert len(facts) == 40 + 3 * 20 + 2 * 10
     assert not list((tmp_path / "kept").glob("theory/stored/**/facts.parquet"))
-    assert len(list((tmp_path / "kept").glob("theory/stored/**/trace.parquet"))) == 1
+    (trace,) = (pq.read_table(file) for file in (tmp_path / "kept").glob("theory/stored/**/trace.parquet"))
+    assert set(trace["arm"].to_pylist()) == set(load.ARMS) and "loss" not in trace.column_names
+    assert not list((tmp_path / "kept").glob("theory/popqa/**/*.parquet"))
+
+
+def test_cells_are_kept_if_some_figure_reads_them_and_the_others_of_their_rows_are_empty():
+    table = pa.table(
+        {
+            "arm": pa.array(["top", "top", "base", "whole"]).dictionary_encode(),
+            "in_arm": [True, None, False, True],
+            "a": [1.0, 2.0, 3.0, 4.0],
+            "b": ["p", "q", "r", "s"],
+            "c": [1, 2, 3, 4],
+        }
+    )
+    wanted = [
+        Rows("facts", ("a",), {"arm": ("top", "base")}),
+        Rows("facts", ("b",), {"arm": ("top",), "in_arm": (True,)}),
+    ]
+    assert collect.kept_cells(table.select, wanted).to_pylist() == [
+        {"arm": "top", "a": 1.0, "in_arm": True, "b": "p"},
+        {"arm": "top", "a": 2.0, "in_arm": None, "b": None},
+        {"arm": "base", "a": 3.0, "in_arm": None, "b": None},
+    ]
+    assert len(collect.kept_cells(table.select, [Rows("facts", ("c",))])) == 4
 
 
 def test_no_row_of_a_real_table_is_kept_nor_its_place(results, tmp_path):
     for experiment in ("paper", "popqa"):
-        results.add(experiment, table="/home/somebody/data/popqa.tsv")
+        results.add(experiment, path="/home/somebody/data/popqa.tsv")
     collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")])
     names = {file.name for file in (tmp_path / "kept").rglob("*") if file.is_file()}
     assert names == {"report.json", "trace.parquet"}
     for report in (tmp_path / "kept").rglob("report.json"):
-        assert json.loads(report.read_text())["config"]["facts"]["table"] == "popqa.tsv"
+        assert json.loads(report.read_text())["config"]["facts"]["path"] == "popqa.tsv"
         assert "somebody" not in report.read_text()
+
+
+def test_rows_are_taken_for_real_ones_where_a_report_does_not_say_that_they_are_not(results, tmp_path):
+    path = results.add()
+    report = json.loads((path / "report.json").read_text())
+    report["config"]["facts"] = {"n_subjects": 10}
+    (path / "report.json").write_text(json.dumps(report))
+    collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")])
+    assert not list((tmp_path / "kept").rglob("facts.parquet"))
 
 
 def test_only_what_figures_read_of_studies_is_kept_and_no_place_on_a_machine(results, tmp_path):
@@ -94,7 +132,7 @@ def test_screen_study_is_kept_whole_so_that_it_can_go_on_from_there(results, tmp
     whole, kept = pq.read_table(path), pq.read_table(tmp_path / "kept" / path.relative_to(results.folder))
     assert kept.column_names == whole.column_names and len(kept) == len(whole)
     # What identifies rows and worlds stays as it is, measurements are in single precision.
-    for name in set(whole.column_names) - {*screen.METRICS, *screen.OTHERS}:
+    for name in set(whole.column_names) - set(MEASURES):
         assert kept[name].equals(whole[name]), name
     assert str(kept["accuracy"].type) == "float"
     np.testing.assert_allclose(kept["accuracy"], whole["accuracy"], rtol=1e-6)
@@ -110,10 +148,8 @@ def test_collecting_again_replaces_what_has_the_same_name_and_keeps_the_rest(res
     results.add("stored", world=7)
     assert collect.main(arguments) == 0
     kept = load.results(tmp_path / "kept")
-    assert {name: [run.world for run in found.runs] for name, found in kept.experiments.items()} == {
-        "paper": [0],
-        "stored": [7],
-    }
+    worlds = {name: [run.world for run in experiment.runs] for name, experiment in kept.experiments.items()}
+    assert worlds == {"paper": [0], "stored": [7]}
     assert list(kept.sweeps) == ["remedies"]
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["theory"]
 
@@ -159,10 +195,10 @@ def test_missing_columns_and_folders_are_named(results, tmp_path, capsys):
 def test_committed_results_are_small_and_hold_no_rows_of_a_real_table():
     files = [file for file in RESULTS.rglob("*") if file.is_file()]
     assert 0 < sum(file.stat().st_size for file in files) < 3_000_000
-    for run in (run for found in load.results(RESULTS).experiments.values() for run in found.runs):
+    for run in (run for kept in load.results(RESULTS).experiments.values() for run in kept.runs):
         if collect.is_real(run.report):
             assert not (run.path / "facts.parquet").exists()
-            assert "/" not in run.report["config"]["facts"]["table"]
+            assert "/" not in run.report["config"]["facts"]["path"]
     assert not list(RESULTS.glob("empirical/**/facts.parquet"))
     assert not list(RESULTS.glob("empirical/screen-*"))
 
@@ -172,13 +208,13 @@ def test_single_precision_moves_no_committed_fact_across_its_critical_share():
         for arm in ("top", "bottom"):
             columns = ("correct", "critical_low", "critical_high", "subject_attention", "relation_attention")
             facts = run.facts(arm, *columns, role="held_out")
-            share = facts["subject_attention"] / (facts["subject_attention"] + facts["relation_attention"])
-            recalled = (facts["critical_low"] < share) & (share < facts["critical_high"])
-            np.testing.assert_array_equal(recalled, facts["correct"])
+            share = subject_share(facts["subject_attention"], facts["relation_attention"])
+            answered = recalled(share, facts["critical_low"], facts["critical_high"])
+            np.testing.assert_array_equal(answered, facts["correct"])
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_whose_results_are_kept_is_in_the_gallery(name):
-    module = FIGURES[name]
-    is_drawable = not missing(module, "NEEDS", read_by(module, load.results(RESULTS)))
+    missing = load.results(RESULTS).missing(FIGURES[name].READS)
+    is_drawable = not any(read.is_required for read in missing)
     assert (RESULTS.parent / "gallery" / f"{name}.png").is_file() == is_drawable

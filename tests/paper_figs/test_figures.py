@@ -5,6 +5,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from core.errors import InputError
 from paper_figs import (
     fig1_effect_by_arm,
     fig2_gap_by_popularity,
@@ -15,7 +16,7 @@ from paper_figs import (
     fig10_deep_toy,
     load,
 )
-from paper_figs.__main__ import FIGURES, read_by
+from paper_figs.figures import FIGURES
 
 
 def test_effect_names_the_gap_of_accuracy_and_attention(results):
@@ -170,16 +171,16 @@ def test_deep_run_without_the_attention_of_an_arm_is_named(results):
     path = results.add_deep() / "attention.parquet"
     table = pq.read_table(path)
     pq.write_table(table.filter(pc.field("arm") != "bottom"), path)
-    with pytest.raises(load.InputError, match="attention.parquet lacks layers of bottom"):
+    with pytest.raises(InputError, match="attention.parquet lacks layers of bottom"):
         fig10_deep_toy.measure(results.read()["deep-2"])
 
 
 @pytest.mark.parametrize("n_worlds", [1, 3])
 def test_every_figure_is_titled_by_its_claim(results, n_worlds):
     results.add_everything(n_worlds)
-    found = load.results(results.folder)
+    finished = load.results(results.folder)
     for name, module in FIGURES.items():
-        claim, figure = module.draw(read_by(module, found))
+        claim, figure = module.draw(finished.read_by(module.READS))
         figure.draw_without_rendering()
         assert figure.get_suptitle().replace("\n", " ") == claim, name
         assert "nan" not in claim, name

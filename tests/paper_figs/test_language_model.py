@@ -4,13 +4,15 @@ Of a study with gap g, top lies g above bottom in accuracy and attention, 2 g in
 """
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from core import columns
+from core.errors import InputError
 from paper_figs import fig11_language_model as fig11
 from paper_figs import fig12_attention_heads as fig12
-from paper_figs.load import InputError
 
 
 def _flows(results, gaps=(0.1, 0.1, 0.1), name="tiny"):
@@ -55,7 +57,7 @@ def test_accuracy_is_split_and_the_gap_told_by_fifth_as_it_was_compared(results)
     model = _flows(results)["tiny"]
     np.testing.assert_allclose([model.split["retention"][arm].mean for arm in ("top", "bottom")], [60, 40])
     np.testing.assert_allclose([model.split["unknown_accuracy"][arm].mean for arm in ("top", "bottom")], [7.5, 12.5])
-    assert model.fifths is not None and model.unit == "3 base models"
+    assert model.fifths is not None and model.unit == "base models"
     np.testing.assert_allclose(model.fifths.mean, [20, 15, 10, 5, 0])
     np.testing.assert_allclose(model.fifths.high - model.fifths.low, 4)
 
@@ -63,8 +65,22 @@ def test_accuracy_is_split_and_the_gap_told_by_fifth_as_it_was_compared(results)
 def test_study_whose_fifths_are_missing_is_named(results):
     path = results.add_study().parents[2] / "predictions.parquet"
     pq.write_table(pq.read_table(path).slice(0, 5), path)
-    with pytest.raises(InputError, match="predictions.parquet lacks fifths of the accuracy gap"):
+    with pytest.raises(InputError, match="predictions.parquet lacks fifth 4 of the accuracy gap"):
         fig11.measure(results.read_studies()["tiny"])
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [("base models", "f: over 3 base models."), ("questions by subject", "f: over questions by subject.")],
+)
+def test_note_says_what_the_intervals_of_the_fifths_count(results, unit, words):
+    results.add_worlds()
+    for world in range(3):
+        path = results.add_study(world=world).parents[2] / "predictions.parquet"
+    rows = pq.read_table(path).to_pylist()
+    pq.write_table(pa.Table.from_pylist([row | {"unit": unit} for row in rows], schema=columns.PREDICTIONS), path)
+    _, figure = fig11.draw(results.read_studies())
+    assert words in figure.get_supxlabel().replace("\n", " ")
 
 
 def test_adapter_stands_beside_as_hollow_marks_and_one_base_model_is_said_to_have_no_interval(results):

@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from core import runs
+from core.errors import InputError
 from paper_figs import load
-from paper_figs.load import InputError
+from paper_figs.reads import EVERY, Read
 
 
 def test_runs_of_one_world_are_averaged_before_worlds_are_compared(results):
@@ -25,8 +29,13 @@ def test_runs_are_read_in_the_order_of_numbers_and_only_when_finished(results):
     assert [run.world for run in results.read()["paper"].runs] == [2, 10]
 
 
+def _read(path):
+    """Return the run in this folder."""
+    return load.Run(path, runs.read_run(path).report)
+
+
 def test_facts_are_those_of_the_arm_and_role(results):
-    run = load.read(results.add() / "report.json")
+    run = _read(results.add())
     facts = run.facts("top", "fact", "correct", role="held_out")
     assert facts["fact"].tolist() == list(range(0, 40, 2))
     assert facts["correct"].sum() == 14
@@ -50,7 +59,7 @@ def test_damaged_report_is_named(results, text):
 
 def test_damaged_or_missing_table_is_named(results):
     path = results.add()
-    run = load.read(path / "report.json")
+    run = _read(path)
     (path / "facts.parquet").write_bytes((path / "facts.parquet").read_bytes()[:-20])
     with pytest.raises(InputError, match="cannot read .*facts.parquet"):
         run.facts("top", "correct")
@@ -60,7 +69,7 @@ def test_damaged_or_missing_table_is_named(results):
 
 
 def test_what_a_run_lacks_is_named(results):
-    run = load.read(results.add(changes={"top": {"salience": pa.nulls(40, pa.float64())}}) / "report.json")
+    run = _read(results.add(changes={"top": {"salience": pa.nulls(40, pa.float64())}}))
     with pytest.raises(InputError, match="it has no column exposures"):
         run.facts("top", "exposures")
     with pytest.raises(InputError, match="no salience in held-out facts of top"):
@@ -78,7 +87,7 @@ def test_runs_of_different_configs_share_no_interval(results):
         results.read()
 
 
-def test_studies_and_the_window_are_read_apart_from_experiments_and_single_worlds_left_out(results):
+def test_studies_and_the_screen_are_read_apart_from_experiments_and_single_worlds_left_out(results):
     results.add_study("tiny", world=1)
     results.add_study("screen-hhhhhhh")
     found = load.results(results.folder)
@@ -184,13 +193,26 @@ def test_damaged_sweep_is_named(results):
         results.read()
 
 
-def test_commands_name_what_makes_runs_sweeps_and_deep_runs(tmp_path):
-    assert load.command("stored", tmp_path) == f"python -m theory run stored --seeds 10 --out {tmp_path}"
-    assert load.command("deep-2", tmp_path) == f"python -m theory deep deep-2 --seeds 10 --out {tmp_path}"
-    assert load.command("remedies", tmp_path) == f"python -m theory sweep remedies --out {tmp_path}"
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        (Read("experiment", "stored"), "theory run stored --seeds 10"),
+        (Read("experiment", "deep-2"), "theory deep deep-2 --seeds 10"),
+        (Read("sweep", "remedies"), "theory sweep remedies"),
+        (Read("study", "tiny-lora"), "empirical run tiny-lora --seeds 5 --pretrain-seeds 3"),
+        (Read("screen", "screen"), "empirical run screen"),
+    ],
+)
+def test_commands_name_what_makes_results_of_each_kind(read, expected):
+    assert load.command(read, Path("runs")) == f"python -m {expected} --out runs"
 
 
-def test_commands_name_what_makes_studies(tmp_path):
-    expected = f"python -m empirical run tiny-lora --seeds 5 --pretrain-seeds 3 --out {tmp_path}"
-    assert load.command("tiny-lora", tmp_path) == expected
-    assert load.command("screen", tmp_path) == f"python -m empirical run screen --out {tmp_path}"
+def test_figure_is_given_what_it_reads_in_its_order_and_told_what_is_missing(results):
+    results.add("stored")
+    results.add("paper")
+    results.add_study("tiny")
+    finished = load.results(results.folder)
+    reads = (Read("study", "tiny"), Read("experiment", "paper"), Read("experiment", EVERY, is_required=False))
+    assert list(finished.read_by(reads)) == ["tiny", "paper", "stored"]
+    absent = (Read("study", "paper"), Read("sweep", "remedies", is_required=False))
+    assert finished.read_by(absent) == {} and finished.missing((*reads, *absent)) == list(absent)

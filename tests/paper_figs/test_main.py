@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from paper_figs.__main__ import FIGURES, main
+from paper_figs.__main__ import main
+from paper_figs.figures import FIGURES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,7 +71,7 @@ def test_figure_of_a_sweep_is_drawn_from_the_sweep_alone_and_skipped_without_it(
     assert "fig8_dose_response.png  Finetuning on more well-known facts" in drawn
 
 
-def test_figure_of_both_flows_needs_both_and_that_of_the_window_its_table(results, tmp_path, capsys):
+def test_figure_of_both_flows_needs_both_and_that_of_the_screen_its_table(results, tmp_path, capsys):
     results.add_study()
     results.add_study("tiny-lora")
     chosen = ["--runs", str(results.folder), "--out", str(tmp_path / "out"), "--only", "fig11", "fig12", "fig13"]

@@ -2,31 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from paper_figs import fig7_phase_diagram as fig7
-from theory.law import flow
 
 
 def _measure(results, name="phase-exposure"):
     return fig7.measure(results.read_sweep(name), fig7.PLANES[name])
-
-
-@given(hnp.arrays(float, 7, elements=st.sampled_from([-2.0, -1.0, -0.25, 0.0, 0.5, 1.0, 3.0])))
-def test_boundary_is_where_the_theory_puts_the_window(lead):
-    steps = 500 * 2 ** np.arange(7)
-    found, expected = fig7.boundary(np.log2(steps), lead, falls=True), flow.window_boundary(steps, lead)
-    np.testing.assert_allclose(2**found, expected, rtol=1e-12)
-
-
-def test_boundary_in_either_direction_is_the_last_one():
-    position = np.array([0.0, 1.0, 3.0, 4.0])
-    lead = np.array([2.0, -2.0, 2.0, 2.0])
-    assert fig7.boundary(position, lead, falls=True) == 0.5
-    assert fig7.boundary(position, lead, falls=False) == 2.0
-    assert np.isnan(fig7.boundary(position, np.ones(4), falls=False))
 
 
 def test_boundaries_of_both_planes_and_their_distance_are_found(results):

@@ -7,11 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
+from core.errors import InputError
 from paper_figs import fig13_screen as fig13
 from paper_figs import screen
-from paper_figs.load import InputError
-
-FACTORS = screen.FACTORS
 
 
 def _effects(results, **options):
@@ -51,15 +49,6 @@ def test_intervals_are_students_over_base_models(results):
     np.testing.assert_allclose(effect.high - effect.mean, half)
 
 
-def test_least_squares_gives_what_a_regression_of_another_make_does():
-    x = np.array([0.0, 1.0, 2.0, 3.0, 5.0])
-    y = np.array([1.0, 0.5, 2.5, 2.0, 4.0])
-    found, other = screen.least_squares(np.column_stack([np.ones(5), x]), y), stats.linregress(x, y)
-    np.testing.assert_allclose(found.mean, [other.intercept, other.slope])
-    half = stats.t.ppf(0.975, 3) * np.array([other.intercept_stderr, other.stderr])
-    np.testing.assert_allclose(found.high - found.mean, half)
-
-
 def test_claim_names_clear_factors_from_the_strongest_and_whether_the_toy_agrees(results):
     half = 100 * stats.t.ppf(0.975, 24) * np.sqrt(32 * 0.005**2 / 24) * 2 / np.sqrt(32)
     assert _claim(results) == (
@@ -71,7 +60,7 @@ def test_claim_names_clear_factors_from_the_strongest_and_whether_the_toy_agrees
 
 def test_claim_names_no_more_than_the_three_strongest_of_many_clear_factors(results):
     claim = _claim(results, true={"tail": 0.08, "answers": -0.05, "names": 0.04, "format": 0.02}, with_toy=False)
-    assert claim.startswith("4 of 7 properties of a world clearly change") and "questions told" not in claim
+    assert claim.startswith("4 of 7 properties of a world clearly change") and "questions seen" not in claim
     assert ": most deep tail +8.0 ± 0.4, many answers −5.0 ± 0.4, distinctive names +4.0 ± 0.4 points" in claim
 
 
@@ -79,7 +68,7 @@ def test_claim_says_when_nothing_is_clear_and_is_silent_about_a_toy_that_was_not
     claim = _claim(results, true={"format": 0.001}, with_toy=False)
     assert claim == (
         "None of 7 properties of a world clearly changes what lesser-known facts cost a language model; "
-        "at most questions told, +0.1 ± 0.4 points of accuracy"
+        "at most questions seen, +0.1 ± 0.4 points of accuracy"
     )
 
 
@@ -107,7 +96,7 @@ def test_claim_says_when_the_toy_ranks_worlds_otherwise(results, change, words):
     ("keep", "message"),
     [
         (lambda table: table.filter(pc.field("arm") != "bottom"), "lacks an arm of some base model"),
-        (lambda table: table.filter(pc.field("tail") == 8), "tail has not two levels in the screen"),
+        (lambda table: table.filter(pc.field("tail") == 8), "tail has not two levels in the factorial part"),
         (lambda table: table.filter(pc.field("pretrain_seed") == 0).slice(0, 64), "has (too few|not two)"),
         (lambda table: table.drop_columns(["retention"]), "it has no column retention"),
     ],

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from core.errors import InputError
 from paper_figs import fig8_dose_response as fig8
 from paper_figs import fig9_remedies as fig9
-from paper_figs.load import InputError
 
 
 def _dose(results, name="dose-share"):

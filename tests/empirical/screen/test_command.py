@@ -2,13 +2,13 @@ from dataclasses import replace
 
 import pytest
 
-from core import runs
+from core import columns, runs
 from core.errors import InputError
 from empirical.experiments import SCREEN
 from empirical.screen import command, design, table
 from empirical.screen.command import Screen
 
-METRICS = dict.fromkeys((*table.METRICS, *table.OTHERS), 0.5) | {"n": 4}
+METRICS = dict.fromkeys(columns.MEASURES, 0.5) | {"n": 4}
 SMALL = replace(
     SCREEN,
     pretrain=replace(SCREEN.pretrain, d_model=16, layers=1, heads=2, key_value_heads=2, vocabulary=400, epochs=0.01),
@@ -51,7 +51,7 @@ def test_what_the_table_holds_is_not_run_again_and_an_interruption_loses_no_base
     assert asked() == 0
     assert len(started) == 32 + 1 and started[2] == started[3]
     assert len(table.read(tmp_path)) == 32 * 2 * 4
-    assert "the screen: top − bottom, by world" in capsys.readouterr().out
+    assert "the factorial part: top − bottom, by world" in capsys.readouterr().out
 
 
 def test_more_seeds_run_what_is_missing_alone(tmp_path, monkeypatch):

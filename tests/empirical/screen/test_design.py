@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from core import columns
 from empirical import config as configs
 from empirical.experiments import SCREEN
 from empirical.screen import design
@@ -45,3 +46,7 @@ def test_recipes_share_the_base_models_of_their_ends():
     for variant in design.variants(SCREEN, ["recipe"]):
         (same,) = [one for one in ends[variant.series] if one.name == f"screen-{design.ENDS[variant.series]}"]
         assert variant.config.world == same.config.world and variant.config.pretrain == same.config.pretrain
+
+
+def test_the_factors_are_columns_of_the_studys_table():
+    assert tuple(factor.name for factor in FACTORS) == columns.FACTORS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from core import runs
+from core import columns, runs
 from core.errors import InputError
 from core.seeds import Cell
 from empirical.experiments import SCREEN
@@ -21,7 +21,7 @@ TRUE = {"tail": 0.08, "answers": -0.05}
 
 def _metrics(gap, arm):
     value = 0.4 + (gap / 2 if arm == "top" else -gap / 2 if arm == "bottom" else 0)
-    names = (*table.METRICS, *table.OTHERS)
+    names = columns.MEASURES
     return dict.fromkeys(names, None) | {"n": 10, "accuracy": value, "retention": value, "subject_attention": value}
 
 
@@ -81,7 +81,7 @@ def test_too_few_base_models_give_no_effects(rows):
 def test_the_table_comes_back_as_it_was_written_and_newer_rows_replace_older_ones(rows, tmp_path):
     table.write(tmp_path, rows)
     again = table.read(tmp_path)
-    assert len(again) == len(rows) and set(again[0]) == set(table.SCHEMA.names)
+    assert len(again) == len(rows) and set(again[0]) == set(columns.SCREEN.names)
     newer = [rows[0] | {"accuracy": 0.99}]
     merged = table.merged(again, newer)
     assert len(merged) == len(rows)
