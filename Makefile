@@ -44,9 +44,9 @@ help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 	@echo "Variables: the comment at the top of the Makefile."
 
-setup: $(DEV)  ## everything installed into .venv
+setup: $(DEV) $(DOCS)  ## everything installed into .venv
 
-test: $(DEV)  ## the tests, in parallel
+test: $(DEV) $(DOCS)  ## the tests, in parallel
 	$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(DEV) $(DOCS)  ## ruff, its formatting, and pyright

@@ -4,6 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ import nbclient
 import nbformat
 import pyarrow as pa
 import pytest
+import yaml
 
 from core import columns
 
@@ -60,6 +62,14 @@ def test_published_numbers_are_all_on_their_page() -> None:
     text = hook("published").on_page_markdown("<!-- published -->", page=None)
     rows = hook("published").SOURCE.read_text(encoding="utf-8").splitlines()
     assert len(text.splitlines()) == len(rows) + 1
+
+
+def test_the_citation_has_the_project_s_version_and_cites_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["version"] == project["version"]
+    assert citation["title"].startswith(project["name"])
+    assert [one["value"] for one in citation["references"][0]["identifiers"]] == ["arXiv:2406.14785"]
 
 
 def test_the_quickstart_has_no_outputs_in_the_repository_and_runs() -> None:

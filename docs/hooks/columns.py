@@ -58,8 +58,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def _beside(node: ast.stmt, remarks: dict[int, str]) -> dict[str, str]:
     """Return the comments beside the names that stand in a statement."""
-    strings = [part for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
-    return {part.value: remarks[part.lineno] for part in strings if part.lineno in remarks}
+    names = [part for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return {str(name.value): remarks[name.lineno] for name in names if name.lineno in remarks}
 
 
 def _docstring(node: ast.stmt | None) -> str:
