@@ -83,12 +83,14 @@ def by_plain_jax(of: Task) -> Cost:
 
     @jax.jit
     def pretrain(batches: factored.Facts):
-        return jax.lax.scan(lambda values, batch: factored.store(values, batch, rates[0], config.model), start, batches)
+        return jax.lax.scan(
+            lambda values, batch: factored.fact_step(values, batch, rates[0], config.model), start, batches
+        )
 
     @jax.jit
     def finetune(values: factored.Values, batches: factored.Facts):
         def step(logits, batch):
-            _, logits, loss = factored.answer_questions(
+            _, logits, loss = factored.question_step(
                 values, logits, batch, rates[1], None, config.model, config.finetune.prompt
             )
             return logits, loss

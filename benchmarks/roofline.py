@@ -33,7 +33,7 @@ Task = Callable[[], object]
 
 @dataclass(frozen=True)
 class Work:
-    """What one pretraining step of the table form cannot do without."""
+    """What one pretraining step of the factored model cannot do without."""
 
     exponentials: int
     bytes: int

@@ -21,7 +21,7 @@ from theory import facts
 from theory.config import Config
 
 DENSE_STEPS = 30
-"""Pretraining steps per measurement of the dense form."""
+"""Pretraining steps per measurement of the dense model."""
 QUICK: dict[str, Any] = {
     "configs": 4,
     "steps": 20,
@@ -159,7 +159,7 @@ def _one_by_one(
     found["jax_scan_compiled"] = total(costs)
     found["jax_scan"] = total([cost._replace(compilation=0.0) for cost in costs])
     if settings.subjects <= theory.DENSE_UP_TO:
-        tell(f"{of.kind}: JAX, dense form")
+        tell(f"{of.kind}: JAX, dense model")
         dense = theory.simulator(tasks[0].store, 1, "dense")
         dense(1)  # compiles
         seconds = dense(DENSE_STEPS) / DENSE_STEPS

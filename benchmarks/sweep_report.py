@@ -15,7 +15,7 @@ TITLES = {
     **{f"torch_{name}": loop.title for name, loop in torch_loop.LOOPS.items()},
     "jax_scan_compiled": "JAX, a jitted scan, compiled for each",
     "jax_scan": "JAX, a jitted scan, compilation left out",
-    "jax_dense": "JAX, autograd, dense form",
+    "jax_dense": "JAX, autograd, dense model",
 }
 KINDS = {"apart": "no pretraining shared", "shared": "lengths of pretraining, shared"}
 
@@ -25,7 +25,7 @@ Counted: what running the configs one after another takes, and all programs are 
 computes, where one pretraining serves all its shorter ones. The sweep's own row has everything in it, from sampling \
 the worlds to the table on disk, R5's forecast and the measurements included; the row of steps has its two trainings. \
 The others' have steps alone, timed on {sampled} of the configs, none but the row that says so with compilation; the \
-dense form's were timed in pretraining. Median of the repeats, min–max; × : how many times faster the sweep is."""
+dense model's were timed in pretraining. Median of the repeats, min–max; × : how many times faster the sweep is."""
 _LIMIT_NOTE = """\
 Share of the machine's limit (exponentials and bytes of the steps done, at the highest rates found on all cores): of \
 the whole sweep, and of its trainings alone, in the best repeat."""

@@ -28,9 +28,9 @@ from theory.engine import loop as train
 from theory.model.config import ModelConfig
 
 DENSE_UP_TO = 1000
-"""Subjects up to which the dense form takes part: its matrices have as many rows as there are tokens."""
+"""Subjects up to which the dense model takes part: its matrices have as many rows as there are tokens."""
 DENSE_STEPS = 30
-"""Steps per measurement of the dense form."""
+"""Steps per measurement of the dense model."""
 WORLD_BYTES = 2**30
 """Of values in all worlds together; fewer worlds are trained at once where more would not fit."""
 LARGE = 400e6
@@ -105,13 +105,13 @@ def run(settings: Settings) -> None:
         report.write(settings.out, sizes, {"settings": used, "machine": machine, "memory": memory})
 
 
-def simulator(store: FactStore, n_worlds: int, form: Literal["table", "dense"]) -> Callable[[int], float]:
+def simulator(store: FactStore, n_worlds: int, form: Literal["factored", "dense"]) -> Callable[[int], float]:
     """Return a function from a number of steps to the seconds that they take the simulator, in all worlds together.
 
     Compilation, and what a run does once (arrays moved and filled, the trace's measurements), are left out: the time is
     that of a long run less that of a short one. Drawing the facts is part of it.
     """
-    config = Config(model=ModelConfig(form=form))
+    config = Config(model=ModelConfig(parametrisation=form))
     # Every length runs in the same compiled program.
     seeds = np.arange(n_worlds, dtype=np.uint32)
     world = pipeline.world(config, store, 0)
@@ -203,12 +203,12 @@ def _contestants(settings: Settings, store: FactStore) -> list[Contestant]:
     n_worlds = max(1, min(settings.worlds, WORLD_BYTES // n_bytes))
     n_steps = settings.steps * (3 if n_bytes > LARGE else 1)
     chosen = [
-        Contestant(report.ONE, "simulator", 1, n_steps, simulator(store, 1, "table")),
-        Contestant(report.MANY, "simulator", n_worlds, n_steps, simulator(store, n_worlds, "table")),
+        Contestant(report.ONE, "simulator", 1, n_steps, simulator(store, 1, "factored")),
+        Contestant(report.MANY, "simulator", n_worlds, n_steps, simulator(store, n_worlds, "factored")),
     ]
     if store.n_subjects <= DENSE_UP_TO:
         n_steps = min(DENSE_STEPS, settings.steps)
-        chosen.append(Contestant("jax_dense", "JAX autograd, dense form", 1, n_steps, simulator(store, 1, "dense")))
+        chosen.append(Contestant("jax_dense", "JAX autograd, dense model", 1, n_steps, simulator(store, 1, "dense")))
     for contestant in chosen:
         contestant.seconds(contestant.n_steps)
     for name, loop in torch_loop.LOOPS.items():

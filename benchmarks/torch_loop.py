@@ -1,4 +1,4 @@
-"""Both stages as a PyTorch user would write them: the same model, world and updates as the simulator's table form.
+"""Both stages as a PyTorch user would write them: the same model, world and updates as the simulator's factored model.
 
 Pretraining: logits = ½ (v_s + v_r), loss = mean cross entropy over the batch, SGD on both value tables. Finetuning: the
 attention logits of (subject, relation, template) by SGD, the values frozen. What usually slows such a loop is avoided:
@@ -17,7 +17,7 @@ from torch.nn import functional
 from core.facts.store import FactStore
 
 TABLE_RATE = 20.0
-"""SGD rate of the value tables: the table form's share, ½, of the dense form's rate 40."""
+"""SGD rate of the value tables: the factored model's share, ½, of the dense model's rate 40."""
 SHARED_SHARE = 0.5
 """SGD rate of the attention logits that all subjects, or all relations, share; their own move at the rest of rate 1."""
 

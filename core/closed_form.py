@@ -40,9 +40,9 @@ def boundary(position: Float[np.ndarray, " level"], lead: Float[np.ndarray, " le
     return float(low + before[at] / (before[at] - after[at]) * (high - low))
 
 
-def median_distance(one: Float[np.ndarray, " column"], other: Float[np.ndarray, " column"]) -> float:
-    """Return the median distance of two boundaries over the columns that have both; nan if none has."""
-    distance = np.abs(one - other)
+def median_distance(predicted: Float[np.ndarray, " column"], measured: Float[np.ndarray, " column"]) -> float:
+    """Return the median distance of predicted and measured boundary over the columns that have both, or nan (R8)."""
+    distance = np.abs(predicted - measured)
     return float(np.median(distance[np.isfinite(distance)])) if np.isfinite(distance).any() else float("nan")
 
 

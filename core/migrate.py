@@ -101,10 +101,9 @@ def _rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
 
 def _encodings(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     with pq.ParquetFile(path) as file:
-        group = file.metadata.row_group(0) if file.metadata.num_row_groups else None
-        for index in range(group.num_columns if group else 0):
-            column = group.column(index)
-            yield column.path_in_schema, column.encodings
+        if file.metadata.num_row_groups:
+            group = file.metadata.row_group(0)
+            yield from ((c.path_in_schema, c.encodings) for c in map(group.column, range(group.num_columns)))
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -47,7 +47,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Read:
-    """Results that a figure reads: the reports of their runs, and these rows."""
+    """Results that a figure reads: the reports of their runs and these rows; of the screen, the whole table."""
 
     kind: Kind
     name: str

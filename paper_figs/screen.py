@@ -52,7 +52,7 @@ class Screen:
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the table, or these of its columns; InputError where it is damaged or lacks one."""
-        return runs.read_table(self.path, columns and list(columns))
+        return runs.read_table(self.path, list(columns) if columns else None)
 
     def gaps(self, part: str, flow: str) -> Gaps:
         """Return the gaps of a part of the study; InputError where an arm of a base model is missing."""

@@ -62,14 +62,17 @@ def check(config: Config) -> None:
         raise InputError(f"--model.dimension is {config.model.dimension}: it must be at least 2.")
     if config.split.held_out == 0:
         raise InputError("--split.held-out is 0: that leaves nothing to test.")
-    for flag, value in {"kl": config.finetune.kl, "attention-floor": config.finetune.attention_floor}.items():
+    for flag, value in {
+        "kl-weight": config.finetune.kl_weight,
+        "attention-floor": config.finetune.attention_floor,
+    }.items():
         if not 0 <= value < math.inf:
             raise InputError(f"--finetune.{flag} is {value}: it must be a number, at least 0.")
     if not 0 <= config.finetune.replay <= 1:
         raise InputError(f"--finetune.replay is {config.finetune.replay}: it must lie between 0 and 1.")
-    if config.finetune.stop == "early" and not config.split.dev:
-        raise InputError("--finetune.stop early needs dev facts.\nAdd --split.dev 0.1.")
-    if config.model.form == "table":
+    if config.finetune.early_stopping and not config.split.dev:
+        raise InputError("--finetune.early-stopping needs dev facts.\nAdd --split.dev 0.1.")
+    if config.model.parametrisation == "factored":
         needs_dense = {
             "--model.embeddings random": config.model.embeddings != "structured",
             "--model.dimension": config.model.dimension is not None,
@@ -79,12 +82,14 @@ def check(config: Config) -> None:
         }
         wanted = [flag for flag, is_set in needs_dense.items() if is_set]
         if wanted:
-            raise InputError(f"{', '.join(wanted)}: not for the table form.\nAdd --model.form dense.")
+            raise InputError(f"{', '.join(wanted)}: not for the factored model.\nAdd --model.parametrisation dense.")
     if config.finetune.prompt == "fresh_relation":
         if config.model.value_share:
             raise InputError("a fresh relation token has no value only with --model.value-share 0.")
-        if config.model.form == "dense" and "everything" in (config.pretrain.train, config.finetune.train):
-            raise InputError("fresh_relation in the dense form trains attention only.\nUse --model.form table.")
+        if config.model.parametrisation == "dense" and "everything" in (config.pretrain.train, config.finetune.train):
+            raise InputError(
+                "fresh_relation in the dense model trains attention only.\nUse --model.parametrisation factored."
+            )
 
 
 def to_json(config: Config) -> dict[str, Any]:

@@ -52,7 +52,7 @@ EXPERIMENTS: dict[str, tuple[str, Config]] = {
     ),
     "superposition": (
         "Random embeddings in 250 dimensions for 1,005 tokens: the effect without orthogonality.",
-        replace(PAPER, model=ModelConfig(form="dense", embeddings="random", dimension=250)),
+        replace(PAPER, model=ModelConfig(parametrisation="dense", embeddings="random", dimension=250)),
     ),
     "value-share": (
         "W_V reads the shared directions too, so that values generalise over subjects.",
@@ -87,15 +87,15 @@ class Sweep:
 
 REMEDIES: dict[str, dict[str, Any]] = {
     "none": {},
-    "early stopping": {"finetune.stop": "early"},
-    "KL 0.1": {"finetune.kl": 0.1},
-    "KL 1": {"finetune.kl": 1.0},
+    "early stopping": {"finetune.early_stopping": True},
+    "KL 0.1": {"finetune.kl_weight": 0.1},
+    "KL 1": {"finetune.kl_weight": 1.0},
     "attention floor 1": {"finetune.attention_floor": 1.0},
     "attention floor 10": {"finetune.attention_floor": 10.0},
     "everything": {"finetune.train": "everything"},
     "values only": {"finetune.train": "values"},
-    "known first": {"finetune.order": "known_first"},
-    "known last": {"finetune.order": "known_last"},
+    "known first": {"finetune.curriculum": "known_first"},
+    "known last": {"finetune.curriculum": "known_last"},
     "repeat 5 %": {"finetune.replay": 0.05},
     "repeat 10 %": {"finetune.replay": 0.1},
     "repeat 20 %": {"finetune.replay": 0.2},

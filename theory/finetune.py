@@ -36,17 +36,17 @@ class FinetuneConfig:
     value_learning_rate: float = 1.0
     """Rate of W_V where it is trained."""
     optimizer: str = "sgd"
-    """Any optimizer of optax that takes a learning rate (dense form); the table form takes sgd only."""
+    """Any optimizer of optax that takes a learning rate (dense model); the factored model takes sgd only."""
     prompt: Prompt = "template"
     """`template`: (subject, relation, template). `bare`: the pretraining format (subject, relation). `fresh_relation`:
     (subject, a new relation token whose value is zero). The last two are ablations without the effect."""
-    stop: Literal["end", "early"] = "end"
-    """`early`: of the recorded steps, 0 among them, take the one with the least loss on the dev facts."""
-    kl: float = 0.0
+    early_stopping: bool = False
+    """Of the recorded steps, 0 among them, take the one with the least loss on the dev facts, not the last."""
+    kl_weight: float = 0.0
     """Weight of KL(base ‖ tuned) on the training prompts' outputs, added to the loss. A remedy."""
     attention_floor: float = 0.0
     """Weight of ½ max(0, ½ − t)², which holds the subject's share t of attention at the base's. A remedy."""
-    order: Literal["mixed", "known_first", "known_last"] = "mixed"
+    curriculum: Literal["mixed", "known_first", "known_last"] = "mixed"
     """`known_first`: the first half of the steps draws from the arm's better-known half, the rest from the other;
     `known_last`: the other way round."""
     replay: float = 0.0
@@ -78,7 +78,7 @@ def rates(config: FinetuneConfig, dtype: str) -> Rates:
     return Rates(
         number(config.learning_rate, config.train != "values"),
         number(config.value_learning_rate, config.train != "attention"),
-        number(config.kl, config.kl),
+        number(config.kl_weight, config.kl_weight),
         number(config.attention_floor, config.attention_floor),
         number(config.replay, config.replay),
     )
@@ -86,7 +86,7 @@ def rates(config: FinetuneConfig, dtype: str) -> Rates:
 
 def structure(config: FinetuneConfig) -> FinetuneConfig:
     """Return the config without the numbers in `Rates` and the steps: what a program is compiled for."""
-    is_used = {name: float(getattr(config, name) > 0) for name in ("kl", "attention_floor", "replay")}
+    is_used = {name: float(getattr(config, name) > 0) for name in ("kl_weight", "attention_floor", "replay")}
     return replace(config, steps=0, learning_rate=0.0, value_learning_rate=0.0, **is_used)
 
 
@@ -105,36 +105,38 @@ def run(
 @lru_cache(maxsize=32)
 def _program(config: FinetuneConfig, model: ModelConfig):
     def finetune(records: Int[Array, " record"], task: Task):
-        of_form = finetuners.dense_form if model.form == "dense" else finetuners.table_form
-        form = of_form(config.prompt, config.optimizer, task)
+        make = finetuners.of_dense if model.parametrisation == "dense" else finetuners.of_factored
+        finetuner = make(config.prompt, config.optimizer, task)
         probe = task.facts.take(task.probe)
-        is_stored = factored.recalled(form.recall(probe), probe.answer)
+        is_stored = factored.recalled(finetuner.recall(probe), probe.answer)
 
         def one_arm(arm: tuple[Array, Array]):
             rows, size = arm
 
             def measure(state) -> Measured:
                 own, is_own = _spread(rows, size)
-                return _measure(form.look, state, task, is_stored, task.facts.take(own), is_own)
+                return _measure(finetuner.look, state, task, is_stored, task.facts.take(own), is_own)
 
             def dev_loss(state) -> Float[Array, ""]:
                 facts = task.facts.take(task.dev)
-                loss = factored.error(form.look(state, facts)[1], facts.answer, task.constants.multiplicity)[0]
+                loss = factored.loss_and_residual(
+                    finetuner.look(state, facts)[1], facts.answer, task.constants.multiplicity
+                )[0]
                 return _mean(loss, jnp.arange(len(loss)) < task.n_rows[1])
 
             state, trace = loop.run(
-                form.step,
-                form.state,
+                finetuner.step,
+                finetuner.state,
                 lambda key, n: task.facts.take(_draw(config, task, rows, size, records[-1], key, n)),
                 measure,
                 records=records,
                 block=BLOCK,
                 key=jax.random.key(task.seed),
-                score=dev_loss if config.stop == "early" else None,
+                score=dev_loss if config.early_stopping else None,
             )
             # Of an early stop the last record is of another state.
             last = jax.tree.map(lambda records: records[-1], trace.measured)
-            return form.result(state), trace, measure(state) if config.stop == "early" else last
+            return finetuner.result(state), trace, measure(state) if config.early_stopping else last
 
         return jax.lax.map(one_arm, (task.arms, task.sizes))
 
@@ -147,10 +149,10 @@ def _draw(
     """Return the facts of the block of steps from step n on."""
     shape = (BLOCK, config.batch_size)
     low, high = jnp.zeros_like(size), size
-    if config.order != "mixed":
+    if config.curriculum != "mixed":
         is_first = (n + jnp.arange(BLOCK)[:, None]) < n_steps / 2
         half = size // 2
-        of_known = is_first if config.order == "known_first" else ~is_first
+        of_known = is_first if config.curriculum == "known_first" else ~is_first
         low, high = jnp.where(of_known, 0, half), jnp.where(of_known, half, size)
     if task.rates.replay is None:
         return rows[jax.random.randint(key, shape, low, high)]
@@ -173,7 +175,7 @@ def _measure(look, state, task: Task, is_stored, own: factored.Facts, is_own) ->
     is_right = factored.recalled(output, probe.answer)
     is_right_own = factored.recalled(look(state, own)[1], own.answer)
     is_probe = jnp.arange(len(task.probe)) < task.n_rows[0]
-    loss, _ = factored.error(output, probe.answer, task.constants.multiplicity)
+    loss, _ = factored.loss_and_residual(output, probe.answer, task.constants.multiplicity)
     no_template = jnp.zeros((), output.dtype)
     return Measured(
         _mean(is_right, is_probe),

@@ -41,7 +41,7 @@ def n_bytes(config: Config, seed: int) -> int:
     """Return the size of one base model."""
     store = facts.build(config.facts, seed=seed)
     n_values = (store.n_subjects + store.n_relations + 1) * (store.n_answers + 1)
-    if config.model.form == "dense":
+    if config.model.parametrisation == "dense":
         n_outputs = store.n_answers + config.model.n_filler
         n_values = (store.n_subjects + store.n_relations + n_outputs) ** 2
     return n_values * np.dtype(config.precision).itemsize
@@ -50,7 +50,7 @@ def n_bytes(config: Config, seed: int) -> int:
 def family(unit: Unit) -> Unit:
     """Return what decides a unit's pretraining but for its length."""
     model = unit.config.model
-    if model.form == "table":
+    if model.parametrisation == "factored":
         model = replace(model, template_strength=0.0)  # nothing in pretraining reads the template's value
     config = Config(
         facts=unit.config.facts,
@@ -65,7 +65,7 @@ def world(config: Config, store: FactStore, seed: int) -> pretrain.World:
     """Return what pretraining reads of a store."""
     foreground = np.flatnonzero(~store.is_background)
     vectors = None
-    if config.model.form == "dense":
+    if config.model.parametrisation == "dense":
         n_outputs = store.n_answers + config.model.n_filler
         vectors = embeddings.build(config.model, store.n_subjects, store.n_relations, n_outputs, seed=seed)
     return pretrain.World(
@@ -84,16 +84,16 @@ def task(prepared: Prepared, *, n_probe: int, arms: Sequence[str] | None = None)
     config, halves = prepared.unit.config, prepared.split
     chosen = [halves.arms[arm] for arm in arms or halves.arms]
     training, known = halves.arms["whole"], np.zeros(0, np.int32)
-    if config.finetune.order != "mixed" or config.finetune.replay:
+    if config.finetune.curriculum != "mixed" or config.finetune.replay:
         ranked = np.argsort(-prepared.knownness, kind="stable")
-        if config.finetune.order != "mixed":
+        if config.finetune.curriculum != "mixed":
             chosen = [ranked[np.isin(ranked, arm)] for arm in chosen]
         if config.finetune.replay:
             known = ranked[np.isin(ranked, training)][: max(1, len(training) // 10)].astype(np.int32)
     rows = np.zeros((len(chosen), max(map(len, chosen))), np.int32)
     for row, arm in zip(rows, chosen, strict=True):
         row[: len(arm)] = arm
-    dev = halves.role == split.DEV if config.finetune.stop == "early" else np.zeros(0, bool)
+    dev = halves.role == split.DEV if config.finetune.early_stopping else np.zeros(0, bool)
     probe = spread(np.flatnonzero(halves.role == split.HELD_OUT), n_probe)
     stop_by = spread(np.flatnonzero(dev), n_probe)
     return finetuners.Task(

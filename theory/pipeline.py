@@ -43,7 +43,7 @@ class Simulation:
 
 def groups(config: Config, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     """Return the cells in groups that are simulated together, within `MEMORY`."""
-    n_copies = len(split.ARMS) if config.finetune.train != "attention" or config.model.form == "dense" else 1
+    n_copies = len(split.ARMS) if config.finetune.train != "attention" or config.model.parametrisation == "dense" else 1
     n_together = max(1, MEMORY // (n_bytes(config, cells[0].pretrain) * (1 + n_copies)))
     return (list(cells[at : at + n_together]) for at in range(0, len(cells), n_together))
 
@@ -162,7 +162,7 @@ def finetuned(
     config = prepared[0].unit.config
     tasks = pad_arms([task(one, n_probe=n_probe, arms=arms) for one in prepared])
     n_records = [
-        one.unit.config.n_records if along_the_way or config.finetune.stop == "early" else 1 for one in prepared
+        one.unit.config.n_records if along_the_way or config.finetune.early_stopping else 1 for one in prepared
     ]
     records = np.stack(
         [loop.record_steps(one.unit.config.finetune.steps, n) for one, n in zip(prepared, n_records, strict=True)]
@@ -197,7 +197,7 @@ def _asked(config: Config, of: pretrain.World, base: Any) -> Weights:
 def weights_of(config: Config, of: pretrain.World, base: Any, tuned: finetuners.Tuned | None = None) -> Weights:
     """Return a model as its measurements see it: tuned, or the base at the question prompt."""
     prompt: Prompt = config.finetune.prompt
-    if config.model.form == "dense":
+    if config.model.parametrisation == "dense":
         parameters = tuned.parameters if tuned else base
         assert parameters is not None and of.vectors is not None
         return dense.weights(parameters, of.vectors, config.model, prompt)

@@ -22,7 +22,7 @@ NEVER = -1e6
 BLOCK = 100
 """Steps whose facts are drawn at once."""
 Base = factored.Values | dense.Parameters
-"""What pretraining leaves: the table form's values, or the dense form's matrices."""
+"""What pretraining leaves: the factored model's values, or the dense model's matrices."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class PretrainConfig:
     learning_rate: float = 40.0
     """Rate of the dense W_V; a token's own value moves at (1-ρ) times it."""
     train: Literal["values", "everything"] = "values"
-    """`values`: W_V only, attention stays uniform. `everything`: W_KQ too (dense form only)."""
+    """`values`: W_V only, attention stays uniform. `everything`: W_KQ too (dense model only)."""
     optimizer: str = "sgd"
-    """Any optimizer of optax that takes a learning rate (dense form). The table form is exact for sgd only: Adam, for
-    one, is not invariant to the change of basis."""
+    """Any optimizer of optax that takes a learning rate (dense model). The factored model is exact for sgd only: Adam,
+    for one, is not invariant to the change of basis."""
 
 
 class World(NamedTuple):
@@ -51,7 +51,7 @@ class World(NamedTuple):
     probe: Int[np.ndarray, "*world probe"]
     """Facts on which the trace measures accuracy."""
     vectors: Embeddings | None
-    """The dense form's embeddings."""
+    """The dense model's embeddings."""
     constants: traced.Constants
     learning_rate: Float[np.ndarray, "*world"]
     seed: Int[np.ndarray, "*world"]
@@ -88,13 +88,13 @@ def run(
 
 @lru_cache(maxsize=32)
 def _program(config: PretrainConfig, model: ModelConfig, sizes: Sizes, keep: Literal["last", "all"], dtype: str):
-    form = _pretrain_dense if model.form == "dense" else _pretrain_table
+    parts = _dense_parts if model.parametrisation == "dense" else _factored_parts
 
     def pretrain(records: Int[Array, " record"], world: World):
         def draw(key: Array, n: Int[Array, ""]) -> factored.Facts:
             return world.facts.take(sampling.draw(key, world.sampler, (BLOCK, config.batch_size)))
 
-        state, step, outputs, finish = form(config, model, world, sizes, jnp.dtype(dtype))
+        state, step, outputs, finish = parts(config, model, world, sizes, jnp.dtype(dtype))
 
         def measure(state) -> tuple[Float[Array, ""], Any]:
             facts = world.facts.take(world.probe)
@@ -110,7 +110,7 @@ def _program(config: PretrainConfig, model: ModelConfig, sizes: Sizes, keep: Lit
     return Program(pretrain)
 
 
-def _pretrain_table(config: PretrainConfig, model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype):
+def _factored_parts(config: PretrainConfig, model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype):
     # One filler for all; the template's value is the caller's to set.
     values = factored.initial_values(replace(model, n_filler=1), *sizes, dtype)
     n_outputs = len(values.template)
@@ -123,15 +123,15 @@ def _pretrain_table(config: PretrainConfig, model: ModelConfig, world: World, si
         return jax.tree.map(lambda rows: rows[..., :n_outputs], values)
 
     def outputs(values, facts):
-        return factored.stored(values, facts, world.constants)
+        return factored.fact_logits(values, facts, world.constants)
 
     def step(values, batch):
-        return factored.store(values, batch, jnp.asarray(world.learning_rate), world.constants)
+        return factored.fact_step(values, batch, jnp.asarray(world.learning_rate), world.constants)
 
     return jax.tree.map(pad, values), step, outputs, finish
 
 
-def _pretrain_dense(config: PretrainConfig, model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype):
+def _dense_parts(config: PretrainConfig, model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype):
     vectors = jax.tree.map(lambda rows: rows.astype(dtype), world.vectors)
     parameters = dense.initial(world.constants, vectors, sizes.n_answers)
     attention_rate = world.learning_rate if config.train == "everything" else None

@@ -56,7 +56,7 @@ def test_the_simulator_makes_the_same_steps(batches: torch_loop.Batches) -> None
     )
     rate = jnp.float32(torch_loop.TABLE_RATE / (1 - config.shared_share))
     for step in zip(*(jnp.asarray(ids.numpy()) for ids in batches), strict=True):
-        values, _ = factored.store(values, factored.Facts(*step), rate, config)
+        values, _ = factored.fact_step(values, factored.Facts(*step), rate, config)
     subjects, relations = trained("dense", batches)
     np.testing.assert_allclose(values.subject, subjects, atol=1e-5)
     np.testing.assert_allclose(values.relation, relations, atol=1e-5)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core import columns
+from core.runs import SCHEMA
 from paper_figs import load
 from paper_figs.sweep import SEEDS
 
@@ -48,6 +49,7 @@ class Results(studies.Studies):
         folder = self.folder / "theory" / experiment / f"pretrain_{world}" / f"split_{split}" / f"seed_{world}"
         folder.mkdir(parents=True)
         report = {
+            "schema": SCHEMA,
             "seeds": {"pretrain": world, "split": split, "seed": world},
             "config": {"facts": {"path": path}, "pretrain": {"steps": steps}},
             "metrics": {arm: _metrics(share) for arm, share in measured.items()},
@@ -107,7 +109,12 @@ class Results(studies.Studies):
         path = self.folder / "theory" / name
         path.mkdir(parents=True, exist_ok=True)
         pq.write_table(rows, path / "table.parquet")
-        grid = {"sweep": name, "schema": 1, "arms": list(arms), "axes": {"facts.path": ["/home/somebody/facts.tsv"]}}
+        grid = {
+            "sweep": name,
+            "schema": SCHEMA,
+            "arms": list(arms),
+            "axes": {"facts.path": ["/home/somebody/facts.tsv"]},
+        }
         (path / "grid.json").write_text(json.dumps(grid))
         return path
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import columns
+from core.runs import SCHEMA
 from paper_figs import load
 
 SIDES = {"base": 0.0, "top": 0.5, "whole": 0.25, "random": 0.0, "bottom": -0.5}
@@ -49,6 +50,7 @@ def _write_run(folder: Path, name: str, world: int, seed: int, *, gap: float, la
     run = study / f"pretrain_{world}" / f"split_{world}" / f"seed_{seed}"
     run.mkdir(parents=True)
     report = {
+        "schema": SCHEMA,
         "seeds": {"pretrain": world, "split": world, "seed": seed},
         "config": {
             "facts": {"path": path, "buckets": path},

@@ -10,6 +10,7 @@ import pytest
 
 from core.closed_form import recalled, subject_share
 from core.columns import MEASURES
+from core.runs import SCHEMA
 from paper_figs import collect, load
 from paper_figs.figures import FIGURES
 from paper_figs.reads import Rows
@@ -41,7 +42,7 @@ def test_only_what_figures_read_of_sweeps_and_deep_runs_is_kept(results, tmp_pat
     assert "double" not in {str(kind) for kind in table.schema.types}
     assert len(table) == 3 * 6 * 3 * 2 and set(table["arm"].to_pylist()) == {"top", "bottom"}
     grid = json.loads((kept / "phase-exposure" / "grid.json").read_text())
-    assert grid == {"sweep": "phase-exposure", "schema": 1, "arms": ["base", "top", "bottom"], "collected": True}
+    assert grid == {"sweep": "phase-exposure", "schema": SCHEMA, "arms": ["base", "top", "bottom"], "collected": True}
     deep = kept / "deep-2" / "pretrain_0" / "split_0" / "seed_0"
     assert {file.name for file in deep.iterdir()} == {"report.json", "attention.parquet"}
     # Two layers of two heads, of base, top and bottom; the subject's span alone.

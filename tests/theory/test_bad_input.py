@@ -25,7 +25,7 @@ def files(out: Path) -> list[Path]:
         (["run", "papr"], "paper, everything, stored"),
         (["run", "paper", "--finetune.step", "5"], "--finetune.steps"),
         (["run", "paper", "--pretrain.steps", "many"], "--pretrain.steps"),
-        (["run", "paper", "--model.form", "tabel"], "'table', 'dense'"),
+        (["run", "paper", "--model.parametrisation", "tabel"], "'factored', 'dense'"),
         (["runn"], "run, sweep, deep, verify, compare, list"),
     ],
 )
@@ -91,7 +91,7 @@ def test_a_bad_table_is_named_with_its_remedy_and_nothing_is_written(table, flag
         (["run", "popqa-bare"], "--facts.table FILE"),
         (["run", "paper", "--seeds", "0"], "--seeds is 0"),
         (["verify", "--seeds", "0"], "--seeds is 0"),
-        (["run", "paper", "--finetune.optimizer", "adam"], "Add --model.form dense."),
+        (["run", "paper", "--finetune.optimizer", "adam"], "Add --model.parametrisation dense."),
         (["run", "superposition", "--pretrain.optimizer", "adm"], "no optimizer 'adm' in optax"),
         (["run", "paper", "--facts.n-subjects", "1", "--pretrain.steps", "1"], "Raise it, or give more facts."),
     ],

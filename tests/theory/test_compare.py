@@ -86,7 +86,7 @@ def test_order_of_the_arms_is_judged_over_worlds(shares, verdict):
     [
         Config(finetune=FinetuneConfig(train="everything")),
         Config(model=ModelConfig(value_share=0.1)),
-        Config(model=ModelConfig(form="dense", embeddings="random")),
+        Config(model=ModelConfig(parametrisation="dense", embeddings="random")),
     ],
 )
 def test_outside_its_assumptions_the_order_is_reported_without_a_verdict(config):

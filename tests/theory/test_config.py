@@ -60,7 +60,7 @@ def test_json_of_another_version_is_an_input_error_that_names_the_field():
     assert "Name the experiment instead of --from-run." in str(caught.value)
 
 
-DENSE = ModelConfig(form="dense")
+DENSE = ModelConfig(parametrisation="dense")
 
 
 @pytest.mark.parametrize(
@@ -82,19 +82,25 @@ DENSE = ModelConfig(form="dense")
             "--model.shared-share is 1.5: it must be at least 0 and below 1.",
         ),
         (Config(model=ModelConfig(value_share=-0.1)), "--model.value-share is -0.1"),
-        (Config(model=ModelConfig(embeddings="random")), "--model.embeddings random: .*\nAdd --model.form dense."),
+        (
+            Config(model=ModelConfig(embeddings="random")),
+            "--model.embeddings random: .*\nAdd --model.parametrisation dense.",
+        ),
         (Config(model=ModelConfig(dimension=7)), "--model.dimension: "),
         (Config(model=replace(DENSE, embeddings="random", dimension=1)), "--model.dimension is 1: .* at least 2"),
         (Config(pretrain=PretrainConfig(optimizer="adam")), "--pretrain.optimizer adam: "),
         (Config(pretrain=PretrainConfig(train="everything")), "--pretrain.train everything: "),
-        (Config(finetune=FinetuneConfig(optimizer="adam")), "--finetune.optimizer adam: not for the table form."),
+        (
+            Config(finetune=FinetuneConfig(optimizer="adam")),
+            "--finetune.optimizer adam: not for the factored model.",
+        ),
         (
             Config(model=ModelConfig(value_share=0.1), finetune=FinetuneConfig(prompt="fresh_relation")),
             "--model.value-share 0",
         ),
         (
             Config(model=DENSE, finetune=FinetuneConfig(prompt="fresh_relation", train="everything")),
-            "fresh_relation in the dense form",
+            "fresh_relation in the dense model",
         ),
         (Config(split=SplitConfig(held_out=0.0)), "--split.held-out is 0: that leaves nothing to test."),
     ],

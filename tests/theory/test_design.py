@@ -112,7 +112,7 @@ def test_whole_numbers_are_rounded_and_stay_whole():
     assert all(type(point) is int for point in points("model.dimension=10:20:3", DENSE))
 
 
-DENSE = Config(model=ModelConfig(form="dense", embeddings="random"))
+DENSE = Config(model=ModelConfig(parametrisation="dense", embeddings="random"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What might close the gap: each option of finetuning does what it says, in both forms of the model."""
+"""What might close the gap: each option of finetuning does what it says, in both parametrisations of the model."""
 
 from dataclasses import replace
 
@@ -45,14 +45,14 @@ def plain():
 @pytest.mark.parametrize(
     ("train", "changes"),
     [
-        ("everything", {"kl": 0.7, "attention_floor": 5.0, "replay": 0.3, "order": "known_first"}),
-        ("values", {"kl": 0.7, "order": "known_last"}),
-        ("attention", {"attention_floor": 20.0, "stop": "early"}),
+        ("everything", {"kl_weight": 0.7, "attention_floor": 5.0, "replay": 0.3, "curriculum": "known_first"}),
+        ("values", {"kl_weight": 0.7, "curriculum": "known_last"}),
+        ("attention", {"attention_floor": 20.0, "early_stopping": True}),
     ],
 )
 def test_both_forms_are_one_model_under_every_remedy(train, changes, plain):
     changed = {f"finetune.{name}": value for name, value in ({"train": train} | changes).items()}
-    one, other = (simulate(changed | {"model.form": form}) for form in ("table", "dense"))
+    one, other = (simulate(changed | {"model.parametrisation": form}) for form in ("factored", "dense"))
     for arm in ("base", *split.ARMS):
         for name, here, there in zip(one.weights[arm]._fields, one.weights[arm], other.weights[arm], strict=True):
             np.testing.assert_allclose(here, there, rtol=0, atol=1e-9, err_msg=f"{arm} {name}")
@@ -115,7 +115,7 @@ def test_kl_and_floor_move_values_and_logits_along_the_gradient_of_the_loss_as_w
     values, logits, batch, base, constants = step
     added = factored.Remedies(jnp.asarray(KL), base, jnp.asarray(FLOOR))
     rates = jnp.asarray(RATE), jnp.asarray(VALUE_RATE)
-    found = factored.answer_questions(values, logits, batch, *rates, constants, "template", added)
+    found = factored.question_step(values, logits, batch, *rates, constants, "template", added)
     expected = step_by_autodiff(values, logits, batch, base, constants, "template")
     for after, wanted, before in zip(found[:2], expected, (values, logits), strict=True):
         for name, one, other, start in zip(after._fields, after, wanted, before, strict=True):
@@ -128,8 +128,7 @@ def test_a_remedy_of_no_strength_changes_no_bit(step):
     rates = jnp.asarray(RATE), jnp.asarray(VALUE_RATE)
     none = factored.Remedies(jnp.asarray(0.0), base, jnp.asarray(0.0))
     found, expected = (
-        factored.answer_questions(values, logits, batch, *rates, constants, "template", *added)
-        for added in ([none], [])
+        factored.question_step(values, logits, batch, *rates, constants, "template", *added) for added in ([none], [])
     )
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -137,7 +136,7 @@ def test_a_remedy_of_no_strength_changes_no_bit(step):
 
 def test_kl_keeps_attention_on_the_template_whose_filler_the_base_answers_with():
     slow = {"finetune.learning_rate": 0.05}
-    held, free = simulate(slow | {"finetune.kl": 2.0}), simulate(slow)
+    held, free = simulate(slow | {"finetune.kl_weight": 2.0}), simulate(slow)
     for arm in split.ARMS:
         assert 0 > held.weights[arm].template_logit > 0.5 * free.weights[arm].template_logit
 
@@ -176,7 +175,7 @@ def draw(config: FinetuneConfig, task: finetune.Task, arm: int, n_steps: int, n_
 
 @pytest.mark.parametrize("order", ["mixed", "known_first", "known_last"])
 def test_the_order_decides_which_half_of_an_arms_facts_each_half_of_the_steps_draws(order, task_of):
-    config, task, one = task_of(order=order)
+    config, task, one = task_of(curriculum=order)
     for arm, name in enumerate(split.ARMS):
         rows = one.split.arms[name]
         known = one.knownness
@@ -211,7 +210,7 @@ def test_replay_repeats_the_best_known_tenth_in_its_share_of_every_batch(share, 
 
 def test_stopping_early_returns_the_record_with_the_least_loss_on_dev_facts():
     changes = {"finetune.train": "everything", "finetune.value_learning_rate": 8.0}
-    early = simulate(changes | {"finetune.stop": "early", "n_records": 6})
+    early = simulate(changes | {"finetune.early_stopping": True, "n_records": 6})
     config = design.replace(RUN, changes)
     dev = np.flatnonzero(early.split.role == split.DEV)
     one_record = changes | {"n_records": 1}
@@ -225,4 +224,4 @@ def test_stopping_early_returns_the_record_with_the_least_loss_on_dev_facts():
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-12, err_msg=f"{arm} {name}")
     assert any(0 < n < 60 for n in chosen.values()), chosen
     with pytest.raises(InputError, match="early needs dev facts.\nAdd --split.dev"):
-        configs.check(replace(config, split=SplitConfig(), finetune=replace(config.finetune, stop="early")))
+        configs.check(replace(config, split=SplitConfig(), finetune=replace(config.finetune, early_stopping=True)))

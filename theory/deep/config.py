@@ -35,10 +35,10 @@ class DeepConfig:
     layers: int = 2
     """Blocks of attention and MLP."""
     heads: int = 4
-    """Attention heads of a block; they divide the width."""
-    width: int = 64
+    """Attention heads of a block; they divide d_model."""
+    d_model: int = 64
     """Of the residual stream."""
-    hidden: int = 256
+    d_ff: int = 256
     """Width of the MLPs."""
     subject_tokens: int = 1
     """Tokens of a subject. 1: a token of its own; more: a sequence of name parts, which subjects share."""
@@ -70,7 +70,7 @@ class Sizes(NamedTuple):
 
 def check(config: DeepConfig) -> None:
     """Raise InputError for settings that mean nothing, naming the flags and the remedy."""
-    names = ("layers", "heads", "width", "hidden", "subject_tokens", "name_parts", "n_filler", "n_records")
+    names = ("layers", "heads", "d_model", "d_ff", "subject_tokens", "name_parts", "n_filler", "n_records")
     positive: dict[str, Any] = {name: getattr(config, name) for name in names}
     for name, stage in {"pretrain": config.pretrain, "finetune": config.finetune}.items():
         positive |= {f"{name}.steps": stage.steps, f"{name}.batch_size": stage.batch_size}
@@ -79,8 +79,8 @@ def check(config: DeepConfig) -> None:
     for name, value in positive.items():
         if value < 1:
             raise InputError(f"--{name.replace('_', '-')} is {value}: it must be at least 1.")
-    if config.width % config.heads:
-        raise InputError(f"--width {config.width} does not divide into --heads {config.heads}: make it a multiple.")
+    if config.d_model % config.heads:
+        raise InputError(f"--d-model {config.d_model} does not divide into --heads {config.heads}: make it a multiple.")
     if not 0 < config.template_share < 1:
         raise InputError(f"--template-share is {config.template_share}: it must lie between 0 and 1, both excluded.")
     if not 0 <= config.weight_decay < math.inf:

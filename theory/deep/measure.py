@@ -57,7 +57,7 @@ def answer(simulated: DeepRun, arm: str, rows: Int[np.ndarray, " fact"]) -> Said
     config, store = simulated.config, simulated.store
     network = _network(config, sizes(config, store))
     parts = []
-    for part in evaluate.chunks(rows, config.layers * simulated.prompts.shape[1] * config.hidden):
+    for part in evaluate.chunks(rows, config.layers * simulated.prompts.shape[1] * config.d_ff):
         output = network(simulated.parameters[arm], simulated.prompts[part])
         logits, attention = np.asarray(output.logits, float), np.asarray(output.attention, float)
         looked = _spans(np.moveaxis(attention, 0, 1))

@@ -30,17 +30,17 @@ class Block(nnx.Module):
     """Attention and an MLP, each on the normalised residual stream and added to it."""
 
     def __init__(self, config: DeepConfig, *, rngs: nnx.Rngs):
-        width, hidden, head = config.width, config.hidden, (config.heads, config.width // config.heads)
-        self.attention_norm = nnx.RMSNorm(width, rngs=rngs)
-        self.query_key_value = nnx.LinearGeneral(width, (3, *head), use_bias=False, rngs=rngs)
-        self.mix = nnx.LinearGeneral(head, width, axis=(-2, -1), use_bias=False, rngs=rngs)
-        self.mlp_norm = nnx.RMSNorm(width, rngs=rngs)
-        self.up = nnx.Linear(width, hidden, rngs=rngs)
-        self.down = nnx.Linear(hidden, width, rngs=rngs)
+        d_model, d_ff, head = config.d_model, config.d_ff, (config.heads, config.d_model // config.heads)
+        self.attention_norm = nnx.RMSNorm(d_model, rngs=rngs)
+        self.query_key_value = nnx.LinearGeneral(d_model, (3, *head), use_bias=False, rngs=rngs)
+        self.mix = nnx.LinearGeneral(head, d_model, axis=(-2, -1), use_bias=False, rngs=rngs)
+        self.mlp_norm = nnx.RMSNorm(d_model, rngs=rngs)
+        self.up = nnx.Linear(d_model, d_ff, rngs=rngs)
+        self.down = nnx.Linear(d_ff, d_model, rngs=rngs)
 
     def __call__(
-        self, stream: Float[Array, "fact token width"]
-    ) -> tuple[Float[Array, "fact token width"], Float[Array, "fact head query key"]]:
+        self, stream: Float[Array, "fact token d_model"]
+    ) -> tuple[Float[Array, "fact token d_model"], Float[Array, "fact head query key"]]:
         query, key, value = jnp.moveaxis(self.query_key_value(self.attention_norm(stream)), 2, 0)
         score = jnp.einsum("fqhd,fkhd->fhqk", query, key) / query.shape[-1] ** 0.5
         is_past = jnp.tri(stream.shape[1], dtype=bool)
@@ -53,11 +53,11 @@ class Network(nnx.Module):
     """Learned token and position embeddings, blocks, and a readout over the answers and the filler."""
 
     def __init__(self, config: DeepConfig, size: Sizes, *, rngs: nnx.Rngs):
-        self.token = nnx.Embed(size.n_names + size.n_relations + 1, config.width, rngs=rngs)
-        self.position = nnx.Embed(config.subject_tokens + 2, config.width, rngs=rngs)
+        self.token = nnx.Embed(size.n_names + size.n_relations + 1, config.d_model, rngs=rngs)
+        self.position = nnx.Embed(config.subject_tokens + 2, config.d_model, rngs=rngs)
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
-        self.norm = nnx.RMSNorm(config.width, rngs=rngs)
-        self.readout = nnx.Linear(config.width, size.n_answers + config.n_filler, use_bias=False, rngs=rngs)
+        self.norm = nnx.RMSNorm(config.d_model, rngs=rngs)
+        self.readout = nnx.Linear(config.d_model, size.n_answers + config.n_filler, use_bias=False, rngs=rngs)
 
     def __call__(self, prompts: Int[Array | np.ndarray, "fact token"]) -> Output:
         stream = self.token(jnp.asarray(prompts)) + self.position(jnp.arange(prompts.shape[1]))

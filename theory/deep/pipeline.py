@@ -127,7 +127,7 @@ def _finetune(
     config: DeepConfig, bases: PyTree, worlds: list[World], splits: list[split.Split], size: Sizes
 ) -> tuple[PyTree, loop.Trace]:
     """Return the tuned models and their traces, stacked: world by world, and arm by arm within."""
-    width = max(len(rows) for one in splits for rows in one.arms.values())
+    longest = max(len(rows) for one in splits for rows in one.arms.values())
     held_out = [np.flatnonzero(one.role == split.HELD_OUT) for one in splits]
     n_probe = min(PROBE, *map(len, held_out))
     tasks = []
@@ -135,7 +135,7 @@ def _finetune(
         base, probe = pick(bases, row), inputs.spread(held_out[row], n_probe)
         for rows in one.arms.values():
             rows = rows.astype(np.int32)
-            tasks.append((base, world, Arm(np.resize(rows, width), np.asarray(len(rows), np.int32)), probe))
+            tasks.append((base, world, Arm(np.resize(rows, longest), np.asarray(len(rows), np.int32)), probe))
     labels = [f"{arm} of seed {world.seed}" for world, one in zip(worlds, splits, strict=True) for arm in one.arms]
     found = _finetuning(config, size)(_records(config, config.finetune, len(tasks)), *stack(tasks))
     _check_sound(found[1], "finetune", labels)

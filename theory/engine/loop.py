@@ -1,4 +1,4 @@
-"""The training loop of both stages and both forms, and the programs that run it for many worlds at once."""
+"""The training loop of both stages and both parametrisations, and the programs that run it for many worlds at once."""
 
 import os
 from collections.abc import Callable

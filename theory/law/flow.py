@@ -165,7 +165,7 @@ def salience_growth(
     these assumptions, to about $10^{-16}/Z$ in floating point; that $Z$ is one constant is the approximation.
 
     Args:
-        exposure: $k\tau$ = value rate (table form) × attention × steps × the fact's sampling probability.
+        exposure: $k\tau$ = value rate (factored model) × attention × steps × the fact's sampling probability.
         attention: $\alpha$ on the subject, above 0 (one half in pretraining).
         competitors: $Z$, above 0.
     """

@@ -39,14 +39,14 @@ class Forecast(NamedTuple):
 
 def applies(config: Config) -> bool:
     """Return whether finetuning is what R5 is about: question prompts with a template, plain SGD, nothing added."""
-    added = ("stop", "kl", "attention_floor", "order", "replay")
+    added = ("early_stopping", "kl_weight", "attention_floor", "curriculum", "replay")
     plain = all(getattr(config.finetune, name) == getattr(FinetuneConfig, name) for name in added)
     is_sgd = config.finetune.optimizer == "sgd" and config.finetune.train != "values"
     return plain and is_sgd and config.finetune.prompt == "template"
 
 
 def run(prepared: Sequence[Prepared], arms: Sequence[str]) -> Forecast:
-    """Return the forecast of these arms, as `integrate` does, for units of one structure and of the table form."""
+    """Return the forecast of these arms, as `integrate` does, for factored models of one structure."""
     sizes = np.array([[len(one.split.arms[arm]) for arm in arms] for one in prepared])
     rows = np.zeros((*sizes.shape, sizes.max()), np.int32)
     for (world, arm), size in np.ndenumerate(sizes):
@@ -182,16 +182,16 @@ def _flow(arm: _Arm, rho: Float[Array, ""], horizon: Float[Array, ""]) -> rosenb
 
     def velocity(logits):
         attention = _attention(logits)
-        return _velocity(attention, _use(arm, _probability(arm, attention)), rho)
+        return _velocity(attention, _advantage(arm, _probability(arm, attention)), rho)
 
     def linearise(logits):
         attention = _attention(logits)
         p = _probability(arm, attention)
-        use, covariance = _use(arm, p), _covariance(arm, p)
+        advantage, covariance = _advantage(arm, p), _covariance(arm, p)
 
         def nearby(logits):
             moved = _attention(logits)
-            return _velocity(moved, use - jnp.einsum("rij,rj->ri", covariance, moved - attention), rho)
+            return _velocity(moved, advantage - jnp.einsum("rij,rj->ri", covariance, moved - attention), rho)
 
         return nearby(logits), jax.jacfwd(nearby)(logits)
 
@@ -214,8 +214,8 @@ def _probability(arm: _Arm, attention: Float[Array, "relation token"]) -> Float[
     return odds / odds.sum(axis=1, keepdims=True)
 
 
-def _use(arm: _Arm, p: Float[Array, "fact output"]) -> Float[Array, "relation token"]:
-    """Return E[1{r} u_i], u_i = v_i[a] - p·v_i being the use of attention to token i (R1)."""
+def _advantage(arm: _Arm, p: Float[Array, "fact output"]) -> Float[Array, "relation token"]:
+    """Return E[1{r} u_i], u_i = v_i[a] - p·v_i being the advantage of attention to token i (R1)."""
     expected = arm.weight @ p
     subject = arm.weight @ (p * arm.gap).sum(axis=1)
     relation = (expected * arm.relation_values).sum(axis=1)
@@ -224,7 +224,7 @@ def _use(arm: _Arm, p: Float[Array, "fact output"]) -> Float[Array, "relation to
 
 
 def _covariance(arm: _Arm, p: Float[Array, "fact output"]) -> Float[Array, "relation token token"]:
-    """Return E[1{r} Cov_p(v_i, v_j)]: less it is the derivative of `_use` by attention."""
+    """Return E[1{r} Cov_p(v_i, v_j)]: less it is the derivative of `_advantage` by attention."""
     relation, template, own = arm.relation_values, arm.template, p * arm.gap
     mean = jnp.stack([own.sum(axis=1), (p * relation[arm.relation]).sum(axis=1), p @ template], axis=1)
     by_subject, by_relation = arm.weight @ own, (arm.weight @ p) * relation
@@ -241,9 +241,9 @@ def _covariance(arm: _Arm, p: Float[Array, "fact output"]) -> Float[Array, "rela
 
 
 def _velocity(
-    attention: Float[Array, "relation token"], use: Float[Array, "relation token"], rho: Float[Array, ""]
+    attention: Float[Array, "relation token"], advantage: Float[Array, "relation token"], rho: Float[Array, ""]
 ) -> Float[Array, " logit"]:
     """Return dκ/dτ at R3's rates, from R1's force."""
-    force = attention * (use - (attention * use).sum(axis=1, keepdims=True))
+    force = attention * (advantage - (attention * advantage).sum(axis=1, keepdims=True))
     subject, relation, template = force.sum(axis=0)
     return jnp.concatenate([jnp.stack([rho * subject, template]), rho * relation + (1 - rho) * force[:, 1]])

@@ -4,8 +4,8 @@ One layer, one head, fixed embeddings, no residual at the output:
 
     z_i = φ(x_i)ᵀ W_KQ φ(x_T)    α = softmax(z)    logits = W_U W_V Σ_i α_i φ(x_i) = Σ_i α_i v_{x_i}
 
-Two forms of it are trained: `table` holds the values and attention logits themselves, `dense` holds W_V and W_KQ.
-Both are measured through `Weights`.
+It is trained in two parametrisations: `factored` holds the values and attention logits themselves, `dense` holds W_V
+and W_KQ. Both are measured through `Weights`.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Prompt = Literal["template", "bare", "fresh_relation"]
 class ModelConfig:
     """The toy transformer."""
 
-    form: Literal["table", "dense"] = "table"
+    parametrisation: Literal["factored", "dense"] = "factored"
     """What is trained: the tokens' values and attention logits themselves (table: fast, structured embeddings and SGD
     only), or the matrices W_V and W_KQ (dense: any embeddings, any optimizer)."""
     embeddings: Literal["structured", "random"] = "structured"

@@ -1,4 +1,4 @@
-"""The dense form: W_V and W_KQ trained by autodiff with any optax optimizer, on any embeddings."""
+"""The dense model: W_V and W_KQ trained by autodiff with any optax optimizer, on any embeddings."""
 
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Fixed token embeddings of the dense form: structured (orthonormal) or random (superposed)."""
+"""Fixed token embeddings of the dense model: structured (orthonormal) or random (superposed)."""
 
 from typing import NamedTuple
 

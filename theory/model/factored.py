@@ -1,4 +1,4 @@
-r"""The table form: the tokens' values and attention logits as arrays, with closed-form gradients.
+r"""The factored model: the tokens' values and attention logits as arrays, with closed-form gradients.
 
 With structured embeddings φ(s) = √ρ θ_S + √(1-ρ) e_s the dense model's SGD is a linear map on these arrays: an update
 through φ(x) reaches what x shares with its kind at rate ρ and what is its own at rate 1-ρ (tested against the dense
@@ -117,7 +117,7 @@ def initial_logits(values: Values, prompt: Prompt) -> Logits:
     )
 
 
-def error(
+def loss_and_residual(
     output: Float[Array, "fact output"],
     answer: Int[Array | np.ndarray, " fact"],
     count: Float[Array | np.ndarray, " output"] | None = None,
@@ -154,7 +154,7 @@ def recalled(output: Float[Array, "fact output"], answer: Int[Array | np.ndarray
     return jnp.take_along_axis(output, answer[:, None], axis=-1)[:, 0] > best_rival
 
 
-def stored(values: Values, facts: Facts, config: ModelConfig | Constants) -> Float[Array, "fact output"]:
+def fact_logits(values: Values, facts: Facts, config: ModelConfig | Constants) -> Float[Array, "fact output"]:
     """Return the output logits of pretraining prompts (subject, relation) under uniform attention."""
     output = 0.5 * (_rows(values.subject, facts.subject) + _rows(values.relation, facts.relation))
     return output + 0.5 * values.shared.sum(axis=0) if shares_values(config) else output
@@ -172,14 +172,14 @@ def _rows(values: Float[Array, "token output"], ids: Int[Array | np.ndarray, " f
     return jax.lax.optimization_barrier(values.at[ids].get(mode="promise_in_bounds"))
 
 
-def store(
+def fact_step(
     values: Values, batch: Facts, rate: Float[Array, ""], config: ModelConfig | Constants
 ) -> tuple[Values, Float[Array, " fact"]]:
     """Return the values after one SGD step on prompts (subject, relation) under uniform attention, and the losses."""
     count = _count(values, config)
-    loss, push = error(stored(values, batch, config), batch.answer, count)
+    loss, residual = loss_and_residual(fact_logits(values, batch, config), batch.answer, count)
     weight = jnp.full_like(loss, 0.5 * rate / len(loss))
-    return _add_values(values, batch, (weight, weight, None), push, config), loss
+    return _add_values(values, batch, (weight, weight, None), residual, config), loss
 
 
 def forward(
@@ -201,7 +201,7 @@ def forward(
     return attention, token_values, jnp.asarray(output)
 
 
-def answer_questions(
+def question_step(
     values: Values,
     logits: Logits,
     batch: Facts,
@@ -218,15 +218,15 @@ def answer_questions(
     """
     attention, token_values, output = forward(values, logits, batch, config)
     count = _count(values, config)
-    loss, push = error(output, batch.answer, count)
+    loss, residual = loss_and_residual(output, batch.answer, count)
     if remedies.kl is not None:
         assert remedies.base is not None
-        tuned = jax.nn.one_hot(batch.answer, push.shape[-1], dtype=push.dtype) - push
-        push = push + remedies.kl * (remedies.base - tuned)
+        tuned = jax.nn.one_hot(batch.answer, residual.shape[-1], dtype=residual.dtype) - residual
+        residual = residual + remedies.kl * (remedies.base - tuned)
     if rate is not None:
-        total_push = push if count is None else push * count
-        use = jnp.stack([(total_push * value).sum(axis=-1) for value in token_values])
-        force = attention * (use - (attention * use).sum(axis=0))
+        total_residual = residual if count is None else residual * count
+        advantage = jnp.stack([(total_residual * value).sum(axis=-1) for value in token_values])
+        force = attention * (advantage - (attention * advantage).sum(axis=0))
         if remedies.floor is not None:
             share = attention[0] / (attention[0] + attention[1])
             lift = remedies.floor * jnp.maximum(0.5 - share, 0) * share * (1 - share)
@@ -234,7 +234,7 @@ def answer_questions(
         logits = _add_logits(logits, batch, force * (rate / len(loss)), rates(config.shared_share, prompt))
     if value_rate is not None:
         subject, relation, template = attention * (value_rate / len(loss))
-        values = _add_values(values, batch, (subject, relation, template), push, config)
+        values = _add_values(values, batch, (subject, relation, template), residual, config)
     return values, logits, loss
 
 
@@ -242,29 +242,29 @@ def _add_values(
     values: Values,
     batch: Facts,
     weights: tuple[Float[Array, " fact"], Float[Array, " fact"], Float[Array, " fact"] | None],
-    push: Float[Array, "fact output"],
+    residual: Float[Array, "fact output"],
     config: ModelConfig | Constants,
 ) -> Values:
-    """Return the values moved by each token's weight times push, each part at its rate."""
+    """Return the values moved by each token's weight times residual, each part at its rate."""
     own = 1 - config.shared_share
     by_subject, by_relation, by_template = weights
-    subject_push = by_subject[:, None] * push
-    relation_push = by_relation[:, None] * push
+    subject_residual = by_subject[:, None] * residual
+    relation_residual = by_relation[:, None] * residual
     moved = values._replace(
-        subject=values.subject.at[batch.subject].add(own * subject_push, mode="promise_in_bounds"),
-        relation=values.relation.at[batch.relation].add(own * relation_push, mode="promise_in_bounds"),
+        subject=values.subject.at[batch.subject].add(own * subject_residual, mode="promise_in_bounds"),
+        relation=values.relation.at[batch.relation].add(own * relation_residual, mode="promise_in_bounds"),
     )
     if by_template is not None:
-        moved = moved._replace(template=values.template + by_template @ push)
+        moved = moved._replace(template=values.template + by_template @ residual)
     if shares_values(config) and config.value_share is not None:
-        both = jnp.stack([subject_push.sum(axis=0), relation_push.sum(axis=0)])
+        both = jnp.stack([subject_residual.sum(axis=0), relation_residual.sum(axis=0)])
         moved = moved._replace(shared=values.shared + config.shared_share * config.value_share * both)
     return moved
 
 
-def _add_logits(logits: Logits, batch: Facts, push: Float[Array, "token fact"], rate: Rates) -> Logits:
-    """Return the logits moved by `push`, summed over the batch, each part at its rate."""
-    subject, relation, template = push
+def _add_logits(logits: Logits, batch: Facts, change: Float[Array, "token fact"], rate: Rates) -> Logits:
+    """Return the logits moved by `change`, summed over the batch, each part at its rate."""
+    subject, relation, template = change
     by_relation = jnp.zeros_like(logits.relation).at[batch.relation].add(relation)
     moved = Logits(
         logits.shared + jnp.stack([rate.shared[0] * subject.sum(), rate.shared[1] * relation.sum()]),

@@ -1,4 +1,4 @@
-"""One world's finetuning in either form of the model: where it starts, what a step does, what can be seen of it."""
+"""One world's finetuning in either parametrisation: where it starts, what a step does, what can be seen of it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -56,11 +56,11 @@ class Tuned(NamedTuple):
     """None where the values stayed the base's."""
     logits: factored.Logits | None
     parameters: dense.Parameters | None
-    """The dense form's."""
+    """The dense model's."""
 
 
-class Form(NamedTuple):
-    """One world's finetuning in one of the two forms."""
+class Finetuner(NamedTuple):
+    """One world's finetuning in one of the two parametrisations."""
 
     state: Any
     step: Callable[[Any, factored.Facts], tuple[Any, Float[Array, " fact"]]]
@@ -72,12 +72,12 @@ class Form(NamedTuple):
 
 
 def start(base: factored.Values, prompt: Prompt) -> tuple[factored.Values, factored.Logits]:
-    """Return the table form as finetuning begins: uniform attention over the prompt's tokens."""
+    """Return the factored model as finetuning begins: uniform attention over the prompt's tokens."""
     values = base._replace(relation=jnp.zeros_like(base.relation)) if prompt == "fresh_relation" else base
     return values, factored.initial_logits(values, prompt)
 
 
-def table_form(prompt: Prompt, optimizer: str, task: Task) -> Form:
+def of_factored(prompt: Prompt, optimizer: str, task: Task) -> Finetuner:
     """Return the finetuning of values and attention logits, by SGD alone."""
     assert isinstance(task.base, factored.Values)
     values, logits = start(task.base, prompt)
@@ -90,7 +90,7 @@ def table_form(prompt: Prompt, optimizer: str, task: Task) -> Form:
 
     def step(state, batch):
         added = _remedies(task, lambda: factored.forward(values, logits, batch, task.constants)[2])
-        moved_values, moved, losses = factored.answer_questions(
+        moved_values, moved, losses = factored.question_step(
             *unpack(state), batch, rate, value_rate, task.constants, prompt, added
         )
         return (moved_values, moved) if moves_values else moved, losses
@@ -105,12 +105,12 @@ def table_form(prompt: Prompt, optimizer: str, task: Task) -> Form:
 
     def recall(facts):
         assert isinstance(task.base, factored.Values)
-        return factored.stored(task.base, facts, task.constants)
+        return factored.fact_logits(task.base, facts, task.constants)
 
-    return Form((values, logits) if moves_values else logits, step, look, recall, result)
+    return Finetuner((values, logits) if moves_values else logits, step, look, recall, result)
 
 
-def dense_form(prompt: Prompt, optimizer: str, task: Task) -> Form:
+def of_dense(prompt: Prompt, optimizer: str, task: Task) -> Finetuner:
     """Return the finetuning of W_V and W_KQ."""
     assert isinstance(task.base, dense.Parameters)
     parameters = task.base
@@ -127,7 +127,7 @@ def dense_form(prompt: Prompt, optimizer: str, task: Task) -> Form:
     step = dense.stepper(
         vectors, task.constants, prompt, transform, lambda batch: _remedies(task, lambda: look(state, batch)[1])
     )
-    return Form(state, step, look, recall, lambda s: Tuned(None, None, s.parameters))
+    return Finetuner(state, step, look, recall, lambda s: Tuned(None, None, s.parameters))
 
 
 def _remedies(task: Task, base_output: Callable[[], Float[Array, "fact output"]]) -> factored.Remedies:

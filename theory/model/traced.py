@@ -17,7 +17,7 @@ class Constants(NamedTuple):
     """None where W_V reads nothing of the common parts, which spares the program their values."""
     template_strength: Float[np.ndarray | Array, "*world"]
     multiplicity: Float[np.ndarray | Array, "*world output"] | None = None
-    """How many outputs each one stands for; None: each for itself. The table form trains one filler for all of them:
+    """How many outputs each one stands for; None: each for itself. The factored model trains one filler for all:
     nothing tells them apart, so their values stay equal, and a softmax that counts one for all is the same."""
 
 
@@ -31,7 +31,7 @@ def of(config: ModelConfig, n_answers: int, dtype: str) -> Constants:
         share,
         value_share if config.value_share else None,
         strength,
-        multiplicity if config.form == "table" else None,
+        multiplicity if config.parametrisation == "factored" else None,
     )
 
 

@@ -270,7 +270,7 @@ class _Claims:
 def _predict(prepared: Sequence[Prepared], arms: Sequence[str]) -> list[list[dict[str, float]]]:
     """Return R5's forecast by unit and arm, nothing where it does not apply."""
     config = prepared[0].unit.config
-    if not forecast.applies(config) or config.model.form != "table" or config.model.value_share:
+    if not forecast.applies(config) or config.model.parametrisation != "factored" or config.model.value_share:
         return [[{} for _ in arms] for _ in prepared]
     found = np.stack(forecast.run(prepared, arms), axis=-1).tolist()
     names = ("predicted_subject_share", "predicted_subject_attention")

@@ -71,12 +71,12 @@ def outcome(config: Config, simulation: Simulation) -> Outcome:
 
 
 def force_identity(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
-    """R1 against the dense form's derivative, and the two forms against each other."""
+    """R1 against the dense model's derivative, and the two parametrisations against each other."""
     force = max(oracle.force_error(config.model, seed=one.cell.pretrain) for one in simulations)
-    forms = max(oracle.forms_error(config, one.cell) for one in simulations)
+    forms = max(oracle.parametrisations_error(config, one.cell) for one in simulations)
     return [
-        _bounded("R1", force, 1e-10, "max |ΔG| / max |G| against autodiff of the dense form, float64"),
-        _bounded("R1", forms, 1e-9, "table form against dense form over a whole run, float64: max difference"),
+        _bounded("R1", force, 1e-10, "max |ΔG| / max |G| against autodiff of the dense model, float64"),
+        _bounded("R1", forms, 1e-9, "factored against dense model over a whole run, float64: max difference"),
     ]
 
 
@@ -103,7 +103,7 @@ def _share_change(simulation: Simulation, rows: np.ndarray, model: ModelConfig) 
 
         def change(fact: factored.Facts) -> Array:
             one = jax.tree.map(lambda ids: ids[None], fact)
-            _, after, _ = factored.answer_questions(values, logits, one, jnp.asarray(1e-3), None, model, "template")
+            _, after, _ = factored.question_step(values, logits, one, jnp.asarray(1e-3), None, model, "template")
             before, now = (jnp.log(factored.forward(values, state, one, model)[0][:, 0]) for state in (logits, after))
             return (now[0] - now[1]) - (before[0] - before[1])
 
@@ -127,7 +127,7 @@ def _step_error(simulation: Simulation, model: ModelConfig, rate: float) -> tupl
     with jax.enable_x64(True):
         (values, logits), facts = _base(simulation)
         batch = facts.take(train)
-        _, after, _ = factored.answer_questions(values, logits, batch, jnp.asarray(rate), None, model, "template")
+        _, after, _ = factored.question_step(values, logits, batch, jnp.asarray(rate), None, model, "template")
         change = np.asarray(factored.forward(values, after, facts.take(held_out), model)[0]).T - before
     force = np.concatenate([_force(base, store, part) for part in evaluate.chunks(train, 3 * len(base.template_value))])
     relations = store.relation[train], store.relation[held_out]
@@ -152,14 +152,14 @@ def _path_error(simulation: Simulation, model: ModelConfig, rows: np.ndarray, ho
     times = horizon * np.linspace(0, 1, 1 + max(300, round(2 * horizon / STEP))) ** 2
     base, store = simulation.weights["base"], simulation.store
     rows = predict.spread(rows, base)
-    # With all of the embedding shared, the table form's rates are R5's: 1 on the shared logits, 0 on a token's own.
+    # With all of the embedding shared, the factored model's rates are R5's: 1 on the shared logits, 0 on a token's own.
     shared = replace(model, shared_share=1.0)
     with jax.enable_x64(True):
         (values, logits), facts = _base(simulation)
         batch = facts.take(rows)
 
         def step(logits: factored.Logits, rate: Float[Array, ""]) -> tuple[factored.Logits, Array]:
-            _, logits, _ = factored.answer_questions(values, logits, batch, rate, None, shared, "template")
+            _, logits, _ = factored.question_step(values, logits, batch, rate, None, shared, "template")
             return logits, logits.shared[0] - logits.shared[1]
 
         _, odds = jax.jit(lambda start, rates: jax.lax.scan(step, start, rates))(logits, jnp.asarray(np.diff(times)))
@@ -168,7 +168,7 @@ def _path_error(simulation: Simulation, model: ModelConfig, rows: np.ndarray, ho
 
 
 CHECKS: dict[str, Check] = {
-    "R1, force and forms": force_identity,
+    "R1, force and parametrisations": force_identity,
     "R2, own steps": own_step,
     "R3, transfer": first_step,
     "R5, reduced flow": reduced_path,
@@ -178,7 +178,7 @@ CHECKS: dict[str, Check] = {
 
 
 def _base(simulation: Simulation) -> tuple[tuple[factored.Values, factored.Logits], factored.Facts]:
-    """Return a world's base model in the table form, ready to be finetuned, and its facts; to be called under x64."""
+    """Return a world's base as a factored model, ready to be finetuned, and its facts; to be called under x64."""
     base, store = simulation.weights["base"], simulation.store
     subject, relation, template = (jnp.asarray(values, jnp.float64) for values in base[:3])
     values = factored.Values(subject, relation, template, jnp.zeros((2, len(template))))

@@ -1,4 +1,4 @@
-"""The dense form as the oracle: of R1 by autodiff, and of the table form over a whole run, in float64."""
+"""The dense model as the oracle: of R1 by autodiff, and of the factored model over a whole run, in float64."""
 
 from dataclasses import replace
 
@@ -20,10 +20,10 @@ N_SUBJECTS, N_RELATIONS, N_ANSWERS = 40, 4, 20
 
 
 def force_error(config: ModelConfig, *, seed: int) -> float:
-    """Return max|ΔG| / max|G| between R1's force and the dense form's derivative, at random parameters."""
+    """Return max|ΔG| / max|G| between R1's force and the dense model's derivative, at random parameters."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(seed)
-        model = replace(config, form="dense", embeddings="structured", dimension=None)
+        model = replace(config, parametrisation="dense", embeddings="structured", dimension=None)
         vectors = embeddings.build(model, N_SUBJECTS, N_RELATIONS, N_ANSWERS + model.n_filler, seed=seed)
         vectors = jax.tree.map(jnp.asarray, vectors)
         subject = np.arange(N_SUBJECTS)
@@ -57,19 +57,19 @@ def _force_by_autodiff(
     return np.asarray(jax.vmap(lambda one, target: jnp.linalg.lstsq(one, target)[0])(tokens, pulled))
 
 
-def forms_error(config: Config, cell: seeds.Cell) -> float:
-    """Return the largest difference between the two forms' weights after pretraining and finetuning everything."""
-    table_form = replace(
+def parametrisations_error(config: Config, cell: seeds.Cell) -> float:
+    """Return the largest difference between both parametrisations' weights after all is pretrained and finetuned."""
+    as_factored = replace(
         config,
         facts=replace(config.facts, table=None, n_subjects=N_SUBJECTS, background=Background()),
-        model=replace(config.model, form="table", embeddings="structured", dimension=None),
+        model=replace(config.model, parametrisation="factored", embeddings="structured", dimension=None),
         pretrain=replace(config.pretrain, steps=300, train="values", optimizer="sgd"),
         finetune=replace(config.finetune, steps=100, train="everything", optimizer="sgd"),
         precision="float64",
         n_records=5,
     )
-    dense_form = replace(table_form, model=replace(table_form.model, form="dense"))
-    one, other = (pipeline.simulate(form, [cell])[0].weights for form in (table_form, dense_form))
+    as_dense = replace(as_factored, model=replace(as_factored.model, parametrisation="dense"))
+    one, other = (pipeline.simulate(form, [cell])[0].weights for form in (as_factored, as_dense))
     return max(_difference(one[arm], other[arm]) for arm in one)
 
 

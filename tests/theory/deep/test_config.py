@@ -66,7 +66,7 @@ def test_too_few_sequences_for_the_subjects_are_refused():
         ({"subject_tokens": 0}, "--subject-tokens is 0"),
         ({"n_filler": 0}, "--n-filler is 0"),
         ({"n_records": 0}, "--n-records is 0"),
-        ({"width": 30}, "--width 30 does not divide into --heads 4"),
+        ({"d_model": 30}, "--d-model 30 does not divide into --heads 4"),
         ({"template_share": 0.0}, "--template-share is 0.0"),
         ({"template_share": 1.0}, "--template-share is 1.0"),
         ({"weight_decay": -1.0}, "--weight-decay is -1.0"),

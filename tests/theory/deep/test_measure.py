@@ -17,8 +17,8 @@ TINY = DeepConfig(
     subject_tokens=2,
     name_parts=12,
     heads=2,
-    width=16,
-    hidden=32,
+    d_model=16,
+    d_ff=32,
     n_filler=4,
 )
 

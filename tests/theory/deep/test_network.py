@@ -11,7 +11,7 @@ from theory.deep import network
 from theory.deep.config import DeepConfig, Sizes
 from theory.deep.network import RELATION, TEMPLATE
 
-CONFIG = DeepConfig(layers=2, heads=2, width=16, hidden=24, subject_tokens=2, n_filler=3)
+CONFIG = DeepConfig(layers=2, heads=2, d_model=16, d_ff=24, subject_tokens=2, n_filler=3)
 SIZE = Sizes(n_names=9, n_relations=2, n_answers=5)
 PROMPTS = np.array([[0, 3, 9, 11], [3, 0, 9, 11], [8, 8, 10, 11]])
 
@@ -35,17 +35,17 @@ def torch_forward(parameters, prompts):
     looked = []
     for at in range(CONFIG.layers):
         block = tensors["blocks"][at]
-        normed = F.rms_norm(stream, (CONFIG.width,), block["attention_norm"]["scale"], eps=1e-6)
+        normed = F.rms_norm(stream, (CONFIG.d_model,), block["attention_norm"]["scale"], eps=1e-6)
         q, k, v = torch.einsum("ftw,wnhd->nfhtd", normed, block["query_key_value"]["kernel"])
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         looked.append(
             F.scaled_dot_product_attention(q, k, torch.eye(n_tokens).expand(*q.shape[:2], -1, -1), is_causal=True)
         )
         stream = stream + torch.einsum("fhtd,hdw->ftw", mixed, block["mix"]["kernel"])
-        normed = F.rms_norm(stream, (CONFIG.width,), block["mlp_norm"]["scale"], eps=1e-6)
+        normed = F.rms_norm(stream, (CONFIG.d_model,), block["mlp_norm"]["scale"], eps=1e-6)
         up = F.gelu(normed @ block["up"]["kernel"] + block["up"]["bias"], approximate="tanh")
         stream = stream + up @ block["down"]["kernel"] + block["down"]["bias"]
-    normed = F.rms_norm(stream, (CONFIG.width,), tensors["norm"]["scale"], eps=1e-6)
+    normed = F.rms_norm(stream, (CONFIG.d_model,), tensors["norm"]["scale"], eps=1e-6)
     return (normed @ tensors["readout"]["kernel"]).numpy(), torch.stack(looked).numpy()
 
 

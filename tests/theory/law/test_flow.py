@@ -49,7 +49,7 @@ def test_rates_follow_the_held_out_prompts_of_a_world_with_its_own_rho():
     values, answer = arm(n_subjects * n_relations, seed=2)
     subject, relation = np.divmod(np.arange(n_subjects * n_relations), n_relations)
     common, of_subject, of_relation = np.zeros(3), np.zeros(n_subjects), np.zeros(n_relations)
-    for _ in range(400):  # the table form's full-batch step
+    for _ in range(400):  # the factored model's full-batch step
         logits = np.tile(common, (len(answer), 1))
         logits[:, 0] += of_subject[subject]
         logits[:, 1] += of_relation[relation]

@@ -197,10 +197,10 @@ def test_arms_of_nearly_one_size_have_one_width(sizes, width):
         ({"train": "values"}, False),
         ({"prompt": "bare"}, False),
         ({"optimizer": "adam"}, False),
-        ({"stop": "early"}, False),
-        ({"kl": 0.5}, False),
+        ({"early_stopping": True}, False),
+        ({"kl_weight": 0.5}, False),
         ({"attention_floor": 0.5}, False),
-        ({"order": "known_first"}, False),
+        ({"curriculum": "known_first"}, False),
         ({"replay": 0.1}, False),
     ],
 )

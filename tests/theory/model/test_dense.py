@@ -1,4 +1,4 @@
-"""The dense form, its embeddings and optimizers, and its agreement with the table form over whole runs."""
+"""The dense model, its embeddings and optimizers, and its agreement with the factored model over whole runs."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ RUN = Config(
 def test_both_forms_are_one_model_over_a_whole_run(prompt, train, value_share):
     finetune = replace(RUN.finetune, prompt=prompt, train=train)
     config = replace(RUN, finetune=finetune, model=replace(RUN.model, value_share=value_share))
-    as_dense = replace(config, model=replace(config.model, form="dense"))
+    as_dense = replace(config, model=replace(config.model, parametrisation="dense"))
     one, other = (pipeline.simulate(form, [Cell(3, 3, 3)])[0] for form in (config, as_dense))
     for arm in ("base", *split.ARMS):
         for name, here, there in zip(one.weights[arm]._fields, one.weights[arm], other.weights[arm], strict=True):
@@ -56,7 +56,7 @@ def test_both_forms_are_one_model_over_a_whole_run(prompt, train, value_share):
 
 
 def vectors_of(**settings) -> embeddings.Embeddings:
-    return embeddings.build(ModelConfig(form="dense", **settings), 7, 3, 12, seed=0)
+    return embeddings.build(ModelConfig(parametrisation="dense", **settings), 7, 3, 12, seed=0)
 
 
 def test_structured_embeddings_share_a_direction_within_a_kind_and_nothing_else():
@@ -70,7 +70,7 @@ def test_structured_embeddings_share_a_direction_within_a_kind_and_nothing_else(
 
 
 def test_random_embeddings_overlap_and_are_decided_by_the_seed():
-    config = ModelConfig(form="dense", embeddings="random", dimension=5, shared_share=0.0)
+    config = ModelConfig(parametrisation="dense", embeddings="random", dimension=5, shared_share=0.0)
     one, same, other = (embeddings.build(config, 7, 3, 12, seed=seed) for seed in (1, 1, 2))
     assert one.subject.shape == (7, 5) and one.output.shape == (12, 5)
     np.testing.assert_allclose(np.linalg.norm(one.subject, axis=1), 1)
@@ -93,7 +93,9 @@ def test_the_values_read_only_their_share_of_the_common_direction(value_share):
 @pytest.mark.parametrize("kind", ["structured", "random"])
 def test_the_measurements_see_what_the_dense_forward_pass_does(kind, prompt):
     rng = np.random.default_rng(0)
-    model = ModelConfig(form="dense", embeddings=kind, value_share=0.0 if prompt == "fresh_relation" else 0.2)
+    model = ModelConfig(
+        parametrisation="dense", embeddings=kind, value_share=0.0 if prompt == "fresh_relation" else 0.2
+    )
     subject, relation, answer = (rng.integers(n, size=20).astype(np.int32) for n in (7, 3, 8))
     store = FactStore(subject, relation, answer, np.ones(20), np.full(20, 0.05), np.zeros(20, bool), 7, 3, 8)
     with jax.enable_x64(True):
@@ -110,8 +112,8 @@ def test_the_measurements_see_what_the_dense_forward_pass_does(kind, prompt):
     assert len(attention) == (3 if prompt == "template" else 2)
 
 
-def test_the_dense_form_starts_with_nothing_stored_but_the_template():
-    model = ModelConfig(form="dense", n_filler=4, template_strength=3.0)
+def test_the_dense_model_starts_with_nothing_stored_but_the_template():
+    model = ModelConfig(parametrisation="dense", n_filler=4, template_strength=3.0)
     vectors = jax.tree.map(jnp.asarray, embeddings.build(model, 7, 3, 12, seed=0))
     weights = dense.weights(dense.initial(model, vectors, 8), vectors, model, "template")
     np.testing.assert_allclose(weights.template_value, [0.0] * 8 + [3.0] * 4, atol=1e-6)
@@ -135,10 +137,10 @@ def test_an_optimizer_that_optax_lacks_is_an_input_error_that_names_some(name):
         dense.optimizer(name, value=1.0, attention=1.0)
 
 
-def test_other_optimizers_and_training_everything_learn_the_facts_in_the_dense_form():
+def test_other_optimizers_and_training_everything_learn_the_facts_in_the_dense_model():
     config = replace(
         RUN,
-        model=replace(RUN.model, form="dense"),
+        model=replace(RUN.model, parametrisation="dense"),
         pretrain=PretrainConfig(steps=300, batch_size=32, optimizer="adam", learning_rate=0.02, train="everything"),
         finetune=replace(RUN.finetune, optimizer="adam", learning_rate=0.01, train="everything", prompt="bare"),
         precision="float32",

@@ -1,4 +1,4 @@
-"""The table form's closed-form steps against PyTorch's and JAX's derivatives of the same loss, in float64."""
+"""The factored model's closed-form steps against PyTorch's and JAX's derivatives of the same loss, in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def by_torch(values, logits, prompt, value_share):
 def by_jax(values, logits, prompt, value_share):
     def mean_loss(values, logits):
         if logits is None:
-            output = factored.stored(values, batch(), config(value_share))
+            output = factored.fact_logits(values, batch(), config(value_share))
         else:
             _, _, output = factored.forward(values, logits, batch(), config(value_share))
         losses = -jax.nn.log_softmax(output)[jnp.arange(len(FACTS.answer)), FACTS.answer]
@@ -112,7 +112,7 @@ def test_a_step_on_questions_is_sgd_on_the_autodiff_gradient(derive, prompt, val
     values, logits = state(prompt, value_share)
     losses, of_values, of_logits = derive(values, logits, prompt, value_share)
     rates = jnp.asarray(RATE), jnp.asarray(VALUE_RATE)
-    found = factored.answer_questions(values, logits, batch(), *rates, config(value_share), prompt)
+    found = factored.question_step(values, logits, batch(), *rates, config(value_share), prompt)
     np.testing.assert_allclose(found[2], losses, rtol=1e-12)
     for one, other in zip(found[0], moved(values, of_values, value_rates(value_share), VALUE_RATE), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12)
@@ -128,7 +128,7 @@ def test_a_step_on_questions_is_sgd_on_the_autodiff_gradient(derive, prompt, val
 def test_a_step_on_pretraining_prompts_is_sgd_on_the_autodiff_gradient(derive, value_share):
     values, _ = state("bare", value_share)
     losses, of_values, _ = derive(values, None, "bare", value_share)
-    found, found_losses = factored.store(values, batch(), jnp.asarray(RATE), config(value_share))
+    found, found_losses = factored.fact_step(values, batch(), jnp.asarray(RATE), config(value_share))
     np.testing.assert_allclose(found_losses, losses, rtol=1e-12)
     for one, other in zip(found, moved(values, of_values, value_rates(value_share), RATE), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12)
@@ -138,8 +138,8 @@ def test_a_step_on_pretraining_prompts_is_sgd_on_the_autodiff_gradient(derive, v
 def test_a_step_moves_no_row_of_a_subject_outside_the_batch(prompt):
     values, logits = state(prompt)
     rates = jnp.asarray(RATE), jnp.asarray(VALUE_RATE)
-    stored, _ = factored.store(values, batch(), rates[0], config())
-    answered, moved_logits, _ = factored.answer_questions(values, logits, batch(), *rates, config(), prompt)
+    stored, _ = factored.fact_step(values, batch(), rates[0], config())
+    answered, moved_logits, _ = factored.question_step(values, logits, batch(), *rates, config(), prompt)
     is_moved = np.isin(np.arange(N_SUBJECTS), FACTS.subject)
     for old, new in (
         (values.subject, stored.subject),
@@ -156,7 +156,7 @@ def test_a_step_moves_no_row_of_a_subject_outside_the_batch(prompt):
 
 def test_values_without_a_rate_stay_as_they_are():
     values, logits = state("template")
-    same, moved_logits, _ = factored.answer_questions(
+    same, moved_logits, _ = factored.question_step(
         values, logits, batch(), jnp.asarray(RATE), None, config(), "template"
     )
     assert same is values
@@ -180,7 +180,7 @@ def test_attention_starts_uniform_over_the_tokens_that_the_prompt_has(prompt, ex
 def test_error_is_the_negative_gradient_of_the_loss_and_sums_to_zero():
     output = jnp.asarray(10 * np.random.default_rng(1).normal(size=(5, 7)))
     answer = jnp.array([0, 6, 3, 3, 1])
-    loss, push = factored.error(output, answer)
+    loss, push = factored.loss_and_residual(output, answer)
     expected = -jax.nn.log_softmax(output)[jnp.arange(5), answer]
     np.testing.assert_allclose(loss, expected, rtol=1e-12)
     np.testing.assert_allclose(push, jax.nn.one_hot(answer, 7) - jax.nn.softmax(output), atol=1e-14)
@@ -191,9 +191,9 @@ def test_error_is_the_negative_gradient_of_the_loss_and_sums_to_zero():
 def test_a_diverged_loss_is_seen_and_none_below_the_limit_is(gap):
     output = jnp.asarray([[0.0, gap, 1.0]], jnp.float32)
     with np.errstate(all="ignore"):
-        loss, _ = factored.error(output, jnp.array([0]))
+        loss, _ = factored.loss_and_residual(output, jnp.array([0]))
     assert not float(loss[0]) < factored.MAX_LOSS
-    fine, _ = factored.error(jnp.asarray([[0.0, 79.0, 1.0]], jnp.float32), jnp.array([0]))
+    fine, _ = factored.loss_and_residual(jnp.asarray([[0.0, 79.0, 1.0]], jnp.float32), jnp.array([0]))
     assert float(fine[0]) == pytest.approx(79.0)
 
 

@@ -113,7 +113,7 @@ def test_the_list_of_experiments_has_every_named_sweep(tell):
             ["--base papr: no such experiment. Did you mean paper?"],
         ),
         (["mine", "--grid", "pretrain.steps=5", "--base", "popqa"], ["popqa needs a table of facts", "--table FILE"]),
-        (["mine", "--grid", "finetune.stop=end,early"], ["at finetune.stop=early", "--split.dev"]),
+        (["mine", "--grid", "finetune.early_stopping=false,true"], ["at finetune.early_stopping=True", "--split.dev"]),
         (["mine", "--grid", "pretrain.learning_rate=1:2:1001", "model.template_strength=1:2:1001"], ["1,002,001"]),
         (["mine", "--grid", "pretrain.steps=5", "--seeds", "2000000000"], ["2,000,000,000 units", "GB", "fewer seeds"]),
         (

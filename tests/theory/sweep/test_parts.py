@@ -92,14 +92,16 @@ def test_the_table_has_every_unit_and_arm_once_in_the_designs_order_with_the_swe
     store.write(rows("c", "a"))
     store.write(rows("another sweep's"))
     units = ["c", "a", "b"]
-    values = [{"model.form": "table", "model.dimension": n, "facts.table": Path("t.csv")} for n in (None, 3, 4)]
+    values = [
+        {"model.parametrisation": "table", "model.dimension": n, "facts.table": Path("t.csv")} for n in (None, 3, 4)
+    ]
     found = assembled(store, units, values)
     pairs = list(zip(found["unit"].to_pylist(), found["arm"].to_pylist(), strict=True))
     assert pairs == [(unit, arm) for unit in units for arm in ARMS]
     assert found["accuracy"].to_pylist() == [accuracy(*pair) for pair in pairs]
     assert found["config"].to_pylist() == [f"{{}}{unit}" for unit, _ in pairs]
     assert found["n_trained"].to_pylist() == [None, 7, 7] * 3
-    assert found.column_names == ["model.form", "model.dimension", "facts.table", *SWEEP.names]
+    assert found.column_names == ["model.parametrisation", "model.dimension", "facts.table", *SWEEP.names]
     assert found["model.dimension"].to_pylist() == [n for n in (None, 3, 4) for _ in ARMS]
     assert set(found["facts.table"].to_pylist()) == {"t.csv"}
     assert found.select(SWEEP.names).schema.equals(SWEEP)

@@ -78,7 +78,7 @@ def check_rows(rows: list[dict], config: Config) -> None:
             assert found == pytest.approx(metrics[name], abs=slack, rel=1e-5, nan_ok=True), (row["arm"], name)
         predicted = None if is_base else measure.predicted_path(config, one, row["arm"])
         for column, index in (("predicted_subject_share", "share"), ("predicted_subject_attention", "attention")):
-            if predicted is None or config.model.form == "dense" or config.finetune.train == "values":
+            if predicted is None or config.model.parametrisation == "dense" or config.finetune.train == "values":
                 assert row[column] is None
             elif not config.model.value_share:
                 end = np.ravel(getattr(predicted, index)[-1])[0]
@@ -105,7 +105,7 @@ VARIANTS = {
     },
     "salience, values trained": {"knownness.measure": "salience", "finetune.train": "values"},
     "dense, float64": {
-        "model.form": "dense",
+        "model.parametrisation": "dense",
         "precision": "float64",
         "facts.n_answers": 5,
         "model.n_filler": 10,
