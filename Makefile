@@ -31,27 +31,32 @@ PINS := $(VENV)/constraints.txt
 THEORY := $(VENV)/.theory-is-installed
 EMPIRICAL := $(VENV)/.empirical-is-installed
 DEV := $(VENV)/.dev-is-installed
+DOCS := $(VENV)/.docs-is-installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint reproduce sweeps studies figures benchmark clean
+.PHONY: help setup test lint docs reproduce sweeps studies figures benchmark clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 	@echo "Variables: the comment at the top of the Makefile."
 
-setup: $(DEV)  ## everything installed into .venv
+setup: $(DEV) $(DOCS)  ## everything installed into .venv
 
-test: $(DEV)  ## the tests, in parallel
+test: $(DEV) $(DOCS)  ## the tests, in parallel
 	$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
-lint: $(DEV)  ## ruff, its formatting, and pyright
+lint: $(DEV) $(DOCS)  ## ruff, its formatting, and pyright
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
+
+docs: $(DOCS)  ## the documentation, into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "Open site/index.html."
 
 reproduce: $(EMPIRICAL)  ## toy and language model, every theorem, the figures, into OUT; what is finished is not run again
 	$(RUN) -m theory run paper --seeds $(SEEDS) --out $(OUT)
@@ -85,7 +90,7 @@ benchmark: $(DEV)  ## speed and memory: of one world, of sweeps, of attention's 
 	$(RUN) -m benchmarks attention
 
 clean:  ## removes .venv and caches, never results
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The toy needs the theory extra alone; torch, the test tools and the type checker wait until a target asks for them.
@@ -107,4 +112,9 @@ $(EMPIRICAL): $(THEORY)
 $(DEV): $(EMPIRICAL)
 	@echo "Adding the tools for tests and benchmark to $(VENV), once."
 	$(RUN) -m pip install --quiet -c $(PINS) -e ".[theory,empirical,hub,cluster,dev]"
+	@touch $@
+
+$(DOCS): $(THEORY)
+	@echo "Adding the tools for the documentation to $(VENV), once."
+	$(RUN) -m pip install --quiet -c $(PINS) -e ".[theory,hub,docs]"
 	@touch $@

@@ -14,80 +14,89 @@ FACTS = pa.schema(
     [
         ("arm", NAME),  # base, top, bottom, whole or random
         ("fact", INT),  # index into the fact store
-        ("subject", NAME),
-        ("relation", NAME),
-        ("answer", NAME),
-        ("popularity", DOUBLE),
+        ("subject", NAME),  # what the question is about
+        ("relation", NAME),  # what is asked of it
+        ("answer", NAME),  # the right answer; of several accepted ones the first
+        ("popularity", DOUBLE),  # in the source's own unit
         ("exposure", DOUBLE),  # expected number of pretraining draws
-        ("knownness", DOUBLE),
-        ("salience", SINGLE),
+        ("knownness", DOUBLE),  # how well the base model knows the fact, the larger the better
+        ("salience", SINGLE),  # the subject's value at the right answer
         ("predicted_salience", SINGLE),  # from exposure alone (R6)
         ("role", NAME),  # train, dev, held_out or background
         ("in_arm", BOOL),  # was this arm finetuned on it?
-        ("correct", BOOL),
-        ("base_correct", BOOL),
-        ("answer_probability", SINGLE),
-        ("answer_logprob", SINGLE),
-        ("predicted", NAME),
+        ("correct", BOOL),  # is the answer right?
+        ("base_correct", BOOL),  # does the base model recall the fact in a format that it knows?
+        ("answer_probability", SINGLE),  # of the right answer
+        ("answer_logprob", SINGLE),  # its logarithm, in nats
+        ("predicted", NAME),  # the model's answer
         ("is_generic", BOOL),  # predicted is the relation's generic answer in the whole training set
         ("is_generic_arm", BOOL),  # the same in this arm's; null for the base
         ("generic_correct", BOOL),  # would that generic answer have been right?
-        ("subject_attention", DOUBLE),
-        ("relation_attention", DOUBLE),
-        ("template_attention", DOUBLE),
+        ("subject_attention", DOUBLE),  # where the answer is predicted; the mean over layers and heads
+        ("relation_attention", DOUBLE),  # the same, on the relation
+        ("template_attention", DOUBLE),  # the same, on the question's template
         ("critical_low", DOUBLE),  # recalled iff critical_low < subject's share < critical_high (R4)
-        ("critical_high", DOUBLE),
+        ("critical_high", DOUBLE),  # the upper end; low >= high: recalled at no share
         ("share_force", SINGLE),  # what the fact's own step does to the subject's share (R2)
         ("salience_threshold", SINGLE),  # the salience at which that force changes sign (R2)
         ("subject_attention_nonsink", DOUBLE),  # from here on: language models
-        ("sink_attention", DOUBLE),
-        ("exact_match", BOOL),
-        ("substring_match", BOOL),
-        ("token_f1", SINGLE),
-        ("swapped_predicted", NAME),
-        ("knockout_drop", SINGLE),
+        ("sink_attention", DOUBLE),  # on the first token
+        ("exact_match", BOOL),  # SQuAD's rule, against any accepted answer
+        ("substring_match", BOOL),  # PopQA's rule
+        ("token_f1", SINGLE),  # SQuAD's, the best over accepted answers
+        ("swapped_predicted", NAME),  # the answer when the subject is swapped for another of the relation
+        ("knockout_drop", SINGLE),  # log-probability of the answer lost without attention to the subject, nats
     ]
 )
 """One row per (arm, fact)."""
 
 TRACE = pa.schema(
     [
-        ("arm", NAME),
-        ("step", INT),
-        ("loss", DOUBLE),
-        ("accuracy", DOUBLE),
-        ("subject_attention", DOUBLE),
+        ("arm", NAME),  # base, top, bottom, whole or random
+        ("step", INT),  # of pretraining (base) or finetuning
+        ("loss", DOUBLE),  # training loss, the mean since the last record
+        ("accuracy", DOUBLE),  # on the eval subset
+        ("subject_attention", DOUBLE),  # on the eval subset
         ("subject_share", DOUBLE),  # of the attention on subject and relation
         ("predicted_subject_share", DOUBLE),  # R5, from the base model alone
-        ("predicted_subject_attention", DOUBLE),
+        ("predicted_subject_attention", DOUBLE),  # the same for the attention itself
     ]
 )
 """One row per (arm, recorded step)."""
 
 ATTENTION = pa.schema(
-    [("arm", NAME), ("layer", INT), ("head", INT), ("position", NAME), ("span", NAME)]
-    + [("mean", DOUBLE), ("low", DOUBLE), ("high", DOUBLE), ("n", INT)]
+    [
+        ("arm", NAME),  # base, top, bottom, whole or random
+        ("layer", INT),  # from 0
+        ("head", INT),  # from 0
+        ("position", NAME),  # prompt_end predicts the answer's first token, first_answer is that token
+        ("span", NAME),  # subject, relation, template or sink
+        ("mean", DOUBLE),  # attention mass from the position to the span, over the questions that name their subject
+        ("low", DOUBLE),  # lower end of the 95 % interval, over subjects
+        ("high", DOUBLE),  # upper end
+        ("n", INT),  # questions
+    ]
 )
 """One row per (arm, layer, head, position, span) of a language model."""
 
 PREDICTIONS = pa.schema(
     [
-        ("experiment", NAME),
+        ("experiment", NAME),  # experiment, study or sweep
         ("seeds", INT),  # how many runs the row rests on
         ("result", NAME),  # R1 to R8, a to f, or the name of what is read with these
-        ("statement", NAME),
-        ("arm", NAME),
+        ("statement", NAME),  # the result in a sentence
+        ("arm", NAME),  # the arm, or the difference of two
         ("stratum", NAME),  # part of the facts: fifth 1 (best known) to fifth 5, third 1 to third 3; null for all
-        ("predicted", DOUBLE),
-        ("measured", DOUBLE),
-        ("low", DOUBLE),
-        ("high", DOUBLE),
+        ("predicted", DOUBLE),  # by the theory, before the measurement
+        ("measured", DOUBLE),  # the mean over the units
+        ("low", DOUBLE),  # lower end of the 95 % interval
+        ("high", DOUBLE),  # upper end
         ("unit", NAME),  # what the interval counts: worlds, base models, questions by relation, questions by subject
-        ("p_value", DOUBLE),
-        ("error", DOUBLE),
-        ("tolerance", DOUBLE),
+        ("p_value", DOUBLE),  # two-sided
+        ("error", DOUBLE),  # what the tolerance bounds: a distance, or a number of exceptions
+        ("tolerance", DOUBLE),  # what the verdict allows it
         ("verdict", NAME),  # holds, fails, undecided or reported
-        ("note", NAME),
+        ("note", NAME),  # whatever else is to be known
     ]
 )
 """One row per statement of the theory beside what was measured."""
@@ -96,23 +105,23 @@ SWEEP = pa.schema(
     [
         ("unit", pa.string()),  # identity of config and seeds
         ("config", NAME),  # the resolved config as canonical JSON
-        ("pretrain_seed", INT),
-        ("split_seed", INT),
-        ("seed", INT),
+        ("pretrain_seed", INT),  # of world and base model
+        ("split_seed", INT),  # of the split
+        ("seed", INT),  # of finetuning
         ("arm", NAME),  # base, or what was finetuned on
         ("n_trained", INT),  # facts in the arm; null for the base
         ("n", INT),  # held-out facts measured
-        ("accuracy", DOUBLE),
+        ("accuracy", DOUBLE),  # on held-out facts
         ("trained_accuracy", DOUBLE),  # on the arm's own facts; null for the base
         ("retention", DOUBLE),  # of held-out facts recalled in the pretraining format, the share still answered
-        ("generic_rate", DOUBLE),
+        ("generic_rate", DOUBLE),  # share of answers that are the relation's generic one
         ("loss", DOUBLE),  # held-out mean of -log p(answer)
-        ("subject_attention", DOUBLE),
-        ("relation_attention", DOUBLE),
-        ("template_attention", DOUBLE),
+        ("subject_attention", DOUBLE),  # mean over held-out facts
+        ("relation_attention", DOUBLE),  # the same, on the relation
+        ("template_attention", DOUBLE),  # the same, on the template
         ("subject_share", DOUBLE),  # of the attention on subject and relation
         ("predicted_subject_share", DOUBLE),  # R5, from the base model alone; null for the base
-        ("predicted_subject_attention", DOUBLE),
+        ("predicted_subject_attention", DOUBLE),  # the same for the attention itself
         ("diverged_at", INT),  # first step of a diverged training; null where it was sound
     ]
 )

@@ -1,4 +1,4 @@
-"""The README's code blocks work: `bash` and `python` blocks are run, the long commands in `sh` blocks are parsed."""
+"""Code blocks of README and docs work: `bash` and `python` blocks are run, the long commands in `sh` blocks parsed."""
 
 import re
 import shlex
@@ -10,11 +10,23 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    (language, text)
+    for page in PAGES
+    for language, text in re.findall(r"^```(\w+)\n(.*?)^```", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+]
 
 
 def _blocks(language: str) -> list[str]:
-    return [text for name, text in BLOCKS if name == language]
+    """Return the blocks of a language, each once."""
+    return list(dict.fromkeys(text for name, text in BLOCKS if name == language))
+
+
+def _commands() -> list[str]:
+    """Return the commands of `sh` blocks, each once, comments left out."""
+    lines = (line.split("#")[0].strip() for text in _blocks("sh") for line in text.splitlines())
+    return list(dict.fromkeys(line for line in lines if line))
 
 
 def _run(command: list[str] | str, folder: Path) -> str:
@@ -37,9 +49,7 @@ def test_a_python_block_runs(text: str, tmp_path: Path) -> None:
     assert "base" in _run([sys.executable, "-c", script], tmp_path)
 
 
-@pytest.mark.parametrize(
-    "line", [line.split("#")[0].strip() for text in _blocks("sh") for line in text.splitlines() if line.strip()]
-)
+@pytest.mark.parametrize("line", _commands())
 def test_a_command_of_an_sh_block_parses(line: str) -> None:
     words = shlex.split(line)
     if words[0] == "make":
@@ -48,6 +58,10 @@ def test_a_command_of_an_sh_block_parses(line: str) -> None:
         _run([sys.executable, *words[1:], "--dry-run"], ROOT)
     else:
         _run([sys.executable, *words[1:4], "--help"], ROOT)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
 
 
 def test_every_picture_and_file_that_the_readme_names_is_there() -> None:

@@ -1,4 +1,4 @@
-"""The directory listing is the pipeline: both flows have the same stages, by the same names, in the README's order."""
+"""The directory listing is the pipeline: both flows have the same stages, by the same names, in the docs' order."""
 
 import ast
 import re
@@ -39,8 +39,8 @@ def test_each_stage_of_each_flow_is_a_module_of_its_name_that_says_what_it_does(
     assert text, f"{flow}/{stage} has no docstring"
 
 
-def test_the_readme_lists_the_stages_in_order_with_their_modules():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_docs_list_the_stages_in_order_with_their_modules():
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     rows = text.split("| stage |")[1].split("\n\n")[0].splitlines()[2:]
     table = [(cells[1].strip().split(", "), cells[3]) for cells in (row.split("|") for row in rows)]
     assert [stage for stages, _ in table for stage in stages] == STAGES

@@ -92,9 +92,8 @@ def test_the_table_has_every_unit_and_arm_once_in_the_designs_order_with_the_swe
     store.write(rows("c", "a"))
     store.write(rows("another sweep's"))
     units = ["c", "a", "b"]
-    values = [
-        {"model.parametrisation": "factored", "model.dimension": n, "facts.path": Path("t.csv")} for n in (None, 3, 4)
-    ]
+    swept = {"model.parametrisation": "factored", "facts.path": Path("t.csv")}
+    values = [swept | {"model.dimension": n} for n in (None, 3, 4)]
     found = assembled(store, units, values)
     pairs = list(zip(found["unit"].to_pylist(), found["arm"].to_pylist(), strict=True))
     assert pairs == [(unit, arm) for unit in units for arm in ARMS]
