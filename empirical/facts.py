@@ -69,9 +69,10 @@ def fingerprint(given: FactSet | None) -> str | None:
     return None if given is None else runs.config_hash([asdict(fact) for fact in given.facts])
 
 
-def _limited(found: FactSet, limit: int | None) -> FactSet:
-    if limit is None or len(found.facts) <= limit:
-        return found
-    rows = np.sort(np.random.default_rng(0).permutation(len(found.facts))[:limit])
-    note = f"{limit} of {len(found.facts)} facts were drawn (--facts.limit)"
-    return FactSet(tuple(found.facts[row] for row in rows), (*found.notes, note))
+def _limited(chosen: FactSet, limit: int | None) -> FactSet:
+    """Return at most `limit` of the facts, drawn at random, always the same."""
+    if limit is None or len(chosen.facts) <= limit:
+        return chosen
+    rows = np.sort(np.random.default_rng(0).permutation(len(chosen.facts))[:limit])
+    note = f"{limit} of {len(chosen.facts)} facts were drawn (--facts.limit)"
+    return FactSet(tuple(chosen.facts[row] for row in rows), (*chosen.notes, note))

@@ -17,7 +17,7 @@ from core.facts.store import Background, FactStore
 
 @dataclass(frozen=True)
 class FactsConfig:
-    """Where the facts come from, and how often each is told in pretraining."""
+    """Where the facts come from, and how often pretraining shows each."""
 
     n_subjects: int = 1000
     """Subjects of a sampled world."""
@@ -30,12 +30,12 @@ class FactsConfig:
     popularity_exponent: float = setting(1.0, traced=0.0)
     """Zipf: popularity is rank^-exponent, in a sampled world and with `popularity` = rank."""
     facts_per_subject: int | None = None
-    """Relations that each subject of a sampled world has, at random; none given: all of them."""
+    """Facts about each subject of a sampled world, each of another relation, at random; none given: all relations."""
     path: Path | None = None
     """Read the facts from this CSV, TSV, JSONL or Parquet file instead of sampling; hub:ID for a hub data set."""
     columns: TableColumns = TableColumns()
-    """The table's columns. Of these facts, the answer is the first of a list, and popularity must be above 0; answers
-    not given: answer, possible_answers, answers or obj. Nothing here reads questions and choices."""
+    """The table's columns of subjects, relations, answers and popularity; questions and choices are not read.
+    Popularity must be above 0. Of a list of answers the first counts; not given: answer, possible_answers, answers or obj."""
     where: str | None = None
     """COLUMN=REGEX: keep the table's rows in whose cell the expression is found."""
     popularity: Literal["given", "rank"] = "given"

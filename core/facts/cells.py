@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +92,14 @@ def deduplicate(facts: Sequence[Fact]) -> tuple[tuple[Fact, ...], list[str]]:
     if not n_repeats:
         return kept, []
     return kept, [f"{n_repeats:,} of {len(facts):,} facts repeat another's question and answers: left out"]
+
+
+def left_out(table: Table, n_usable: int, counts: Mapping[str, int]) -> list[str]:
+    """Return a note on each reason for which rows were left out, with their number; InputError if no row is usable."""
+    notes = [f"{n:,} of {len(table.numbers):,} rows {reason}: left out" for reason, n in counts.items() if n]
+    if not n_usable:
+        raise InputError(f"{table.path}: no usable row ({'; '.join(notes)}).")
+    return notes
 
 
 def of_relations(facts: FactSet, relations: Sequence[str]) -> FactSet:

@@ -17,10 +17,10 @@ from core.facts.record import Fact, FactSet
 from core.facts.request import Request
 
 TEMPLATES = "relation_query_templates.json"
-LATER = {"train": ("dev", "test"), "dev": ("test",), "test": ()}
+LATER_SPLITS = {"train": ("dev", "test"), "dev": ("test",), "test": ()}
 """The splits whose questions a split may not hold, lest they be trained or chosen on."""
 N_BUCKETS = 8
-PLACE = "[X]"
+PLACEHOLDER = "[X]"
 
 
 def read(request: Request) -> FactSet:
@@ -41,24 +41,26 @@ def read(request: Request) -> FactSet:
     folder, split, relations, buckets = request.path, request.part, request.relations, request.buckets
     if split == "val":
         raise InputError("EntityQuestions has no part val.\nName train, dev or test with --facts.part.")
-    parts = _parts(folder, split, buckets)
+    sources = _files(folder, split, buckets)
     templates = _templates(folder)
     for name in relations:
-        if name not in {part.relation for part in parts}:
-            known = ", ".join(dict.fromkeys(part.relation for part in parts))
+        if name not in {file.relation for file in sources}:
+            known = ", ".join(dict.fromkeys(file.relation for file in sources))
             raise InputError(f"--facts.relations: {buckets or folder} has no relation {name!r}; there are {known}.")
-    chosen = [part for part in parts if not relations or part.relation in relations]
-    facts = [fact for part in chosen for fact in _read_file(part, templates)]
-    kept, notes = cells.deduplicate(facts)
-    later = set() if folder.is_file() else _questions(folder, LATER[split])
-    own = tuple(fact for fact in kept if fact.question not in later)
-    if len(own) < len(kept):
-        notes.append(f"{len(kept) - len(own):,} facts have a question of {' or '.join(LATER[split])}: left out")
-    return FactSet(own, tuple(notes))
+    chosen = [file for file in sources if not relations or file.relation in relations]
+    facts = [fact for file in chosen for fact in _read_file(file, templates)]
+    unique, notes = cells.deduplicate(facts)
+    later = set() if folder.is_file() else _questions(folder, LATER_SPLITS[split])
+    kept = tuple(fact for fact in unique if fact.question not in later)
+    if len(kept) < len(unique):
+        notes.append(
+            f"{len(unique) - len(kept):,} facts have a question of {' or '.join(LATER_SPLITS[split])}: left out"
+        )
+    return FactSet(kept, tuple(notes))
 
 
 @dataclass(frozen=True)
-class _Part:
+class _File:
     """A file of facts of one relation."""
 
     relation: str
@@ -67,28 +69,28 @@ class _Part:
     popularity: float | None = None
 
 
-def _parts(folder: Path, split: str, buckets: Path | None) -> list[_Part]:
+def _files(folder: Path, split: str, buckets: Path | None) -> list[_File]:
     """Return the files to read: the one named, the split's, or the buckets'."""
     if folder.is_file():
         name = folder.name.removesuffix(".json")
-        return [_Part(name.split(".")[0], name, folder)]
+        return [_File(name.split(".")[0], name, folder)]
     if buckets is not None:
-        return _bucket_parts(buckets)
+        return _bucket_files(buckets)
     paths = sorted((folder / split).glob(f"P*.{split}.json"), key=_by_number)
     if not paths:
         raise InputError(
             f"{folder}: no files {split}/Pxx.{split}.json.\nName the folder of EntityQuestions with --facts.path."
         )
-    return [_Part(relation := path.name.split(".")[0], f"{split}/{relation}", path) for path in paths]
+    return [_File(relation := path.name.split(".")[0], f"{split}/{relation}", path) for path in paths]
 
 
-def _bucket_parts(folder: Path) -> list[_Part]:
+def _bucket_files(folder: Path) -> list[_File]:
     """Return the files of a folder of frequency buckets, the most frequent of each relation first."""
     relations = sorted((path for path in folder.glob("P*") if path.is_dir()), key=_by_number)
     if not relations:
         raise InputError(f"{folder}: no folders Pxx of buckets.\nName rand_ent or train_ent with --facts.buckets.")
     return [
-        _Part(path.name, f"{path.name}/bucket{i}", path / f"bucket{i}.test.json", float(N_BUCKETS - i))
+        _File(path.name, f"{path.name}/bucket{i}", path / f"bucket{i}.test.json", float(N_BUCKETS - i))
         for path in relations
         for i in range(N_BUCKETS)
     ]
@@ -110,26 +112,26 @@ def _templates(folder: Path) -> dict[str, str]:
     if not isinstance(templates, dict):
         raise InputError(f"{path}: not one JSON object of templates; fetch the file anew")
     for relation, template in templates.items():
-        if not (isinstance(template, str) and template.count(PLACE) == 1):
-            raise InputError(f"{path}, {relation}: the template {template!r} has no single {PLACE}; correct it")
+        if not (isinstance(template, str) and template.count(PLACEHOLDER) == 1):
+            raise InputError(f"{path}, {relation}: the template {template!r} has no single {PLACEHOLDER}; correct it")
     return templates
 
 
-def _read_file(part: _Part, templates: dict[str, str]) -> list[Fact]:
+def _read_file(file: _File, templates: dict[str, str]) -> list[Fact]:
     """Return the facts of a file."""
-    if part.relation not in templates:
-        raise InputError(f"{part.path}: {TEMPLATES} has no relation {part.relation!r}, which the file's name says.")
-    before, after = templates[part.relation].split(PLACE)
+    if file.relation not in templates:
+        raise InputError(f"{file.path}: {TEMPLATES} has no relation {file.relation!r}, which the file's name says.")
+    before, after = templates[file.relation].split(PLACEHOLDER)
     facts = []
-    for index, (question, answers) in enumerate(_records(part.path)):
+    for index, (question, answers) in enumerate(_records(file.path)):
         subject = question[len(before) : len(question) - len(after)].strip()
         if question != f"{before}{question[len(before) : len(question) - len(after)]}{after}" or not subject:
             raise InputError(
-                f"{part.path}, record {index + 1}: {question!r} does not fit the relation's template "
-                f"{templates[part.relation]!r}.\nCorrect it in the file or in {TEMPLATES}."
+                f"{file.path}, record {index + 1}: {question!r} does not fit the relation's template "
+                f"{templates[file.relation]!r}.\nCorrect it in the file or in {TEMPLATES}."
             )
-        name = f"{part.name}/{index}"
-        facts.append(Fact(name, subject, part.relation, question, answers, part.popularity, source="entity_questions"))
+        name = f"{file.name}/{index}"
+        facts.append(Fact(name, subject, file.relation, question, answers, file.popularity, source="entity_questions"))
     return facts
 
 
@@ -158,19 +160,19 @@ def _texts(path: Path, number: int, key: str, texts: Any) -> list[str]:
 def _load(path: Path) -> Any:
     """Return a JSON file's content; InputError names the line that is malformed."""
     try:
-        return json.loads(files.read_text(path), object_pairs_hook=_object)
+        return json.loads(files.read_text(path), object_pairs_hook=_with_distinct_keys)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: malformed JSON ({error.msg}); fetch the file anew") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: malformed JSON ({error}); fetch the file anew") from error
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the pairs as a dict, if no key is there twice: as in two records run into one."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         raise ValueError(f"an object has a key twice: {', '.join(key for key, _ in pairs)}")
-    return found
+    return content
 
 
 def _questions(folder: Path, splits: tuple[str, ...]) -> set[str]:

@@ -45,14 +45,12 @@ def _usable(source: Table, names: dict[str, list[str]], matching: list[int]) -> 
     known = {row: number for row, number in popularity.items() if number is not None}
     facts = [_fact(source, names, row, number) for row, number in known.items()]
     filled = [fact for fact in facts if fact.subject and fact.relation and fact.answers]
-    left_out = {
+    counts = {
         "do not match --facts.where": len(source.numbers) - len(matching),
         "have no popularity": len(popularity) - len(known),
         "have an empty subject, relation or answer": len(facts) - len(filled),
     }
-    notes = [f"{n:,} of {len(source.numbers):,} rows {why}: left out" for why, n in left_out.items() if n]
-    if not filled:
-        raise InputError(f"{source.path}: no usable row ({'; '.join(notes)}).")
+    notes = cells.left_out(source, len(filled), counts)
     return filled, notes
 
 

@@ -8,12 +8,10 @@ import difflib
 from pathlib import Path
 
 from core.errors import InputError
-from core.facts import cells
-from core.facts import files as table_reader
-from core.facts.record import Fact, FactSet
+from core.facts import cells, files
+from core.facts.record import LETTERS, Fact, FactSet
 from core.facts.request import Request
 
-LETTERS = ("A", "B", "C", "D")
 CELLS = ("question", "choice A", "choice B", "choice C", "choice D", "answer")
 HISTORY = "history"
 
@@ -32,11 +30,11 @@ def read(request: Request) -> FactSet:
     folder, split = request.path, request.part
     if split == "train":
         raise InputError("MMLU has no part train.\nName dev, val or test with --facts.part.")
-    files = {path.name.removesuffix(f"_{split}.csv"): path for path in sorted((folder / split).glob(f"*_{split}.csv"))}
-    if not files:
+    paths = {path.name.removesuffix(f"_{split}.csv"): path for path in sorted((folder / split).glob(f"*_{split}.csv"))}
+    if not paths:
         raise InputError(f"{folder}: no files {split}/SUBJECT_{split}.csv.\nName MMLU's folder with --facts.path.")
-    chosen, notes = _choose(list(files), request.relations)
-    facts = [fact for subject in chosen for fact in _read_file(files[subject], subject, split)]
+    chosen, notes = _choose(list(paths), request.relations)
+    facts = [fact for subject in chosen for fact in _read_file(paths[subject], subject, split)]
     kept, repeats = cells.deduplicate(facts)
     return FactSet(kept, (*notes, *repeats))
 
@@ -53,13 +51,15 @@ def _choose(names: list[str], wanted: tuple[str, ...]) -> tuple[list[str], list[
             remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}."
             raise InputError(f"--facts.relations: MMLU has no subject {name!r}; {remedy}")
         chosen.update([name] if name in names else histories)
-    note = f"history is taken as {', '.join(histories)}; prehistory only where it is named"
-    return [name for name in names if name in chosen], [note] * (HISTORY in wanted)
+    notes = []
+    if HISTORY in wanted:
+        notes.append(f"history is taken as {', '.join(histories)}; prehistory only where it is named")
+    return [name for name in names if name in chosen], notes
 
 
 def _read_file(path: Path, subject: str, split: str) -> list[Fact]:
     """Return a file's facts, one a row."""
-    rows, lines = table_reader.read_rows(path, table_reader.read_text(path), ",")
+    rows, lines = files.read_rows(path, files.read_text(path), ",")
     if not rows:
         raise InputError(f"{path}: the file has no rows; fetch it anew")
     facts = []

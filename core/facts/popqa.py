@@ -33,13 +33,11 @@ def read(request: Request) -> FactSet:
     facts = [_fact(table, row) for row in matching]
     usable = [fact for fact in facts if fact.subject and fact.relation and fact.question and fact.answers]
     _check_ids(table.path, usable)
-    left_out = {
+    counts = {
         "do not match --facts.where": len(table.numbers) - len(matching),
         "have an empty subject, relation, question or list of answers": len(facts) - len(usable),
     }
-    notes = [f"{n:,} of {len(table.numbers):,} rows {why}: left out" for why, n in left_out.items() if n]
-    if not usable:
-        raise InputError(f"{table.path}: no usable row ({'; '.join(notes)}).")
+    notes = cells.left_out(table, len(usable), counts)
     kept, repeats = cells.deduplicate(usable)
     notes += [*repeats, *_unpopular(kept), *cells.unnamed(kept)]
     return cells.of_relations(FactSet(kept, tuple(notes)), request.relations)
@@ -71,5 +69,8 @@ def _check_ids(path: Path, facts: list[Fact]) -> None:
 
 
 def _unpopular(facts: tuple[Fact, ...]) -> list[str]:
+    """Return a note if some facts have no popularity."""
     n_missing = sum(fact.popularity is None for fact in facts)
-    return [f"{n_missing:,} of {len(facts):,} facts have no popularity"] * bool(n_missing)
+    if not n_missing:
+        return []
+    return [f"{n_missing:,} of {len(facts):,} facts have no popularity"]

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+LETTERS = ("A", "B", "C", "D")
+"""Of the four choices of a question, in order."""
+
 
 @dataclass(frozen=True)
 class Fact:

@@ -5,10 +5,8 @@ from collections.abc import Mapping
 from core.errors import InputError
 from core.facts import cells, files
 from core.facts.files import Table
-from core.facts.record import Fact, FactSet
+from core.facts.record import LETTERS, Fact, FactSet
 from core.facts.request import Request, TableColumns
-
-LETTERS = ("A", "B", "C", "D")
 
 NAMES = {
     "question": ("question",),
@@ -38,13 +36,11 @@ def read(request: Request) -> FactSet:
     matching = files.matching(table, request.where)
     facts = [_fact(table, names, row) for row in matching]
     usable = [fact for fact in facts if fact.question and fact.answers]
-    left_out = {
+    counts = {
         "do not match --facts.where": len(table.numbers) - len(matching),
         "have no question or no answer": len(facts) - len(usable),
     }
-    notes = [f"{n:,} of {len(table.numbers):,} rows {why}: left out" for why, n in left_out.items() if n]
-    if not usable:
-        raise InputError(f"{table.path}: no usable row ({'; '.join(notes)}).")
+    notes = cells.left_out(table, len(usable), counts)
     kept, repeats = cells.deduplicate(usable)
     return cells.of_relations(FactSet(kept, (*notes, *repeats, *cells.unnamed(kept))), request.relations)
 

@@ -251,7 +251,9 @@ def written(folder, name, content):
 def test_the_undamaged_file_is_read_whole_and_counted_so(tmp_path, source):
     make, name, count, read = SOURCES[source]
     content = make()
-    assert len(read(written(tmp_path, name, content)).facts) == count(content) > N_ROWS // 2
+    n_facts = count(content)
+    assert n_facts is not None and n_facts > N_ROWS // 2
+    assert len(read(written(tmp_path, name, content)).facts) == n_facts
 
 
 @pytest.mark.parametrize("source", SOURCES)

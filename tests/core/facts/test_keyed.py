@@ -119,3 +119,10 @@ def test_a_relation_with_one_answer_is_an_input_error_with_two_remedies(tmp_path
 def test_a_list_that_is_not_json_is_an_input_error_and_not_one_answer(tmp_path):
     with pytest.raises(InputError, match=r"line 2, column 'answer': .* is not a JSON list"):
         read(tmp_path, "A,r,\"['x', 'y']\",1", "B,r,y,1")
+
+
+def test_a_column_that_is_given_for_one_part_serves_no_other(tmp_path):
+    header = "answer,relation,possible_answers,popularity"
+    rows = read(tmp_path, "A,r,x,1", "B,r,y,1", header=header, columns={"subject": "answer"})
+    assert column(rows, "subject") == ["A", "B"]
+    assert column(rows, "answer") == ["x", "y"]
