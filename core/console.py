@@ -54,11 +54,11 @@ def progress(name: str, total: int) -> Iterator[Advance]:
         try:
             yield lines.advance
         finally:
-            lines.stop.set()
+            lines.end()
 
 
 class _Lines:
-    """Progress where there is no terminal: a line after ten seconds, then one a minute, whatever the command is at."""
+    """Progress where there is no terminal: a line after ten seconds, one a minute, and one at the end."""
 
     FIRST, INTERVAL = 10.0, 60.0
 
@@ -72,6 +72,11 @@ class _Lines:
     def advance(self, doing: str, n: float | int) -> None:
         self.done += n
         self.doing = doing or self.doing
+
+    def end(self) -> None:
+        """Say how far it came."""
+        self.stop.set()
+        ERRORS.print(self.line(time.monotonic() - self.started), markup=False)
 
     def line(self, seconds: float | int) -> str:
         """Return how far it is after so many seconds."""

@@ -53,6 +53,14 @@ class Split:
     arms: dict[str, Int[np.ndarray, " _"]]
 
 
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """The role of every fact (an index into ROLES), and the random state from which the arms go on."""
+
+    role: Int8[np.ndarray, " fact"]
+    rng: np.random.Generator
+
+
 def select(
     subject: Int[np.ndarray, " fact"],
     relation: Int[np.ndarray, " fact"],
@@ -63,19 +71,30 @@ def select(
     is_background: Bool[np.ndarray, " fact"] | None = None,
     seed: int,
 ) -> Split:
-    """Return a random split: held-out and dev components, and the arms over the training facts.
+    """Return a random split: the facts' roles, and the arms over the training facts (see `roles` and `arms`)."""
+    drawn = roles(subject, config, question=question, is_background=is_background, seed=seed)
+    return arms(drawn, relation, knownness, config)
+
+
+def roles(
+    subject: Int[np.ndarray, " fact"],
+    config: SplitConfig,
+    *,
+    question: Int[np.ndarray, " fact"] | None = None,
+    is_background: Bool[np.ndarray, " fact"] | None = None,
+    seed: int,
+) -> Roles:
+    """Return held-out and dev facts as whole components; they do not depend on knownness.
 
     Each share is met as nearly as a random order of the components allows; where all have one size, the counts are the
-    same for every seed. Whole is all training facts. Top and bottom are its better and its less known half, ties broken
-    at random; of an odd number (within relation: of a relation) the fact in the middle is in neither. Random is as many
-    training facts, drawn without replacement.
+    same for every seed.
 
     Args:
-        subject, relation, question: Ids; any integers.
+        subject, question: Ids; any integers.
         is_background: Facts that are neither trained on nor tested; None for none.
 
     Raises:
-        InputError: there are too few facts for a set or an arm, or a training fact's knownness is not a number.
+        InputError: there are too few facts for a set.
     """
     check(config)
     rng = np.random.default_rng([seed, 2])
@@ -84,24 +103,50 @@ def select(
     component = _components(subject[own], None if question is None else question[own])
     role[own] = _draw_roles(component, config, rng)
     check_leaks(role, subject, question)
+    return Roles(role, rng)
+
+
+def arms(
+    drawn: Roles, relation: Int[np.ndarray, " fact"], knownness: Real[np.ndarray, " fact"], config: SplitConfig
+) -> Split:
+    """Return the arms over the training facts; to be called once on drawn roles, whose random state it uses up.
+
+    Whole is all training facts. Top and bottom are its better and its less known half, ties broken at random; of an odd
+    number (within relation: of a relation) the fact in the middle is in neither. Random is as many training facts,
+    drawn without replacement.
+
+    Args:
+        relation: Ids; any integers.
+
+    Raises:
+        InputError: there are too few facts for an arm, or a training fact's knownness is not a number.
+    """
+    role, rng = drawn.role, drawn.rng
+    check_size(role, relation, config)
     train = np.flatnonzero(role == TRAIN)
     n_unknown = int(np.isnan(knownness[train]).sum())
     if n_unknown:
         raise InputError(f"the knownness of {n_unknown} of {len(train)} training facts is not a number.")
     group = relation[train] if config.within_relation else np.zeros_like(train)
     halves = _halve(group, knownness[train], rng)
-    if not len(halves["top"]):
-        need = "two of one relation" if config.within_relation else "two"
-        raise InputError(
-            f"{len(own)} facts leave {len(train)} to train on, and an arm needs {need}.\n"
-            "Lower --split.held-out or --split.dev, or give more facts."
-        )
     rows = halves | {"whole": np.arange(len(train))}
     if config.known_share is not None:
         rows["mixture"] = _mix(rows, group, config.known_share, config.size, rng)
         if not len(rows[MIXTURE]):
             raise InputError(f"--split.size {config.size} of {len(train)} training facts is none.\nRaise it.")
     return Split(role, {name: np.sort(train[rows[name]]) for name in config.names})
+
+
+def check_size(role: Int8[np.ndarray, " fact"], relation: Int[np.ndarray, " fact"], config: SplitConfig) -> None:
+    """Raise InputError if the training facts are too few for the arms, whatever is known of them."""
+    train = relation[role == TRAIN]
+    group = train if config.within_relation else np.zeros_like(train)
+    if np.unique(group, return_counts=True)[1].max(initial=0) < 2:
+        need = "two of one relation" if config.within_relation else "two"
+        raise InputError(
+            f"{int((role != BACKGROUND).sum())} facts leave {len(train)} to train on, and an arm needs {need}.\n"
+            "Lower --split.held-out or --split.dev, or give more facts."
+        )
 
 
 def check_leaks(

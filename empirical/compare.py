@@ -42,7 +42,7 @@ class Group:
     """By arm: facts.parquet's columns, each (seed, question)."""
     cluster: Int[np.ndarray, " question"]
     fifth: Int[np.ndarray, " question"]
-    """Of knownness among the tested facts, 0 the best known."""
+    """Which fifth of the tested facts by knownness each is in, 0 the best known."""
     by_relation: bool
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from core.errors import InputError
-from core.facts.record import Fact
+from core.facts.record import LETTERS, Fact
 from empirical.lm import generate, multiple_choice, prompts, scores
 from empirical.lm.model import Loaded
 from empirical.lm.prompts import Encoded
@@ -75,7 +75,7 @@ def predict(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], encod
     if all(fact.choices for fact in facts):
         following = multiple_choice.tokens(loaded.tokenizer)
         chosen = multiple_choice.choose(loaded.model, starts, following, pad=pad, batch_size=config.batch_size)
-        return ["ABCD"[i] for i in chosen.argmax(1)]
+        return [LETTERS[i] for i in chosen.argmax(1)]
     stop = generate.stop_ids(loaded.tokenizer)
     options = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
     return generate.decode(loaded.tokenizer, generate.greedy(loaded.model, starts, stop=stop, pad=pad, **options))

@@ -24,7 +24,7 @@ class Lora:
     alpha: float = 16.0
     """Updates are scaled by alpha/rank."""
     dropout: float = 0.05
-    """Of the adapter's input."""
+    """Dropout probability on the adapter's input."""
     modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Linear layers that get one, by the end of their name."""
 

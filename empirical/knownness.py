@@ -40,7 +40,7 @@ class KnownnessConfig:
     samples: int = 8
     """Random answers to each prompt, where the measure is `sampled`."""
     temperature: float = 0.5
-    """Of the random answers, above 0; as in Gekhman et al. 2024."""
+    """Temperature of the random answers, above 0; as in Gekhman et al. 2024."""
     batch_size: int = 64
     """Questions that the model reads at once."""
 

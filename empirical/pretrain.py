@@ -55,7 +55,7 @@ class PretrainConfig:
     warmup: float = 0.05
     """Share of the steps in which the rate rises."""
     weight_decay: float = 0.01
-    """Of all weights."""
+    """AdamW's weight decay, on all weights."""
     batch_size: int = 128
     """Sentences per step."""
     epochs: float = 1.0
@@ -180,7 +180,9 @@ def _train(
     at = {round(steps * (i + 1) / config.n_probes) for i in range(config.n_probes)}
     for step in range(start, steps):
         batch = sentences.draw(config.batch_size, np.random.default_rng([seed, 6, step]))
-        loss = _step(net, optimizer, torch.as_tensor(batch, dtype=torch.long), pad=tokenizer.mark(words, "pad"))
+        loss = _step(
+            net, optimizer, torch.as_tensor(batch, dtype=torch.long), pad=tokenizer.special_token_id(words, "pad")
+        )
         schedule.step()
         if step + 1 in at:
             probes.append({"step": step + 1, "loss": float(loss), "recall": recall_by_fifth(net, words, world)})
@@ -218,9 +220,9 @@ def architecture(config: PretrainConfig, words: PreTrainedTokenizerBase) -> Llam
         num_key_value_heads=config.key_value_heads,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.mark(words, "bos"),
-        eos_token_id=tokenizer.mark(words, "eos"),
-        pad_token_id=tokenizer.mark(words, "pad"),
+        bos_token_id=tokenizer.special_token_id(words, "bos"),
+        eos_token_id=tokenizer.special_token_id(words, "eos"),
+        pad_token_id=tokenizer.special_token_id(words, "pad"),
     )
 
 

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float
 from transformers import PreTrainedTokenizerBase
 
 from core.facts.record import Fact
-from empirical.lm.tokenizer import mark
+from empirical.lm import batch
+from empirical.lm.tokenizer import special_token_id
 from empirical.worlds import templates, world
 
 BATCH_SIZE = 256
@@ -35,11 +36,11 @@ def recall(
 
 
 def _cut(fact: Fact, n_paraphrases: int) -> list[tuple[str, str]]:
-    """Return the fact's statements that end with the answer, cut before it; all of them where none does."""
+    """Return the fact's paraphrases that end with the answer, cut before it; all of them where none does."""
     slots = {"subject": fact.subject, "answer": fact.answers[0]}
-    statements = templates.for_relation(fact.relation).paraphrases[:n_paraphrases]
-    last = [one for one in statements if len(one.split("{answer}")[1]) <= 1]
-    return [world.split_at_answer(one, slots) for one in last or statements]
+    paraphrases = templates.for_relation(fact.relation).paraphrases[:n_paraphrases]
+    at_the_end = [text for text in paraphrases if len(text.split("{answer}")[1]) <= 1]
+    return [world.split_at_answer(text, slots) for text in at_the_end or paraphrases]
 
 
 @torch.no_grad()
@@ -50,13 +51,12 @@ def _is_right(
     net.eval()
     joint = tokenizer([before + rest for before, rest in texts], return_offsets_mapping=True)
     rows = [[*tokens, tokenizer.eos_token_id] for tokens in joint["input_ids"]]
-    width = max(map(len, rows))
-    tokens = torch.full((len(rows), width), mark(tokenizer, "pad"))
-    scored = torch.zeros((len(rows), width), dtype=torch.bool)
-    for i, ((before, _), row, offsets) in enumerate(zip(texts, rows, joint["offset_mapping"], strict=True)):
-        first = next(j for j, (_, stop) in enumerate(offsets) if stop > len(before))
-        tokens[i, : len(row)] = torch.tensor(row)
-        scored[i, first : len(row)] = True
+    tokens, _ = batch.of_rows(rows, special_token_id(tokenizer, "pad"))
+    starts = [
+        next(index for index, (_, stop) in enumerate(offsets) if stop > len(before))
+        for (before, _), offsets in zip(texts, joint["offset_mapping"], strict=True)
+    ]
+    scored = batch.between(zip(starts, map(len, rows), strict=True), tokens.shape[1])
     device = next(net.parameters()).device
     best = net(tokens[:, :-1].to(device)).logits.argmax(-1).cpu()
     return ((best == tokens[:, 1:]) | ~scored[:, 1:]).all(1).numpy()

@@ -12,28 +12,19 @@ from jaxtyping import Float
 from transformers import PreTrainedTokenizerBase
 
 from core.errors import InputError
-from core.facts.record import Fact
+from core.facts.record import LETTERS, Fact
 from empirical.lm import generate, prompts
-
-LETTERS = "ABCD"
-ANSWER = "\nAnswer:"
-
-
-def header(relation: str) -> str:
-    """Return the line that names the subject, with the empty line after it."""
-    return f"The following are multiple choice questions (with answers) about {relation.replace('_', ' ')}.\n\n"
 
 
 def format_question(fact: Fact, *, with_answer: bool) -> str:
     """Return question and choices, a line each, up to "Answer:", or with the letter and an empty line after it."""
-    choices = (f"\n{letter}. {text}" for letter, text in zip(LETTERS, fact.choices, strict=True))
-    return fact.question + "".join(choices) + ANSWER + (f" {fact.answers[0]}\n\n" if with_answer else "")
+    return prompts.format_choices(fact) + prompts.AFTER + (f" {fact.answers[0]}\n\n" if with_answer else "")
 
 
 def prompt(fact: Fact, shots: Sequence[Fact] = ()) -> str:
     """Return the text that the letter follows: the header, the answered questions, then the one that is asked."""
     answered = "".join(format_question(shot, with_answer=True) for shot in shots)
-    return header(fact.relation) + answered + format_question(fact, with_answer=False)
+    return prompts.header(fact.relation) + answered + format_question(fact, with_answer=False)
 
 
 Tokens = tuple[tuple[int, ...], ...]
@@ -115,7 +106,7 @@ def margin(logprobs: Float[np.ndarray, "fact letter"], facts: Sequence[Fact]) ->
 
 def _after_answer(tokenizer: PreTrainedTokenizerBase, letter: str) -> tuple[int, ...]:
     """Return the tokens of " A" in "Answer: A", none if one of them begins before the blank."""
-    before = ANSWER.strip()
+    before = prompts.AFTER.strip()
     joint = tokenizer(f"{before} {letter}", return_offsets_mapping=True)
     pairs = zip(joint["input_ids"], joint["offset_mapping"], strict=True)
     after = [(token, start) for token, (start, stop) in pairs if stop > len(before)]

@@ -13,9 +13,9 @@ from jaxtyping import Bool
 from transformers import PreTrainedTokenizerBase
 
 from core.errors import InputError
-from core.facts.record import Fact
+from core.facts.record import LETTERS, Fact
 from empirical.lm import subject
-from empirical.lm.tokenizer import mark
+from empirical.lm.tokenizer import special_token_id
 
 BEFORE, AFTER = "Question: ", "\nAnswer:"
 
@@ -74,11 +74,21 @@ def find_subject(fact: Fact) -> tuple[int, int] | None:
     return None
 
 
+def header(relation: str) -> str:
+    """Return the line before questions of multiple choice that names their subject, with the empty line after it."""
+    return f"The following are multiple choice questions (with answers) about {relation.replace('_', ' ')}.\n\n"
+
+
+def format_choices(fact: Fact) -> str:
+    """Return a question of multiple choice: the question and its choices, a line each."""
+    choices = (f"\n{letter}. {text}" for letter, text in zip(LETTERS, fact.choices, strict=True))
+    return fact.question + "".join(choices)
+
+
 def _multiple_choice(fact: Fact) -> Prompt:
-    head = f"The following are multiple choice questions (with answers) about {fact.relation.replace('_', ' ')}.\n\n"
-    lines = [fact.question] + [f"{letter}. {text}" for letter, text in zip("ABCD", fact.choices, strict=True)]
-    text = head + "\n".join(lines) + "\nAnswer:"
-    return Prompt(text, " " + fact.answers[0], (len(head), len(text) - len("\nAnswer:")), None)
+    head, asked = header(fact.relation), format_choices(fact)
+    end = len(head) + len(asked)
+    return Prompt(head + asked + AFTER, " " + fact.answers[0], (len(head), end), None)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[Encoded]:
@@ -102,7 +112,7 @@ def check(tokenizer: PreTrainedTokenizerBase) -> int:
             f"the tokenizer of {tokenizer.name_or_path} is not fast: it gives no character offsets, by which "
             "answer and subject are found.\nConvert it, or name a model that has a tokenizer.json."
         )
-    return mark(tokenizer, "eos")
+    return special_token_id(tokenizer, "eos")
 
 
 def _encoded(

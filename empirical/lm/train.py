@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import get_scheduler
 
 from core.errors import InputError
-from empirical.lm import checkpoint
+from empirical.lm import batch, checkpoint
 from empirical.lm.prompts import Encoded
 
 IGNORED = -100
@@ -153,13 +153,9 @@ def collate(
     examples: Sequence[Encoded], pad: int
 ) -> tuple[Int[torch.Tensor, "example token"], Int[torch.Tensor, "example token"]]:
     """Return right-padded tokens, and labels that ignore prompt and padding."""
-    width = max(len(one.tokens) for one in examples)
-    tokens = torch.full((len(examples), width), pad)
-    labels = torch.full((len(examples), width), IGNORED)
-    for i, one in enumerate(examples):
-        tokens[i, : len(one.tokens)] = torch.tensor(one.tokens)
-        labels[i, one.n_prompt : len(one.tokens)] = torch.tensor(one.completion)
-    return tokens, labels
+    tokens, _ = batch.of_rows([example.tokens for example in examples], pad)
+    is_completion = batch.between([(example.n_prompt, len(example.tokens)) for example in examples], tokens.shape[1])
+    return tokens, torch.where(is_completion, tokens, IGNORED)
 
 
 def loss_sum(
@@ -177,21 +173,21 @@ def _step(
     accelerator: Accelerator,
     net: torch.nn.Module,
     optimizer: Any,
-    batch: Sequence[Encoded],
+    chosen: Sequence[Encoded],
     config: TrainConfig,
     pad: int,
 ) -> float:
-    """Take one optimizer step on the mean over the batch's answer tokens, on however many devices, and return it."""
+    """Take one optimizer step on the mean over the chosen's answer tokens, on however many devices, and return it."""
     net.train()
-    n_tokens = sum(len(one.completion) for one in batch)
-    own = batch[accelerator.process_index :: accelerator.num_processes]
+    n_tokens = sum(len(one.completion) for one in chosen)
+    own = chosen[accelerator.process_index :: accelerator.num_processes]
     size = config.micro_batch_size or max(1, len(own))
     total = torch.zeros((), device=accelerator.device)
     # Every process makes as many passes, for they meet in each; one without examples passes a masked one.
-    longest = math.ceil(math.ceil(len(batch) / accelerator.num_processes) / size)
+    longest = math.ceil(math.ceil(len(chosen) / accelerator.num_processes) / size)
     for i in range(longest):
         part = own[i * size : (i + 1) * size]
-        tokens, labels = (one.to(accelerator.device) for one in collate(part or batch[:1], pad))
+        tokens, labels = (one.to(accelerator.device) for one in collate(part or chosen[:1], pad))
         if not part:
             labels = torch.full_like(labels, IGNORED)
         loss = loss_sum(net, tokens, labels) / n_tokens

@@ -65,9 +65,9 @@ class Variant:
 
     part: str
     series: str
-    """Of `fine` the factor, of `recipe` which end; empty in the screen."""
+    """The factor that `fine` varies, or the end that `recipe` is about; empty in `factorial`."""
     name: str
-    """Of its folder of results."""
+    """Name of its folder of results."""
     config: Config
 
 

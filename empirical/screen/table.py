@@ -114,7 +114,7 @@ class Gaps:
     about: list[Row]
     """A row of each base model, that of the top arm."""
     value: Float[np.ndarray, "model outcome"]
-    """Of METRICS; nan where it does not apply."""
+    """The gap in each of METRICS; nan where it does not apply."""
 
 
 def gaps(rows: Sequence[Row], part: str, flow: str) -> Gaps:

@@ -97,9 +97,10 @@ class World:
 
 
 def split_at_answer(paraphrase: str, slots: dict[str, str]) -> tuple[str, str]:
-    """Return a paraphrase filled in, cut where its answer begins, without the blank before it."""
+    """Return a paraphrase filled in, cut where its answer begins, without the space before it."""
     before, after = paraphrase.split("{answer}")
-    return before.rstrip(" ").format(**slots), " " * before.endswith(" ") + slots["answer"] + after.format(**slots)
+    space = " " if before.endswith(" ") else ""
+    return before.rstrip(" ").format(**slots), space + slots["answer"] + after.format(**slots)
 
 
 def build(config: WorldConfig, facts_given: FactSet | None = None, *, seed: int) -> World:

@@ -3,10 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from core.facts.record import Fact
 from core.split import HELD_OUT, TRAIN
-from empirical import evaluate, measure
+from empirical import attention, evaluate, measure
 from empirical.evaluate import EvaluateConfig
 from empirical.lm import capture, knockout, prompts, tokenizer
 from empirical.lm.model import Loaded
@@ -103,11 +104,11 @@ def test_attentions_intervals_are_robust_to_questions_that_share_a_subject(quest
     encoded = [one for one in questions.encoded if one.has_subject][:6]
     mass = rng.random((6, 1, 1, 1, 4))
     cluster = np.array([0, 0, 1, 1, 2, 3])
-    table = measure.attention_table("top", mass, encoded, cluster)
+    table = attention.table("top", mass, encoded, cluster)
     for span in range(4):
         values = mass[:, 0, 0, 0, span]
         sums = [sum(values[cluster == c] - values.mean()) for c in range(4)]
-        half = 1.96 * np.sqrt(np.square(sums).sum()) / 6
+        half = stats.t.ppf(0.975, 3) * np.sqrt(np.square(sums).sum()) / 6
         assert table["mean"][span] == pytest.approx(values.mean())
         assert table["high"][span] - table["mean"][span] == pytest.approx(half)
         assert table["mean"][span] - table["low"][span] == pytest.approx(half)
@@ -115,11 +116,11 @@ def test_attentions_intervals_are_robust_to_questions_that_share_a_subject(quest
 
 def test_attention_is_unknown_where_no_question_names_its_subject(questions):
     nameless = [one for one in questions.encoded if not one.has_subject]
-    assert measure.attention_table("top", np.ones((1, 2, 1, 1, 4)), nameless, np.zeros(1, dtype=int)) == {}
+    assert attention.table("top", np.ones((1, 2, 1, 1, 4)), nameless, np.zeros(1, dtype=int)) == {}
 
 
 def test_attention_is_that_of_each_question_alone_at_the_prompts_end_and_at_the_answers_first_token(loaded, questions):
-    mass = measure.attend(loaded, questions.encoded, batch_size=3)
+    mass = attention.measure(loaded, questions.encoded, batch_size=3)
     for one, found in zip(questions.encoded, mass, strict=True):
         tokens = torch.tensor([one.tokens[: one.n_prompt + 1]])
         spans = torch.zeros((1, 4, one.n_prompt + 1), dtype=torch.bool)
@@ -135,8 +136,8 @@ def test_attention_is_that_of_each_question_alone_at_the_prompts_end_and_at_the_
 def test_the_table_of_attention_names_layer_head_position_and_span_of_each_mean(questions):
     encoded = questions.encoded[:6]
     mass = np.random.default_rng(0).random((6, 2, 3, 4, 4))
-    table = measure.attention_table("top", mass, encoded, np.arange(6))
-    place = [measure.POSITIONS.index(name) for name in table["position"]]
+    table = attention.table("top", mass, encoded, np.arange(6))
+    place = [attention.POSITIONS.index(name) for name in table["position"]]
     span = [capture.SPANS.index(name) for name in table["span"]]
     assert len(set(zip(table["layer"], table["head"], place, span, strict=True))) == 2 * 3 * 4 * 4
     np.testing.assert_allclose(table["mean"], mass.mean(0)[place, table["layer"], table["head"], span])
@@ -175,7 +176,7 @@ def test_the_probe_counts_answers_of_which_every_token_is_the_likeliest(loaded, 
         own[row] = Encoded(tuple(tokens), own[row].n_prompt, own[row].spans, True)
     found = measure.probe(own, loaded.model, loaded.pad)
     assert found["accuracy"] == pytest.approx(4 / 6)
-    mass = measure.attend(loaded, own, batch_size=2)
+    mass = attention.measure(loaded, own, batch_size=2)
     assert found["subject_attention"] == pytest.approx(mass[:, 0, :, :, 0].mean(), abs=1e-6)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
-from core import split
+from core import split, statistics
 from theory import evaluate, measure
 from theory.deep.config import DeepConfig, Sizes, sizes
 from theory.deep.network import RELATION, TEMPLATE, read
@@ -20,7 +20,6 @@ POSITIONS = {"prompt_end": TEMPLATE, "relation": RELATION}
 in the pretraining format."""
 SPANS = ("subject", "subject_last", "relation", "template")
 """What is attended to: all the subject's tokens, the last of them, the other two tokens."""
-N_RESAMPLES = 1000
 
 
 class Said(NamedTuple):
@@ -48,7 +47,7 @@ def run(simulated: DeepRun) -> tuple[dict[str, dict[str, float]], list[dict], li
         metrics[arm] = measure.metrics_of(columns, store.subject[rows], seed=simulated.seed)
         facts.append(measure.named(columns, store))
         looked, subject = said.attention[is_held_out], store.subject[rows][is_held_out]
-        attention.append({"arm": arm} | attention_columns(looked, subject, seed=simulated.seed))
+        attention.append({"arm": arm} | attention_columns(looked, subject))
     return metrics, facts, _trace_columns(simulated), attention
 
 
@@ -72,23 +71,17 @@ def answer(simulated: DeepRun, arm: str, rows: Int[np.ndarray, " fact"]) -> Said
 
 
 def attention_columns(
-    looked: Float[np.ndarray, "fact layer head position span"], subject: Int[np.ndarray, " fact"], *, seed: int
+    looked: Float[np.ndarray, "fact layer head position span"], subject: Int[np.ndarray, " fact"]
 ) -> dict[str, Any]:
-    """Return means over the facts by layer, head, position and span, with percentile bootstrap intervals over subjects.
+    """Return means over the facts by layer, head, position and span, with intervals robust to facts of one subject.
 
     What comes after a position is left out: it cannot be attended to.
     """
     layer, head, position, span = (index.ravel() for index in np.indices(looked.shape[1:]))
     flat = looked.reshape(len(looked), -1)
     is_past = ~((np.array(list(POSITIONS))[position] == "relation") & (np.array(SPANS)[span] == "template"))
-    _, index, n_facts = np.unique(subject, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(n_facts), flat.shape[1]))
-    np.add.at(sums, index, flat)
-    rng = np.random.default_rng(seed)
-    even = np.full(len(n_facts), 1 / len(n_facts))
-    draws = (rng.multinomial(len(n_facts), even) for _ in range(N_RESAMPLES))
-    low, high = np.quantile([draw @ sums / (draw @ n_facts) for draw in draws], (0.025, 0.975), axis=0)
-    columns = {"layer": layer, "head": head, "mean": flat.mean(axis=0), "low": low, "high": high}
+    mean, low, high = statistics.clustered_means(flat, subject)
+    columns = {"layer": layer, "head": head, "mean": mean, "low": low, "high": high}
     columns |= {"position": np.array(list(POSITIONS))[position], "span": np.array(SPANS)[span]}
     return {name: column[is_past] for name, column in columns.items()} | {"n": len(looked)}
 

@@ -114,11 +114,11 @@ def test_attention_by_layer_and_head_averages_to_the_metric_and_sums_to_one(meas
     assert (looked["n"] == 60).all()
 
 
-def test_intervals_of_attention_are_the_bootstrap_over_subjects(simulated):
+def test_intervals_of_attention_agree_with_the_bootstrap_over_subjects(simulated):
     rng = np.random.default_rng(0)
     looked, subject = rng.random((90, 1, 1, 2, 4)), np.repeat(np.arange(30), 3)
     looked += rng.normal(size=30)[subject, None, None, None, None]
-    found = measure.attention_columns(looked, subject, seed=0)
+    found = measure.attention_columns(looked, subject)
     one = statistics.clustered_interval(looked[:, 0, 0, 0, 1], subject, seed=0)
     at = int(np.flatnonzero((found["position"] == "prompt_end") & (found["span"] == "subject_last"))[0])
     assert found["mean"][at] == pytest.approx(one.mean)
