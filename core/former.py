@@ -3,9 +3,13 @@
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core import runs
 
 SCHEMA = 1
 """Of run directories."""
@@ -171,13 +175,23 @@ def sweep(old: pa.Table) -> pa.Table:
 
 def grid(old: Mapping[str, Any]) -> dict[str, Any]:
     """Return a sweep's design in the present names."""
-    new = dict(old) | {"schema": SWEEP_SCHEMA + 1}
+    new = dict(old) | {"schema": runs.SWEEP_SCHEMA}
     if "axes" in old:
         new["axes"] = {
             FIELDS["theory"].get(name, name): [VALUES.get(name, {}).get(level, level) for level in levels]
             for name, levels in old["axes"].items()
         }
     return new
+
+
+def refuse_screen(path: Path) -> None:
+    """Raise InputError for a table of the screen that is of the former schema; a missing or damaged one is not read."""
+    try:
+        names = pq.read_schema(path).names
+    except (OSError, pa.ArrowException):
+        return
+    if is_screen(names):
+        runs.check_schema(path, SCHEMA, runs.SCHEMA)
 
 
 def is_screen(columns: list[str]) -> bool:

@@ -28,6 +28,8 @@ from core.seeds import Cell
 
 SCHEMA = 2
 """Raised by one whenever a column changes its meaning, so that old and new runs are never mixed."""
+SWEEP_SCHEMA = 2
+"""The same of a sweep's units, tables and design; raised when a column of SWEEP, or how it comes about, changes."""
 
 
 def directory(out: Path, flow: str, experiment: str, cell: Cell) -> Path:

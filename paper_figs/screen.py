@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Shaped
 
-from core import runs, statistics
+from core import former, runs, statistics
 from core.columns import FACTORS
 from core.errors import InputError
 from paper_figs.interval import Interval
@@ -51,7 +51,8 @@ class Screen:
         return b"collected" in (self.table(["world"]).schema.metadata or {})
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the table, or these of its columns; InputError where it is damaged or lacks one."""
+        """Return the table, or these of its columns; InputError where it is damaged, former or lacks one."""
+        former.refuse_screen(self.path)
         return runs.read_table(self.path, list(columns) if columns else None)
 
     def gaps(self, part: str, flow: str) -> Gaps:

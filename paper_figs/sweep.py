@@ -26,8 +26,10 @@ class Sweep:
 
     @classmethod
     def read(cls, path: Path) -> "Sweep":
-        """Return the sweep in this folder; InputError where its design is damaged."""
-        return cls(path, runs.read_json(path / "grid.json"))
+        """Return the sweep in this folder; InputError where its design is damaged or of another schema."""
+        grid = runs.read_json(path / "grid.json")
+        runs.check_schema(path, grid.get("schema"), runs.SWEEP_SCHEMA)
+        return cls(path, grid)
 
     def levels(self, axis: str) -> Shaped[np.ndarray, " level"]:
         """Return the values of a swept field: numbers in order, words in the design's order."""

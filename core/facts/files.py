@@ -61,7 +61,10 @@ def read(path: Path) -> Table:
 
 
 def matching(table: Table, where: str | None) -> list[int]:
-    """Return the indices of the rows in whose cell the expression of "COLUMN=REGEX" is found; of all if None."""
+    """Return the rows in whose cell, or in an element of whose list, the expression of "COLUMN=REGEX" is found.
+
+    None keeps all rows.
+    """
     if where is None:
         return list(range(len(table.numbers)))
     column, equals, expression = where.partition("=")
@@ -72,7 +75,14 @@ def matching(table: Table, where: str | None) -> list[int]:
         pattern = re.compile(expression)
     except re.error as error:
         raise InputError(f"--facts.where is {where!r}: {expression!r} is no regular expression ({error}).") from error
-    return [row for row, cell in enumerate(cells) if pattern.search("" if cell is None else str(cell).strip())]
+    return [row for row, cell in enumerate(cells) if any(map(pattern.search, _texts(cell)))]
+
+
+def _texts(cell: Any) -> list[str]:
+    """Return what an expression is looked for in: a cell's text, or that of each element of a list."""
+    if isinstance(cell, list):
+        return [text for item in cell for text in _texts(item)]
+    return ["" if cell is None else str(cell).strip()]
 
 
 def read_text(path: Path) -> str:

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from core import former, statistics
 from core import runs as results
-from core import statistics
 from core.columns import MEASURES, SCREEN
 from core.runs import Run
 from core.seeds import Cell
@@ -45,6 +45,7 @@ def path(out: Path) -> Path:
 def read(out: Path) -> list[Row]:
     """Return the table's rows, none where there is no table yet; InputError for one that is damaged."""
     place = path(out)
+    former.refuse_screen(place)
     return results.read_table(place, SCREEN.names).to_pylist() if place.exists() else []
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Int
 from core import runs
 from core.columns import SWEEP
 from core.errors import InputError
-from theory.sweep.units import SCHEMA
+from core.runs import SWEEP_SCHEMA
 
 _KEY = b"sweep_schema"
 
@@ -41,7 +41,7 @@ class Store:
     def done(self) -> dict[str, Path]:
         """Return the finished units, each with the part that holds it, as the folder is now.
 
-        A damaged part is renamed to `damaged-…`, so that its units count as unfinished; one of another SCHEMA stays as
+        A damaged part is renamed to `damaged-…`, so that its units count as unfinished; one of another schema stays as
         it is, for the version that wrote it. What killed writers left is removed.
         """
         self._remove_leftovers()
@@ -195,12 +195,12 @@ def _name(content: bytes) -> str:
 
 def _encode(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata({_KEY: str(SCHEMA)}), sink, compression="zstd")
+    pq.write_table(table.replace_schema_metadata({_KEY: str(SWEEP_SCHEMA)}), sink, compression="zstd")
     return sink.getvalue().to_pybytes()
 
 
 def _load(path: Path, columns: list[str] | None) -> pa.Table | None:
-    """Return a part's rows; None if they are of another SCHEMA, or have other columns than SWEEP's."""
+    """Return a part's rows; None if they are of another schema, or have other columns than SWEEP's."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -213,7 +213,7 @@ def _load(path: Path, columns: list[str] | None) -> pa.Table | None:
         raise _DamageError
     with pq.ParquetFile(pa.BufferReader(content)) as parquet:
         schema = parquet.schema_arrow
-        is_ours = (schema.metadata or {}).get(_KEY) == str(SCHEMA).encode() and schema.equals(SWEEP)
+        is_ours = (schema.metadata or {}).get(_KEY) == str(SWEEP_SCHEMA).encode() and schema.equals(SWEEP)
         return parquet.read(columns) if is_ours else None
 
 

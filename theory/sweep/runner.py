@@ -20,6 +20,7 @@ from core import provenance, runs, split
 from core.columns import SWEEP, table
 from core.config_json import structure
 from core.errors import InputError
+from core.runs import SWEEP_SCHEMA
 from core.seeds import Cell
 from theory import config as configs
 from theory import finetune, pipeline
@@ -28,7 +29,7 @@ from theory.engine.batched import free_memory
 from theory.law import forecast
 from theory.pipeline import Prepared, Trained, Unit
 from theory.sweep import parts
-from theory.sweep.units import SCHEMA, check_space, identities
+from theory.sweep.units import check_space, identities
 
 CHUNK = 512
 """Units, at most, that are computed together and become one part."""
@@ -164,7 +165,7 @@ def _describe(name: str, design: Design, seeds: int, arms: Sequence[str]) -> byt
     }
     described = {
         "sweep": name,
-        "schema": SCHEMA,
+        "schema": SWEEP_SCHEMA,
         "configs": len(design.configs),
         "seeds": seeds,
         "arms": list(arms),

@@ -14,9 +14,7 @@ from typing import Any
 from core import runs
 from core.errors import InputError
 from core.facts.files import HUB
-
-SCHEMA = 2
-"""Raised by one whenever a column of SWEEP, or how it comes about, changes: then no unit counts as done."""
+from core.runs import SWEEP_SCHEMA
 
 DISK, MEMORY = 400, 1000
 """Bytes per row, a quarter above what was measured for random numbers, which hardly shrink. On disk: 130 in a part and
@@ -29,7 +27,7 @@ def identity(config: Mapping[str, Any], cell: tuple[int, int, int], arms: Sequen
 
 
 def identities(config: Mapping[str, Any], cells: Sequence[tuple[int, int, int]], arms: Sequence[str]) -> list[str]:
-    """Return the units' names: 32 hex digits of SHA-256, the same iff config, seeds, set of arms and SCHEMA are.
+    """Return the units' names: 32 hex digits of SHA-256, the same iff config, seeds, set of arms and SWEEP_SCHEMA are.
 
     Args:
         config: As `config.to_json` gives it. The file of `facts.path` counts by its content, a hub's data set by name.
@@ -41,7 +39,7 @@ def identities(config: Mapping[str, Any], cells: Sequence[tuple[int, int, int]],
     resolved = _canonical(config)
     if resolved.get("facts", {}).get("path"):
         resolved["facts"]["path"] = _content(resolved["facts"]["path"])
-    shared = runs.config_hash({"schema": SCHEMA, "config": resolved, "arms": sorted(arms)})
+    shared = runs.config_hash({"schema": SWEEP_SCHEMA, "config": resolved, "arms": sorted(arms)})
     return [hashlib.sha256(f"{shared} {p} {q} {n}".encode()).hexdigest()[:32] for p, q, n in cells]
 
 

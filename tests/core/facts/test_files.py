@@ -137,3 +137,13 @@ def test_a_hub_data_set_without_the_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match="needs the package datasets"):
         files.read(Path("hub:some/facts"))
+
+
+def test_an_expression_is_looked_for_in_each_element_of_a_list(tmp_path):
+    path = tmp_path / "facts.jsonl"
+    path.write_text('{"answer": ["x", "also"]}\n{"answer": ["y"]}\n{"answer": "z"}\n{"answer": null}\n{"answer": []}\n')
+    table = files.read(path)
+    assert files.matching(table, "answer=^[xy]$") == [0, 1]
+    assert files.matching(table, "answer=also") == [0]
+    assert files.matching(table, "answer=^$") == [3]
+    assert files.matching(table, None) == [0, 1, 2, 3, 4]
