@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 SCHEMA = 1
-"""Of run directories."""
+"""Schema of run directories."""
 SWEEP_SCHEMA = 1
-"""Of a sweep's design."""
+"""Schema of a sweep's design."""
 
 FIELDS: dict[str, dict[str, str]] = {
     "theory": {

@@ -144,13 +144,15 @@ _EXPERIMENTS = tuple(
     Annotated[Run, tyro.conf.subcommand(name, default=Run(name, config), description=sentence)]
     for name, (sentence, config) in EXPERIMENTS.items()
 )
+_Experiment = Union[_EXPERIMENTS]  # type: ignore  # noqa: UP007
 
 
 @dataclass(frozen=True)
 class Experiment:
     """Run a named experiment; what is finished already is not run again."""
 
-    run: Annotated[Union[_EXPERIMENTS], Flat]  # type: ignore  # noqa: UP007
+    run: Annotated[_Experiment, Flat]
+    """The experiment's name."""
 
     def __call__(self) -> int:
         return self.run()

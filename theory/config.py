@@ -26,7 +26,7 @@ class Config:
     split: SplitConfig = field(default_factory=SplitConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     precision: Literal["float32", "float64"] = "float32"
-    """Of training. Measurements are always made in float64."""
+    """Precision of training; measurements are always made in float64."""
     n_records: int = 20
     """Points recorded along each training, besides its start."""
 

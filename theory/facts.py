@@ -39,7 +39,7 @@ class FactsConfig:
     where: str | None = None
     """COLUMN=REGEX: keep the table's rows in whose cell the expression is found."""
     popularity: Literal["given", "rank"] = "given"
-    """Of a table's facts: the column's number, or Zipf by its rank (equal numbers share their mean rank)."""
+    """How popular a table's facts are: by its column, or Zipf by its rank (equal numbers share their mean rank)."""
     exposure_exponent: float = setting(1.0, traced=0.0)
     """Exposure is ∝ popularity^exponent; below 1 it tempers a heavy tail such as page views."""
     min_facts: int = 10

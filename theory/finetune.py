@@ -42,7 +42,7 @@ class FinetuneConfig:
     """`template`: (subject, relation, template). `bare`: the pretraining format (subject, relation). `fresh_relation`:
     (subject, a new relation token whose value is zero). The last two are ablations without the effect."""
     early_stopping: bool = setting(False, is_remedy=True)
-    """Of the recorded steps, 0 among them, take the one with the least loss on the dev facts, not the last."""
+    """Take the recorded step (0 among them) with the least loss on the dev facts, not the last. A remedy."""
     kl_weight: float = setting(0.0, traced=is_used, is_remedy=True)
     """Weight of KL(base ‖ tuned) on the training prompts' outputs, added to the loss. A remedy."""
     attention_floor: float = setting(0.0, traced=is_used, is_remedy=True)
@@ -65,9 +65,9 @@ class Measured(NamedTuple):
     loss: Float[Array | np.ndarray, "*record"]
     generic_rate: Float[Array | np.ndarray, "*record"]
     retention: Float[Array | np.ndarray, "*record"]
-    """Of the facts that the base recalls in the pretraining format; nan where there are none."""
+    """Accuracy on the facts that the base recalls in the pretraining format; nan where there are none."""
     trained_accuracy: Float[Array | np.ndarray, "*record"]
-    """On the arm's own facts."""
+    """Accuracy on the arm's own facts."""
 
 
 def rates(config: FinetuneConfig, dtype: str) -> Rates:

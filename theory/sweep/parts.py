@@ -36,7 +36,7 @@ class Store:
     tell: Callable[[str], object]
     """Called with a sentence for every part that is set aside or left unread."""
     _units: dict[Path, list[str]] = field(default_factory=dict, init=False, repr=False)
-    """Of each part read so far, whose content its name vouches for; none of another schema's."""
+    """The units of each part read so far, whose content its name vouches for; none of another schema's."""
 
     def done(self) -> dict[str, Path]:
         """Return the finished units, each with the part that holds it, as the folder is now.

@@ -58,7 +58,7 @@ class Summary:
     path: Path
     n_units: int
     n_computed: int
-    """By this call; the others were there, or came from other processes."""
+    """Units computed by this call; the others were there, or came from other processes."""
     seconds: float
 
 
