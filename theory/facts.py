@@ -35,7 +35,8 @@ class FactsConfig:
     """Read the facts from this CSV, TSV, JSONL or Parquet file instead of sampling; hub:ID for a hub data set."""
     columns: TableColumns = TableColumns()
     """The table's columns of subjects, relations, answers and popularity; questions and choices are not read.
-    Popularity must be above 0. Of a list of answers the first counts; not given: answer, possible_answers, answers or obj."""
+    Popularity must be above 0. Of a list of answers the first counts; not given: answer, possible_answers, answers or
+    obj."""
     where: str | None = None
     """COLUMN=REGEX: keep the table's rows in whose cell the expression is found."""
     popularity: Literal["given", "rank"] = "given"
