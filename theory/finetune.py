@@ -1,5 +1,6 @@
 """Finetuning: the question format is taught on one arm's facts, and attention moves."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from core.config_json import is_used, setting, structure
+from core.errors import InputError
 from theory.engine import loop
 from theory.engine.batched import Program
 from theory.model import factored, finetuners
@@ -52,6 +54,24 @@ class FinetuneConfig:
     `known_last`: the other way round."""
     replay: float = setting(0.0, traced=is_used, is_remedy=True)
     """0 to 1: the share of every batch that repeats the best-known tenth of all training facts. A remedy."""
+
+
+def check(config: FinetuneConfig) -> None:
+    """Raise InputError for a setting out of range, naming the flag."""
+    for flag, value in {"steps": config.steps, "batch-size": config.batch_size}.items():
+        if value < 1:
+            raise InputError(f"--finetune.{flag} is {value}: it must be at least 1.")
+    for flag, value in {
+        "learning-rate": config.learning_rate,
+        "value-learning-rate": config.value_learning_rate,
+    }.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"--finetune.{flag} is {value}: it must be a positive number.")
+    for flag, value in {"kl-weight": config.kl_weight, "attention-floor": config.attention_floor}.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"--finetune.{flag} is {value}: it must be a number, at least 0.")
+    if not 0 <= config.replay <= 1:
+        raise InputError(f"--finetune.replay is {config.replay}: it must lie between 0 and 1.")
 
 
 class Measured(NamedTuple):
