@@ -39,19 +39,19 @@ class Settings:
     batch: int = 4
     """Questions at once."""
     layers: int = 4
-    """Of a Llama with random weights."""
+    """Layers of a Llama with random weights."""
     d_model: int = 256
     """Width; the feed-forward layer has three times as much."""
     heads: int = 8
-    """Of queries."""
+    """Heads of queries."""
     key_heads: int = 4
-    """Of keys and values, shared by groups of query heads."""
+    """Heads of keys and values, shared by groups of query heads."""
     repeats: int = 5
     """Passes of each way, in turn; the median counts."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where it runs."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of weights and activations."""
+    """Type of weights and activations."""
     out: Path | None = None
     """Write every figure to this JSON file."""
 

@@ -33,9 +33,9 @@ class Size:
     n_configs: int
     n_subjects: int
     steps: int
-    """Of pretraining: every config's, or on average where the length is swept."""
+    """Steps of pretraining: every config's, or on average where the length is swept."""
     finetune_steps: int = FinetuneConfig.steps
-    """Of each of the four arms."""
+    """Steps of finetuning each of the four arms."""
 
 
 class Counts(NamedTuple):

@@ -33,9 +33,9 @@ class Cost(NamedTuple):
     """What a config costs, in seconds."""
 
     pretrain: float
-    """By step."""
+    """Seconds of a pretraining step."""
     finetune: float
-    """By step."""
+    """Seconds of a finetuning step."""
     compilation: float = 0.0
     """Before its first step."""
 

@@ -39,7 +39,7 @@ class Size(NamedTuple):
     n_subjects: int
     rows: dict[str, Row]
     needed: roofline.Work
-    """By one step."""
+    """The work that one step needs."""
     machine: roofline.Machine
 
     @property

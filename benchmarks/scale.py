@@ -38,13 +38,13 @@ class Settings:
     """Build, pretrain, finetune and measure one world, and say what each stage took."""
 
     subjects: int = 10**7
-    """Of the world. A GPU of 139 GiB holds the values of 10^8."""
+    """Subjects of the world. A GPU of 139 GiB holds the values of 10^8."""
     relations: int = 4
-    """Of every subject."""
+    """Relations of every subject."""
     steps: int = 200_000
-    """Of pretraining, 256 facts each."""
+    """Steps of pretraining, 256 facts each."""
     finetune_steps: int = 200
-    """Of each arm, top and bottom."""
+    """Steps of finetuning each arm, top and bottom."""
     sample: int = 20_000
     """Facts, at most, of each decade of popularity on which accuracies and R6 are measured."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -69,13 +69,13 @@ class Decade(NamedTuple):
     drawn: float
     salience: float
     predicted_salience: float
-    """By R6, from exposure alone."""
+    """Salience that R6 predicts from exposure alone."""
     r_squared: float
-    """Of that prediction, over subjects: the means of their facts."""
+    """R² of that prediction, over subjects: the means of their facts."""
     r_squared_visits: float
     """The same with visits counted in place of those expected: what is due to the luck of the draw is gone."""
     accuracy: dict[str, float]
-    """By arm, on held-out facts."""
+    """Accuracy by arm, on held-out facts."""
 
 
 class Stage(NamedTuple):
@@ -84,9 +84,9 @@ class Stage(NamedTuple):
     stage: str
     seconds: float
     peak_bytes: int
-    """At most, of this process's RAM, while it ran."""
+    """Most of this process's RAM in use while it ran."""
     device_peak_bytes: int | None
-    """At most until then, of the accelerators' memory; None without one."""
+    """Most of the accelerators' memory in use until then; None without one."""
 
 
 def run(settings: Settings) -> None:

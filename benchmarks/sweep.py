@@ -41,11 +41,11 @@ class Settings:
     configs: int = 256
     """Configs of each of the two designs: popularity exponents × learning rates, and × lengths of pretraining."""
     subjects: int = 1000
-    """Of every world, each with four relations."""
+    """Subjects of every world, each with four relations."""
     steps: int = 500
-    """Of pretraining, by config; on average where the length is swept."""
+    """Steps of pretraining, by config; on average where the length is swept."""
     finetune_steps: int = 200
-    """Of each of the four arms."""
+    """Steps of finetuning each of the four arms."""
     repeats: int = 3
     """Measurements of each contestant, in turn."""
     sampled: int = 3
@@ -56,7 +56,7 @@ class Settings:
     scaling: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096)
     """Numbers of configs for time and memory by size, each in a process of its own; none to leave it out."""
     scaling_steps: int = 50
-    """Of pretraining, by config, there; finetuning has two fifths as many for each arm."""
+    """Steps of pretraining where scaling is timed, by config; finetuning has two fifths as many for each arm."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where all of it runs; cuda needs builds of both torch and jax for it."""
     quick: bool = False

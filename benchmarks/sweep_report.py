@@ -43,7 +43,7 @@ class Measured:
     n_outputs: int
     counts: designs.Counts
     first: designs.Timed
-    """With compilation."""
+    """The first call, compilation included."""
     runs: list[designs.Timed] = field(default_factory=list)
     others: dict[str, list[float]] = field(default_factory=dict)
     """Seconds for all of the design, one config after another, by contestant."""

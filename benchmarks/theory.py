@@ -32,7 +32,7 @@ DENSE_UP_TO = 1000
 DENSE_STEPS = 30
 """Steps per measurement of the dense model."""
 WORLD_BYTES = 2**30
-"""Of values in all worlds together; fewer worlds are trained at once where more would not fit."""
+"""Most bytes of values in all worlds together; fewer worlds are trained at once where more would not fit."""
 LARGE = 400e6
 """Bytes of one world's values above which the simulator is timed over more steps."""
 BATCH_SIZE = pretrain.PretrainConfig.batch_size

@@ -4,8 +4,12 @@ A field is marked where it is declared, so that nobody has to list it elsewhere:
 program as arguments, so that configs that differ in them alone share one; a *remedy* changes what finetuning is.
 """
 
-from collections.abc import Callable
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cattrs
@@ -53,6 +57,27 @@ def remedies(config: Any) -> list[str]:
     return [
         one.name for one in fields(config) if one.metadata.get("is_remedy") and getattr(config, one.name) != one.default
     ]
+
+
+def plain(value: Any) -> Any:
+    """Return the value as JSON knows it: objects for dataclasses, text for paths, lists for arrays, null for NaN."""
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def config_hash(config: Any) -> str:
+    """Return the SHA-256 of the config's canonical JSON: equal for equal configs, on every machine."""
+    text = json.dumps(plain(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def to_json(config: Any) -> dict[str, Any]:

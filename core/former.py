@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from core import runs
 
 SCHEMA = 1
-"""Of run directories."""
+"""Schema of run directories."""
 SWEEP_SCHEMA = 1
-"""Of a sweep's design."""
+"""Schema of a sweep's design."""
 
 FIELDS: dict[str, dict[str, str]] = {
     "theory": {

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core import former, runs
+from core import config_json, former, runs
 from core.columns import PREDICTIONS
 from core.errors import InputError
 
@@ -48,7 +48,7 @@ def _run(path: Path, hashes: dict[str, str], tell: Callable[[str], object]) -> b
         if table.exists():
             _rewrite(table, former.table)
     new = former.report(report)
-    new |= {"schema": runs.SCHEMA, "config_hash": runs.config_hash(new["config"])}
+    new |= {"schema": runs.SCHEMA, "config_hash": config_json.config_hash(new["config"])}
     hashes[report["config_hash"]] = new["config_hash"]
     _write_json(path, new)
     return True

@@ -4,9 +4,7 @@ A run lives in `<out>/<flow>/<experiment>/pretrain_<p>/split_<q>/seed_<n>/` and 
 a hidden sibling first, which is then renamed.
 """
 
-import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -14,7 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core import config_json
 from core.columns import PREDICTIONS, TABLES, Columns, table
 from core.errors import InputError
 from core.seeds import Cell
@@ -37,27 +36,6 @@ def directory(out: Path, flow: str, experiment: str, cell: Cell) -> Path:
     return out / flow / experiment / f"pretrain_{cell.pretrain}" / f"split_{cell.split}" / f"seed_{cell.seed}"
 
 
-def plain(value: Any) -> Any:
-    """Return the value as JSON knows it: objects for dataclasses, text for paths, lists for arrays, null for NaN."""
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value) if isinstance(value, Path) else value
-
-
-def config_hash(config: Any) -> str:
-    """Return the SHA-256 of the config's canonical JSON: equal for equal configs, on every machine."""
-    text = json.dumps(plain(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def is_done(path: Path, config: Any, facts_hash: str | None = None) -> bool:
     """Return whether this very run has finished: same resolved config, result schema and facts (where these are given).
 
@@ -66,7 +44,7 @@ def is_done(path: Path, config: Any, facts_hash: str | None = None) -> bool:
     if not path.exists():
         return False
     report = read_run(path).report
-    if difference := _difference(_flat(report["config"]), _flat(plain(config))):
+    if difference := _difference(_flat(report["config"]), _flat(config_json.plain(config))):
         raise InputError(
             f"{path} holds a run of another config ({difference}).\n"
             "Replace it with --overwrite, with all other seeds of its experiment, or name another place with --out DIR."
@@ -167,7 +145,7 @@ def _write_files(
         _write(folder / f"{name}.parquet", lambda file, whole=whole: pq.write_table(whole, file, compression="zstd"))
     for name, members in arrays.items():
         _write(folder / f"{name}.npz", lambda file, members=members: np.savez(file, allow_pickle=False, **members))
-    full = {"schema": SCHEMA, "config_hash": config_hash(report["config"])} | plain(report)
+    full = {"schema": SCHEMA, "config_hash": config_json.config_hash(report["config"])} | config_json.plain(report)
     text = json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False)
     _write(folder / "report.json", lambda file: file.write(text.encode() + b"\n"))
     _sync(folder)

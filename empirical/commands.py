@@ -105,7 +105,9 @@ AnyStudy = Annotated[Union[_STUDIES], Flat]  # type: ignore[valid-type]  # noqa:
 class Study:
     """Run a named study; what is finished already is not run again."""
 
-    run: AnyStudy = field(default_factory=lambda: Run("tiny", STUDIES["tiny"][1]))
+    run: AnyStudy = field(  # pyright: ignore[reportInvalidTypeForm]
+        default_factory=lambda: Run("tiny", STUDIES["tiny"][1])
+    )
     """Which study."""
 
     def __call__(self) -> int:

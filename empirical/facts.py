@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from core import config_json
 from core import facts as core_facts
-from core import runs
 from core.errors import InputError
 from core.facts import Source
 from core.facts.record import Fact, FactSet
@@ -66,7 +66,7 @@ def load(config: FactsConfig) -> FactSet | None:
 
 def fingerprint(given: FactSet | None) -> str | None:
     """Return the SHA-256 of the facts, which tells whether their file has changed; None where there are none."""
-    return None if given is None else runs.config_hash([asdict(fact) for fact in given.facts])
+    return None if given is None else config_json.config_hash([asdict(fact) for fact in given.facts])
 
 
 def _limited(chosen: FactSet, limit: int | None) -> FactSet:

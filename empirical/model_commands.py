@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from core import runs, split
+from core import config_json, runs, split
 from core.columns import ATTENTION, table
 from core.console import OUTPUT, absolute, progress
 from core.errors import InputError
@@ -91,7 +91,7 @@ class Finetune(OnModel):
         own = halves.arms[self.arm]
         # Apart from the checkpoints of another config, seed or questions.
         settings = [configs.to_json(self.config), self.split_seed, self.seed]
-        identity = runs.config_hash([settings, facts.fingerprint(facts.FactSet(one.facts))])
+        identity = config_json.config_hash([settings, facts.fingerprint(facts.FactSet(one.facts))])
         work = self.out / f".{self.arm}.{identity[:16]}.work"
         with progress(f"finetuning on {self.arm}", 1) as told:
             options = {"work": work, "progress": absolute(told)}

@@ -21,7 +21,7 @@ from jaxtyping import Float64, Int
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
-from core import provenance, runs
+from core import config_json, provenance, runs
 from core.errors import InputError
 from core.facts.record import FactSet
 from empirical import facts
@@ -90,7 +90,7 @@ def check(config: PretrainConfig) -> None:
 def folder(config: PretrainConfig, world: WorldConfig, given: FactSet | None, out: Path, *, seed: int) -> Path:
     """Return where this very model belongs."""
     identity = {"pretrain": config, "world": world, "facts": facts.fingerprint(given), "seed": seed, "schema": SCHEMA}
-    return out / "models" / f"seed{seed}-{runs.config_hash(identity)[:16]}"
+    return out / "models" / f"seed{seed}-{config_json.config_hash(identity)[:16]}"
 
 
 def run(
@@ -141,8 +141,8 @@ def _make(
     words.save_pretrained(partial / "model")
     _write_facts(world, partial / "model" / "facts.parquet")
     record = {
-        "config": runs.plain(config),
-        "world": runs.plain(world_config),
+        "config": config_json.plain(config),
+        "world": config_json.plain(world_config),
         "seed": seed,
         "parameters": trained.num_parameters(),
         "sentences": float(world.exposures.sum() * config.epochs),

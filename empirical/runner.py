@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core import provenance, runs
+from core import config_json, provenance, runs
 from core.columns import Columns
 from core.errors import InputError
 from core.facts.record import FactSet
@@ -114,7 +114,7 @@ class _Cell:
 
     def _training(self, folder: Path) -> Path:
         """Return where the checkpoints of a part's training lie, apart from those of another config or other facts."""
-        identity = runs.config_hash([configs.to_json(self.config), self.facts_hash])
+        identity = config_json.config_hash([configs.to_json(self.config), self.facts_hash])
         return folder.with_name(f"{folder.name}.{identity[:16]}.work")
 
     def _base(self, asked: Questions) -> Part:

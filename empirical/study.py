@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from core import runs, split
+from core import config_json, runs, split
 from core.facts.record import Fact, FactSet
 from core.split import Split
 from empirical import evaluate, finetune, knownness, measure, pretrain
@@ -173,7 +173,7 @@ def _knownness(
     """Return the scores that facts are ranked by, kept once made, and their rank correlation with popularity."""
     settings = config.knownness
     identity = [config.model, one.model, settings, [asdict(f) for f in one.facts], [f.id for f in examples], seed]
-    path = out / "scores" / f"{runs.config_hash(identity)[:24]}.npz"
+    path = out / "scores" / f"{config_json.config_hash(identity)[:24]}.npz"
     if settings.measure == "popularity" or not path.exists():
         value = knownness.score(settings, loaded.model, loaded.tokenizer, one.facts, examples, seed=seed).value
         if settings.measure != "popularity":

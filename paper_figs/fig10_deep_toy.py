@@ -21,7 +21,7 @@ ATTENTION = Rows(
     ("layer", "head", "mean"),
     {"arm": ("base", *HALVES), "position": ("prompt_end",), "span": ("subject",)},
 )
-"""From the last position to the subject, by arm, layer and head."""
+"""Attention from the last position to the subject, by arm, layer and head."""
 READS = tuple(Read("experiment", name, (ATTENTION,), is_required=name == "deep-1") for name in LABELS)
 
 

@@ -27,7 +27,7 @@ class Flow(NamedTuple):
     """What the figure shows of the toy or a language model; accuracies in percent, gaps top less bottom."""
 
     accuracy: dict[str, Interval]
-    """By arm, the base too."""
+    """Accuracy by arm, the base too."""
     attention: dict[str, Interval]
     accuracy_gap: Interval
     attention_gap: Interval

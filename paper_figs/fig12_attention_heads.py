@@ -18,7 +18,7 @@ ARMS = ("base", "top", "bottom")
 ATTENTION = Rows(
     "attention", ("layer", "head", "mean"), {"arm": ARMS, "position": ("prompt_end",), "span": ("subject",)}
 )
-"""From the last prompt position to the subject, by arm, layer and head."""
+"""Attention from the last prompt position to the subject, by arm, layer and head."""
 READS = (Read("study", "tiny", (ATTENTION,)),)
 BASE = style.Look("#555555", "s", ":")
 MOST_WRITTEN = 40
@@ -33,7 +33,7 @@ class Heads(NamedTuple):
     gap: Interval
     """Top less bottom [layer head], paired by base model."""
     by_layer: dict[str, Interval]
-    """By arm, averaged over heads."""
+    """Attention by arm and layer, averaged over heads."""
     gap_by_layer: Interval
     n_worlds: int
 

@@ -53,9 +53,9 @@ class Forces(NamedTuple):
     """What the figure shows of the facts of each half."""
 
     before: dict[str, Cloud]
-    """At the base model's uniform attention."""
+    """The facts of each half at the base model's uniform attention."""
     after: dict[str, Cloud]
-    """At the attention that finetuning on this half ended at."""
+    """The facts of each half at the attention that finetuning on it ended at."""
     n_worlds: int
 
 

@@ -29,7 +29,7 @@ class Gaps(NamedTuple):
     about: dict[str, Shaped[np.ndarray, " model"]]
     """UNIT, the learning rate and the factors."""
     value: dict[str, Float[np.ndarray, " model"]]
-    """By metric; nan where it does not apply."""
+    """Values by metric; nan where it does not apply."""
 
     def where(self, is_kept: Shaped[np.ndarray, " model"]) -> "Gaps":
         """Return some of the base models."""

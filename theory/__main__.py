@@ -26,7 +26,7 @@ from theory.deep.runner import DEEP
 from theory.engine import loop
 from theory.experiments import EXPERIMENTS, NEEDS_TABLE, SWEEPS
 from theory.sweep.command import Sweep
-from theory.verify import checks
+from theory.verify import checks, verdicts
 
 INTERRUPTED = "interrupted: finished runs are kept, and the same command goes on from there."
 Flat = tyro.conf.arg(name="")
@@ -90,13 +90,13 @@ class Verify:
     def __call__(self) -> int:
         Seeds(self.seeds).cells()
         path = self.out / runner.FLOW / "verify"
-        rows = None if self.overwrite else runner.read_verdicts(path, self.config, self.seeds)
+        rows = None if self.overwrite else verdicts.read(path, self.config, self.seeds)
         done = "found done" if rows else "tested now"
         if not rows:
             runs.check_writable(self.out)
             with progress("verify", len(checks.CHECKS)) as told:
                 rows = checks.run(self.config, self.seeds, told)
-            runner.write_verdicts(path, self.config, self.seeds, rows)
+            verdicts.write(path, self.config, self.seeds, rows)
         report_tables.print_verdicts(rows, OUTPUT)
         n_failed = sum(row["verdict"] == "fails" for row in rows)
         OUTPUT.print(f"{n_failed or 'No'} row{'s' * (n_failed != 1)} failed ({done}). Rows: {path}", soft_wrap=True)
@@ -144,13 +144,15 @@ _EXPERIMENTS = tuple(
     Annotated[Run, tyro.conf.subcommand(name, default=Run(name, config), description=sentence)]
     for name, (sentence, config) in EXPERIMENTS.items()
 )
+_Experiment = Union[_EXPERIMENTS]  # type: ignore  # noqa: UP007
 
 
 @dataclass(frozen=True)
 class Experiment:
     """Run a named experiment; what is finished already is not run again."""
 
-    run: Annotated[Union[_EXPERIMENTS], Flat]  # type: ignore  # noqa: UP007
+    run: Annotated[_Experiment, Flat]  # pyright: ignore[reportInvalidTypeForm]
+    """The experiment's name."""
 
     def __call__(self) -> int:
         return self.run()

@@ -71,7 +71,7 @@ class Sweep:
     axes: tuple[str, ...] = ()
     """As `design.grid` takes them."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """In place of axes: label to the fields that it changes, by dotted name."""
+    """Configs in place of axes: label to the fields that it changes, by dotted name."""
     label: str = ""
     """The column of the variants' labels."""
     arms: tuple[str, ...] = split.ARMS

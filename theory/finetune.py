@@ -1,5 +1,6 @@
 """Finetuning: the question format is taught on one arm's facts, and attention moves."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from core.config_json import is_used, setting, structure
+from core.errors import InputError
 from theory.engine import loop
 from theory.engine.batched import Program
 from theory.model import factored, finetuners
@@ -42,7 +44,7 @@ class FinetuneConfig:
     """`template`: (subject, relation, template). `bare`: the pretraining format (subject, relation). `fresh_relation`:
     (subject, a new relation token whose value is zero). The last two are ablations without the effect."""
     early_stopping: bool = setting(False, is_remedy=True)
-    """Of the recorded steps, 0 among them, take the one with the least loss on the dev facts, not the last."""
+    """Take the recorded step (0 among them) with the least loss on the dev facts, not the last. A remedy."""
     kl_weight: float = setting(0.0, traced=is_used, is_remedy=True)
     """Weight of KL(base ‖ tuned) on the training prompts' outputs, added to the loss. A remedy."""
     attention_floor: float = setting(0.0, traced=is_used, is_remedy=True)
@@ -52,6 +54,24 @@ class FinetuneConfig:
     `known_last`: the other way round."""
     replay: float = setting(0.0, traced=is_used, is_remedy=True)
     """0 to 1: the share of every batch that repeats the best-known tenth of all training facts. A remedy."""
+
+
+def check(config: FinetuneConfig) -> None:
+    """Raise InputError for a setting out of range, naming the flag."""
+    for flag, value in {"steps": config.steps, "batch-size": config.batch_size}.items():
+        if value < 1:
+            raise InputError(f"--finetune.{flag} is {value}: it must be at least 1.")
+    for flag, value in {
+        "learning-rate": config.learning_rate,
+        "value-learning-rate": config.value_learning_rate,
+    }.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"--finetune.{flag} is {value}: it must be a positive number.")
+    for flag, value in {"kl-weight": config.kl_weight, "attention-floor": config.attention_floor}.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"--finetune.{flag} is {value}: it must be a number, at least 0.")
+    if not 0 <= config.replay <= 1:
+        raise InputError(f"--finetune.replay is {config.replay}: it must lie between 0 and 1.")
 
 
 class Measured(NamedTuple):
@@ -65,9 +85,9 @@ class Measured(NamedTuple):
     loss: Float[Array | np.ndarray, "*record"]
     generic_rate: Float[Array | np.ndarray, "*record"]
     retention: Float[Array | np.ndarray, "*record"]
-    """Of the facts that the base recalls in the pretraining format; nan where there are none."""
+    """Accuracy on the facts that the base recalls in the pretraining format; nan where there are none."""
     trained_accuracy: Float[Array | np.ndarray, "*record"]
-    """On the arm's own facts."""
+    """Accuracy on the arm's own facts."""
 
 
 def rates(config: FinetuneConfig, dtype: str) -> Rates:

@@ -32,11 +32,11 @@ class Simulation:
     split: split.Split
     knownness: np.ndarray
     margin: np.ndarray
-    """Of the base model in the pretraining format: positive where it recalls the fact."""
+    """The base model's margin in the pretraining format: positive where it recalls the fact."""
     weights: dict[str, Weights]
-    """By arm; `base` is the model before finetuning, at the question prompt."""
+    """The models by arm; `base` is the model before finetuning, at the question prompt."""
     traces: dict[str, loop.Trace]
-    """By arm; `base` is pretraining's."""
+    """The trainings' records by arm; `base` is pretraining's."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each stage, shared by the runs simulated together."""
 

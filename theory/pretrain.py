@@ -1,5 +1,6 @@
 """Pretraining: the model stores the facts, popular ones first."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from core.config_json import setting, structure
+from core.errors import InputError
 from theory.engine import loop, sampling
 from theory.engine.batched import Program
 from theory.model import dense, factored, traced
@@ -42,6 +44,15 @@ class PretrainConfig:
     optimizer: str = "sgd"
     """Any optimizer of optax that takes a learning rate (dense model). The factored model is exact for sgd only: Adam,
     for one, is not invariant to the change of basis."""
+
+
+def check(config: PretrainConfig) -> None:
+    """Raise InputError for a setting out of range, naming the flag."""
+    for flag, value in {"steps": config.steps, "batch-size": config.batch_size}.items():
+        if value < 1:
+            raise InputError(f"--pretrain.{flag} is {value}: it must be at least 1.")
+    if not 0 < config.learning_rate < math.inf:
+        raise InputError(f"--pretrain.learning-rate is {config.learning_rate}: it must be a positive number.")
 
 
 class World(NamedTuple):

@@ -1,9 +1,7 @@
 """Runs of one experiment: simulated together, measured, written one directory each, and compared with the theory."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -59,30 +57,6 @@ def write_predictions(experiment: str, out: Path) -> list[compare.Row]:
     rows = compare.rows(experiment, [compare.read(one) for one in found], is_default_world=is_default)
     runs.write_predictions(out / FLOW / experiment / "predictions.parquet", rows)
     return rows
-
-
-def read_verdicts(path: Path, config: Config, n_seeds: int) -> list[compare.Row] | None:
-    """Return the rows of an earlier `verify` of this config by this very code; None if there is none."""
-    if not (path / "report.json").exists():
-        return None
-    if runs.read_run(path).report["config_hash"] != runs.config_hash(_verify_config(config, n_seeds)):
-        return None
-    return runs.read_table(path / "predictions.parquet").to_pylist()
-
-
-def write_verdicts(path: Path, config: Config, n_seeds: int, rows: list[compare.Row]) -> None:
-    """Write the rows of `verify`, and last the report that says what they are of."""
-    (path / "report.json").unlink(missing_ok=True)
-    runs.write_predictions(path / "predictions.parquet", rows)
-    stored = _verify_config(config, n_seeds)
-    report = {"schema": runs.SCHEMA, "config": stored, "config_hash": runs.config_hash(stored)}
-    text = json.dumps(report | provenance.environment(), indent=2)
-    runs.replace_file(path / "report.json", lambda file: file.write(text.encode() + b"\n"))
-
-
-def _verify_config(config: Config, n_seeds: int) -> dict[str, Any]:
-    """Return what verdicts depend on; the code is part of it, so that a corrected theorem is tested anew."""
-    return configs.to_json(config) | {"seeds": n_seeds, "code": provenance.code_hash(Path(__file__).parent)}
 
 
 def _write(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 LETTERS = ("A", "B", "C", "D")
-"""Of the four choices of a question, in order."""
+"""Letters of the four choices of a question, in order."""
 
 
 @dataclass(frozen=True)

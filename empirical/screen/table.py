@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from core import former, statistics
+from core import config_json, former, statistics
 from core import runs as results
 from core.columns import MEASURES, SCREEN
 from core.runs import Run
@@ -101,7 +101,7 @@ def _rows(variant: Variant, flow: str, seeds: dict[str, int], run: Run) -> list[
 
 
 def _hash(variant: Variant) -> str:
-    return results.config_hash(configs.to_json(variant.config))
+    return config_json.config_hash(configs.to_json(variant.config))
 
 
 def _order(row: Row) -> tuple:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core import runs
+from core import config_json, runs
 from core.errors import InputError
 from core.runs import Run
 from empirical.worlds import world
@@ -25,7 +25,7 @@ BATCH_SIZE = 256
 
 def directory(config: WorldConfig, label: str, out: Path, *, seed: int) -> Path:
     """Return the folder of the toy's results in one world."""
-    return out / "toy" / f"{label}-{runs.config_hash(config)[:8]}-{seed}"
+    return out / "toy" / f"{label}-{config_json.config_hash(config)[:8]}-{seed}"
 
 
 def run(config: WorldConfig, label: str, out: Path, *, seed: int) -> Run:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core import __main__ as command_line
-from core import columns, former, migrate, runs
+from core import columns, config_json, former, migrate, runs
 from core.errors import InputError
 
 CONFIG = {
@@ -91,7 +91,7 @@ def test_names_and_words_become_the_present_ones_and_numbers_stay(old):
     }
     assert run.report["metrics"]["top"] == {"accuracy": 0.5, "generic_accuracy": 0.25, "unknown_accuracy": 0.1}
     assert run.report["choices"]["top"]["dev_accuracy"] == {"0.1": 0.5} and run.report["split"]["dev"] == 3
-    assert run.report["config_hash"] == runs.config_hash(run.report["config"])
+    assert run.report["config_hash"] == config_json.config_hash(run.report["config"])
     facts = run.table("facts")
     assert facts["role"].to_pylist() == ["dev", "train"] and facts["generic_correct"].to_pylist() == [True, False]
     assert facts["salience"].to_pylist() == [0.1, 0.2]

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from core import columns, runs
+from core import columns, config_json, runs
 from core.errors import InputError
 from core.seeds import Cell
 
@@ -65,7 +65,7 @@ def test_written_run_reads_back_as_it_was(path):
     assert listing(path) == ["facts.parquet", "report.json", "trace.parquet", "weights.npz"]
     assert run.report["schema"] == runs.SCHEMA
     assert run.report["config"] == {"finetune": {"steps": 200, "rate": 1.0}, "table": None, "widths": [1, 2]}
-    assert run.report["config_hash"] == runs.config_hash(CONFIG)
+    assert run.report["config_hash"] == config_json.config_hash(CONFIG)
     facts = run.table("facts")
     assert facts.schema.equals(columns.FACTS)
     assert facts["arm"].to_pylist() == ["base"] * 3 + ["top"] * 3
@@ -90,11 +90,11 @@ def test_report_is_valid_json_whatever_it_holds(path):
 
 
 def test_config_hash_depends_on_values_and_not_on_order_or_kind_of_mapping():
-    as_json = json.loads(json.dumps(runs.plain(CONFIG)))
+    as_json = json.loads(json.dumps(config_json.plain(CONFIG)))
     shuffled = dict(reversed(as_json.items()))
-    assert runs.config_hash(shuffled) == runs.config_hash(CONFIG)
-    assert runs.config_hash(replace(CONFIG, widths=(1, 3))) != runs.config_hash(CONFIG)
-    assert runs.config_hash({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    assert config_json.config_hash(shuffled) == config_json.config_hash(CONFIG)
+    assert config_json.config_hash(replace(CONFIG, widths=(1, 3))) != config_json.config_hash(CONFIG)
+    assert config_json.config_hash({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 
 def test_run_is_done_iff_it_was_written_with_this_config(path):

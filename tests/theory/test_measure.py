@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core import closed_form, runs, split
+from core import closed_form, config_json, split
 from core.seeds import Cell
 from theory import evaluate, measure, pipeline
 
@@ -32,7 +32,7 @@ def test_every_arm_has_every_foreground_fact_and_every_metric(measured, simulati
         np.testing.assert_array_equal(by_arm(facts)[arm]["fact"], np.arange(1200))
         absent = {name for name, value in metrics[arm].items() if np.isnan(value)}
         assert absent == ({"train_accuracy", "generic_rate_arm"} if arm == "base" else set())
-    json.dumps(runs.plain(metrics), allow_nan=False)
+    json.dumps(config_json.plain(metrics), allow_nan=False)
 
 
 def test_metrics_are_means_over_held_out_facts(measured, simulation):

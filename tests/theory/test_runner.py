@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core import provenance, runs
+from core import runs
 from core.errors import InputError
 from core.seeds import Cell
 from theory import config as configs
 from theory import runner
-from theory.config import Config
 
 MODEL_PARTS = "subject_values relation_values template_value subject_logit relation_logit template_logit".split()
 
@@ -89,20 +88,6 @@ def test_the_table_of_facts_is_recomputed_from_the_saved_weights_alone(saved, ar
 def test_progress_is_told_of_training_measuring_and_each_finished_run(saved):
     _, told = saved
     assert told == [("training 1 world together", 0), ("measuring 0/0/0", 0), ("", 1)]
-
-
-def test_verdicts_are_remembered_for_this_config_count_of_worlds_and_code(tmp_path, monkeypatch):
-    rows = [{"experiment": "verify", "result": "R1", "verdict": "holds", "error": 0.0}]
-    config = Config(n_records=3)
-    assert runner.read_verdicts(tmp_path, config, 2) is None
-    runner.write_verdicts(tmp_path, config, 2, rows)
-    found = runner.read_verdicts(tmp_path, config, 2)
-    assert found and found[0]["verdict"] == "holds" and found[0]["note"] is None
-    assert runner.read_verdicts(tmp_path, config, 3) is None
-    assert runner.read_verdicts(tmp_path, Config(n_records=4), 2) is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.parquet", "report.json"]
-    monkeypatch.setattr(provenance, "code_hash", lambda *packages: "of other code")
-    assert runner.read_verdicts(tmp_path, config, 2) is None
 
 
 def test_runs_of_another_config_under_other_seeds_are_refused_as_they_would_be_averaged(tmp_path, small):

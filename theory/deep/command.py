@@ -62,13 +62,15 @@ _EXPERIMENTS = tuple(
     Annotated[Deep, tyro.conf.subcommand(name, default=Deep(name, config), description=sentence)]
     for name, (sentence, config) in DEEP.items()
 )
+_Experiment = Union[_EXPERIMENTS]  # type: ignore  # noqa: UP007
 
 
 @dataclass(frozen=True)
 class DeepExperiment:
     """The same worlds, stages and measurements through a small multi-layer transformer trained by Adam."""
 
-    run: Annotated[Union[_EXPERIMENTS], Flat]  # type: ignore  # noqa: UP007
+    run: Annotated[_Experiment, Flat]  # pyright: ignore[reportInvalidTypeForm]
+    """The experiment's name."""
 
     def __call__(self) -> int:
         return self.run()

@@ -37,7 +37,7 @@ class DeepConfig:
     heads: int = 4
     """Attention heads of a block; they divide d_model."""
     d_model: int = 64
-    """Of the residual stream."""
+    """Width of the residual stream."""
     d_ff: int = 256
     """Width of the MLPs."""
     subject_tokens: int = 1

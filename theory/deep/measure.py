@@ -26,9 +26,9 @@ class Said(NamedTuple):
     """What one model does on each fact."""
 
     told: Answers
-    """In the pretraining format."""
+    """Answers in the pretraining format."""
     asked: Answers
-    """In the question format. Attention is the mean over layers and heads."""
+    """Answers in the question format. Attention is the mean over layers and heads."""
     attention: Float[np.ndarray, "fact layer head position span"]
     """Positions as in POSITIONS, spans as in SPANS."""
 

@@ -67,14 +67,14 @@ class DeepRun:
 
     config: DeepConfig
     seed: int
-    """Of the world, its names and split, the initial weights and the batches."""
+    """The one seed of the world, its names and split, the initial weights and the batches."""
     store: FactStore
     split: split.Split
     prompts: Int[np.ndarray, "fact token"]
     parameters: dict[str, PyTree]
-    """By arm; `base` is what pretraining left."""
+    """The networks by arm; `base` is what pretraining left."""
     traces: dict[str, loop.Trace]
-    """By arm; `base` is pretraining's, its accuracy in the pretraining format."""
+    """The trainings' records by arm; `base` is pretraining's, its accuracy in the pretraining format."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each stage, shared by the runs simulated together."""
 

@@ -9,7 +9,7 @@ import psutil
 from jaxtyping import PyTree
 
 MEMORY_SHARE = 0.5
-"""Of the memory that is free, what the worlds that run together may take."""
+"""What share of the free memory the worlds that run together may take."""
 CPU_LANES = 8
 """Worlds in one call for each core: they run one after another, so more would gain nothing."""
 
@@ -25,7 +25,7 @@ class Program:
     """
 
     compilations = 0
-    """Of all programs of this process."""
+    """Compilations so far, of all programs of this process."""
     bytes_per_world = 0
     """The most that a compiled program of this process takes for a world: arguments, results and what lies between."""
 

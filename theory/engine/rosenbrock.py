@@ -16,7 +16,7 @@ Vector = Float[Array, " number"]
 Matrix = Float[Array, "number number"]
 
 FIRST_STEP = 0.05
-"""In units of τ. One that is too long is refused and cut."""
+"""The first step tried, in units of τ. One that is too long is refused and cut."""
 SAFETY, SHORTEST, LONGEST = 0.9, 0.2, 5.0
 """The next step's length over the last one's: this share of what the error allows, and its limits."""
 _D = 1 / (2 + 2**0.5)
@@ -35,7 +35,7 @@ class End(NamedTuple):
 
 
 class _Progress(NamedTuple):
-    """Of an integration: the flow at one time, and the length of the step to be tried."""
+    """An integration's progress: the flow at one time, and the length of the step to be tried."""
 
     time: Float[Array, ""]
     length: Float[Array, ""]

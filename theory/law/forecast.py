@@ -25,9 +25,9 @@ from theory.model import factored
 from theory.model.traced import Constants
 
 TOLERANCE = 2e-3
-"""Of a step's error in each attention logit, absolute plus relative: shares stay within 0.001 of the reference."""
+"""Error allowed per step in each attention logit, absolute plus relative: shares stay within 0.001 of the reference."""
 MAX_STEPS = 500
-"""Of one arm, refused ones included; 10 to 40 are usual. A flow that needs more gives nan."""
+"""Most steps of one arm, refused ones included; 10 to 40 are usual. A flow that needs more gives nan."""
 
 
 class Forecast(NamedTuple):
@@ -148,7 +148,7 @@ class _Arm(NamedTuple):
     relation_values: Float[Array, "relation output"]
     template: Float[Array, " output"]
     log_count: Float[Array, " output"]
-    """Of the outputs that this one stands for."""
+    """Logarithm of the number of outputs that this one stands for."""
 
 
 def _arm(

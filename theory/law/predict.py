@@ -14,7 +14,7 @@ from theory.model.config import Weights
 ELEMENTS = 2**22
 """An arm's mean force is taken over as many of its facts, evenly spaced, as have this many values."""
 PRETRAINING_ATTENTION = 0.5
-"""On the subject, uniform over (subject, relation)."""
+"""Attention on the subject in pretraining, uniform over (subject, relation)."""
 
 
 def arm_flow(

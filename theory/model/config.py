@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from core.config_json import is_used, setting
+from core.errors import InputError
 
 Prompt = Literal["template", "bare", "fresh_relation"]
 
@@ -39,6 +40,18 @@ class ModelConfig:
     """Output tokens that answer no question: what tends to follow the template in pretraining."""
     template_strength: float = setting(20.0, traced=1.0)
     """The template's value on every filler token, in nats at full attention: the format gap that finetuning closes."""
+
+
+def check(config: ModelConfig) -> None:
+    """Raise InputError for a setting out of range, naming the flag."""
+    if config.n_filler < 1:
+        raise InputError(f"--model.n-filler is {config.n_filler}: it must be at least 1.")
+    if not 0 <= config.shared_share < 1:
+        raise InputError(f"--model.shared-share is {config.shared_share}: it must be at least 0 and below 1.")
+    if not 0 <= config.value_share <= 1:
+        raise InputError(f"--model.value-share is {config.value_share}: it must lie between 0 and 1.")
+    if config.dimension is not None and config.dimension < 2:
+        raise InputError(f"--model.dimension is {config.dimension}: it must be at least 2.")
 
 
 class Weights(NamedTuple):

@@ -37,9 +37,9 @@ class Sweep:
     samples: int = 256
     """Configs of a random design."""
     design_seed: int = 0
-    """Of a random design."""
+    """Seed of a random design."""
     arms: tuple[str, ...] = ()
-    """Of top, bottom, whole, random and mixture; none given: the named sweep's, or the first four."""
+    """Which of top, bottom, whole, random and mixture to finetune; none given: the named sweep's, or the first four."""
     seeds: int | None = None
     """Replications of every config, each with its own world, split and batches (8, or the named sweep's number)."""
     path: Annotated[Path | None, tyro.conf.arg(name="facts.path")] = None

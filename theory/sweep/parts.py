@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from jaxtyping import Int
 
-from core import runs
+from core import config_json, runs
 from core.columns import SWEEP
 from core.errors import InputError
 from core.runs import SWEEP_SCHEMA
@@ -36,7 +36,7 @@ class Store:
     tell: Callable[[str], object]
     """Called with a sentence for every part that is set aside or left unread."""
     _units: dict[Path, list[str]] = field(default_factory=dict, init=False, repr=False)
-    """Of each part read so far, whose content its name vouches for; none of another schema's."""
+    """The units of each part read so far, whose content its name vouches for; none of another schema's."""
 
     def done(self) -> dict[str, Path]:
         """Return the finished units, each with the part that holds it, as the folder is now.
@@ -108,7 +108,7 @@ class Store:
         repeated = np.repeat(np.arange(len(units)), len(arms))
         columns: dict[str, pa.Array] = {}
         for name in values[0] if units else ():
-            column = pa.array([runs.plain(row[name]) for row, _ in zip(values, units, strict=True)])
+            column = pa.array([config_json.plain(row[name]) for row, _ in zip(values, units, strict=True)])
             columns[name] = column.take(repeated)
         return pa.table(columns | {name: _by_appearance(ordered[name]) for name in ordered.column_names})
 

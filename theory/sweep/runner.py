@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from core import provenance, runs, split
+from core import config_json, provenance, runs, split
 from core.columns import SWEEP, table
 from core.config_json import structure
 from core.errors import InputError
@@ -59,7 +59,7 @@ class Summary:
     path: Path
     n_units: int
     n_computed: int
-    """By this call; the others were there, or came from other processes."""
+    """Units computed by this call; the others were there, or came from other processes."""
     seconds: float
 
 
@@ -161,7 +161,8 @@ def _units(design: Design, seeds: int, arms: Sequence[str]) -> tuple[list[Unit],
 
 def _describe(name: str, design: Design, seeds: int, arms: Sequence[str]) -> bytes:
     axes = {
-        axis: list(dict.fromkeys(json.dumps(runs.plain(row[axis])) for row in design.values)) for axis in design.axes
+        axis: list(dict.fromkeys(json.dumps(config_json.plain(row[axis])) for row in design.values))
+        for axis in design.axes
     }
     described = {
         "sweep": name,
@@ -232,7 +233,7 @@ class _Claims:
     def _take(self, chunk: Chunk) -> Chunk | None:
         """Return what is missing of the chunk, now ours; None where another process has it."""
         claim = ExitStack()
-        if not claim.enter_context(self._store.claim(runs.config_hash(chunk.names))):
+        if not claim.enter_context(self._store.claim(config_json.config_hash(chunk.names))):
             return None
         done = self._store.done()  # its last holder may have finished it
         missing = [i for i, name in enumerate(chunk.names) if name not in done]

@@ -12,7 +12,7 @@ from theory.engine.batched import Program
 from theory.sweep.runner import Summary
 
 MAX_CONFIGS = 60
-"""Of the table on the screen; of more, counts are printed."""
+"""Most configs in the table on the screen; of more, counts are printed."""
 
 
 def print_sweep(name: str, summary: Summary, axes: Sequence[str], console: Console) -> None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from core import runs
+from core import config_json
 from core.errors import InputError
 from core.facts.files import HUB
 from core.runs import SWEEP_SCHEMA
@@ -39,7 +39,7 @@ def identities(config: Mapping[str, Any], cells: Sequence[tuple[int, int, int]],
     resolved = _canonical(config)
     if resolved.get("facts", {}).get("path"):
         resolved["facts"]["path"] = _content(resolved["facts"]["path"])
-    shared = runs.config_hash({"schema": SWEEP_SCHEMA, "config": resolved, "arms": sorted(arms)})
+    shared = config_json.config_hash({"schema": SWEEP_SCHEMA, "config": resolved, "arms": sorted(arms)})
     return [hashlib.sha256(f"{shared} {p} {q} {n}".encode()).hexdigest()[:32] for p, q, n in cells]
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core import runs
+from core import config_json
 from core.errors import InputError
 from core.split import SplitConfig
 from theory import facts
@@ -90,4 +90,4 @@ def test_the_stored_config_is_json_and_tells_configs_apart():
     stored = [deep_config.to_json(config) for config in (DeepConfig(), DeepConfig(layers=3))]
     assert json.loads(json.dumps(stored[0])) == stored[0]
     assert stored[0]["pretrain"]["batch_size"] == 128 and stored[0]["facts"]["n_subjects"] == 500
-    assert runs.config_hash(stored[0]) != runs.config_hash(stored[1])
+    assert config_json.config_hash(stored[0]) != config_json.config_hash(stored[1])

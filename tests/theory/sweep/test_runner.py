@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from core import runs, split
+from core import config_json, split
 from core.errors import InputError
 from core.seeds import Cell
 from theory import design, measure, pipeline
@@ -236,7 +236,7 @@ def test_what_is_in_work_is_finished_before_others_are_waited_for(finished, tmp_
     last = runner._chunks(units, names, split.ARMS)[-1]
     store = parts.Store(tmp_path / "theory/tiny", print)
     other = ExitStack()
-    assert other.enter_context(store.claim(runs.config_hash(last.names)))
+    assert other.enter_context(store.claim(config_json.config_hash(last.names)))
     done_by_then = []
 
     def progress(doing: str, _: int) -> None:
