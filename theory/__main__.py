@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated, TypeAlias, Union
 
 import tyro
 from rich.table import Table
@@ -144,7 +144,7 @@ _EXPERIMENTS = tuple(
     Annotated[Run, tyro.conf.subcommand(name, default=Run(name, config), description=sentence)]
     for name, (sentence, config) in EXPERIMENTS.items()
 )
-_Experiment = Union[_EXPERIMENTS]  # type: ignore  # noqa: UP007
+_Experiment: TypeAlias = Union[_EXPERIMENTS]  # type: ignore  # noqa: UP007
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,10 @@ def run(
 @lru_cache(maxsize=32)
 def _program(config: FinetuneConfig, model: ModelConfig):
     def finetune(records: Int[Array, " record"], task: Task):
-        make = finetuners.of_dense if model.parametrisation == "dense" else finetuners.of_factored
-        finetuner = make(config.prompt, config.optimizer, task)
+        if model.parametrisation == "dense":
+            finetuner = finetuners.of_dense(config.prompt, config.optimizer, task)
+        else:
+            finetuner = finetuners.of_factored(config.prompt, task)
         probe = task.facts.take(task.probe)
         is_stored = factored.recalled(finetuner.recall(probe), probe.answer)
 

@@ -1,15 +1,18 @@
 """What a run directory holds: every fact's row, every arm's metrics and trace."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Bool, Float, Int
 
 from core import split, statistics
 from core.facts.store import FactStore
 from theory import attention, evaluate
 from theory import config as configs
 from theory.config import Config
+from theory.evaluate import Answers
 from theory.law import forecast, predict, theorem
 from theory.law.flow import HeldOutFlow
 from theory.model.config import Weights
@@ -19,6 +22,20 @@ MAX_ROWS = 10**6
 """Facts in a run's table at most; of more, every n-th by popularity within each role. Metrics are complete."""
 
 
+@runtime_checkable
+class Ranked(Protocol):
+    """What the plain and the deep simulation have in common: a world's facts, ranked and split."""
+
+    @property
+    def store(self) -> FactStore: ...
+
+    @property
+    def split(self) -> split.Split: ...
+
+    @property
+    def knownness(self) -> Float[np.ndarray, " fact"]: ...
+
+
 def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, float]], list[dict], list[dict]]:
     """Return metrics by arm, the columns of facts.parquet by arm, and those of trace.parquet by arm."""
     store, halves = simulation.store, simulation.split
@@ -26,10 +43,11 @@ def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, flo
     base_correct = simulation.margin[foreground] > 0
     rows = foreground if len(foreground) <= MAX_ROWS else _sample(foreground, store, halves)
     generic_answers = {arm: evaluate.generic_answers(store, rows) for arm, rows in halves.arms.items()}
+    n_draws = config.pretrain.steps * config.pretrain.batch_size
     metrics, facts = {}, []
     for arm, weights in simulation.weights.items():
         answers = evaluate.answer(weights, store, foreground)
-        columns = fact_columns(config, simulation, arm, answers, foreground, base_correct, generic_answers)
+        columns = fact_columns(simulation, arm, answers, foreground, base_correct, generic_answers, n_draws=n_draws)
         metrics[arm] = metrics_of(columns, store.subject[foreground], seed=simulation.cell.split)
         kept = np.searchsorted(foreground, rows)
         columns = {name: value[kept] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
@@ -41,8 +59,24 @@ def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, flo
     return metrics, facts, trace_columns(config, simulation)
 
 
-def fact_columns(config, simulation, arm, answers, rows, base_correct, generic_answers) -> dict[str, Any]:
-    """Return what one arm does on each fact, ids not yet named."""
+def fact_columns(
+    simulation: Ranked,
+    arm: str,
+    answers: Answers,
+    rows: Int[np.ndarray, " row"],
+    base_correct: Bool[np.ndarray, " row"],
+    generic_answers: Mapping[str, Int[np.ndarray, " relation"]],
+    *,
+    n_draws: int,
+) -> dict[str, Any]:
+    """Return what one arm does on each fact, ids not yet named.
+
+    Args:
+        answers: the arm's, to the facts of `rows`.
+        base_correct: whether the base model recalls each of them in the pretraining format.
+        generic_answers: by arm, each relation's most frequent answer among the arm's facts.
+        n_draws: how many facts pretraining drew, by exposure.
+    """
     store, halves = simulation.store, simulation.split
     in_arm = np.zeros(len(store.subject), bool)
     if arm != "base":
@@ -50,7 +84,6 @@ def fact_columns(config, simulation, arm, answers, rows, base_correct, generic_a
     relation, answer = store.relation[rows], store.answer[rows]
     generic = generic_answers["whole"][relation]
     own = generic_answers.get(arm, generic_answers["whole"])[relation]
-    draws = config.pretrain.steps * config.pretrain.batch_size
     return {
         "arm": arm,
         "fact": rows,
@@ -58,7 +91,7 @@ def fact_columns(config, simulation, arm, answers, rows, base_correct, generic_a
         "relation": relation,
         "answer": answer,
         "popularity": store.popularity[rows],
-        "exposure": store.exposure[rows] * draws,
+        "exposure": store.exposure[rows] * n_draws,
         "knownness": simulation.knownness[rows],
         "salience": answers.salience,
         "role": np.array(split.ROLES)[halves.role[rows]],

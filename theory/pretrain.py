@@ -1,6 +1,7 @@
 """Pretraining: the model stores the facts, popular ones first."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -77,6 +78,16 @@ class Sizes(NamedTuple):
     n_answers: int
 
 
+class _Parts(NamedTuple):
+    """One world's pretraining in one of the two parametrisations."""
+
+    state: Any
+    step: Callable[[Any, factored.Facts], tuple[Any, Float[Array, " fact"]]]
+    outputs: Callable[[Any, factored.Facts], Float[Array, "fact output"]]
+    """Output logits in the pretraining format."""
+    finish: Callable[[Any], Base]
+
+
 def run(
     config: PretrainConfig,
     model: ModelConfig,
@@ -98,13 +109,14 @@ def run(
 
 @lru_cache(maxsize=32)
 def _program(config: PretrainConfig, model: ModelConfig, sizes: Sizes, keep: Literal["last", "all"], dtype: str):
-    parts = _dense_parts if model.parametrisation == "dense" else _factored_parts
-
     def pretrain(records: Int[Array, " record"], world: World):
         def draw(key: Array, n: Int[Array, ""]) -> factored.Facts:
             return world.facts.take(sampling.draw(key, world.sampler, (BLOCK, config.batch_size)))
 
-        state, step, outputs, finish = parts(config, model, world, sizes, jnp.dtype(dtype))
+        if model.parametrisation == "dense":
+            state, step, outputs, finish = _dense_parts(config, world, sizes, jnp.dtype(dtype))
+        else:
+            state, step, outputs, finish = _factored_parts(model, world, sizes, jnp.dtype(dtype))
 
         def measure(state) -> tuple[Float[Array, ""], Any]:
             facts = world.facts.take(world.probe)
@@ -120,7 +132,7 @@ def _program(config: PretrainConfig, model: ModelConfig, sizes: Sizes, keep: Lit
     return Program(pretrain)
 
 
-def _factored_parts(config: PretrainConfig, model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype):
+def _factored_parts(model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype) -> _Parts:
     # One filler for all; the template's value is the caller's to set.
     values = factored.initial_values(replace(model, n_filler=1), *sizes, dtype)
     n_outputs = len(values.template)
@@ -138,10 +150,10 @@ def _factored_parts(config: PretrainConfig, model: ModelConfig, world: World, si
     def step(values, batch):
         return factored.fact_step(values, batch, jnp.asarray(world.learning_rate), world.constants)
 
-    return jax.tree.map(pad, values), step, outputs, finish
+    return _Parts(jax.tree.map(pad, values), step, outputs, finish)
 
 
-def _dense_parts(config: PretrainConfig, model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype):
+def _dense_parts(config: PretrainConfig, world: World, sizes: Sizes, dtype: jnp.dtype) -> _Parts:
     vectors = jax.tree.map(lambda rows: rows.astype(dtype), world.vectors)
     parameters = dense.initial(world.constants, vectors, sizes.n_answers)
     attention_rate = world.learning_rate if config.train == "everything" else None
@@ -152,4 +164,4 @@ def _dense_parts(config: PretrainConfig, model: ModelConfig, world: World, sizes
 
     state = dense.State(parameters, transform.init(parameters))
     step = dense.stepper(vectors, world.constants, "bare", transform)
-    return state, step, outputs, lambda state: state.parameters
+    return _Parts(state, step, outputs, lambda state: state.parameters)

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated, TypeAlias, Union
 
 import tyro
 
@@ -62,7 +62,7 @@ _EXPERIMENTS = tuple(
     Annotated[Deep, tyro.conf.subcommand(name, default=Deep(name, config), description=sentence)]
     for name, (sentence, config) in DEEP.items()
 )
-_Experiment = Union[_EXPERIMENTS]  # type: ignore  # noqa: UP007
+_Experiment: TypeAlias = Union[_EXPERIMENTS]  # type: ignore  # noqa: UP007
 
 
 @dataclass(frozen=True)

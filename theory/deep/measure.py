@@ -35,7 +35,7 @@ class Said(NamedTuple):
 
 def run(simulated: DeepRun) -> tuple[dict[str, dict[str, float]], list[dict], list[dict], list[dict]]:
     """Return metrics by arm, then by arm the columns of facts.parquet, trace.parquet and attention.parquet."""
-    store, halves = simulated.store, simulated.split
+    store, halves, pretrain = simulated.store, simulated.split, simulated.config.pretrain
     rows = np.flatnonzero(~store.is_background)
     base_correct = answer(simulated, "base", rows).told.correct
     generic = {arm: evaluate.generic_answers(store, own) for arm, own in halves.arms.items()}
@@ -43,7 +43,9 @@ def run(simulated: DeepRun) -> tuple[dict[str, dict[str, float]], list[dict], li
     metrics, facts, attention = {}, [], []
     for arm in simulated.parameters:
         said = answer(simulated, arm, rows)
-        columns = measure.fact_columns(simulated.config, simulated, arm, said.asked, rows, base_correct, generic)
+        columns = measure.fact_columns(
+            simulated, arm, said.asked, rows, base_correct, generic, n_draws=pretrain.steps * pretrain.batch_size
+        )
         metrics[arm] = measure.metrics_of(columns, store.subject[rows], seed=simulated.seed)
         facts.append(measure.named(columns, store))
         looked, subject = said.attention[is_held_out], store.subject[rows][is_held_out]

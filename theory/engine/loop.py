@@ -24,7 +24,21 @@ class Trace(NamedTuple):
     measured: Any
     """What the caller's `measure` returned, with a leading record axis."""
     diverged_at: Int[Array | np.ndarray, ""]
-    """The first step whose loss was not finite or at least `table.MAX_LOSS`; -1 if there is none."""
+    """The first step whose loss was not finite or at least `factored.MAX_LOSS`; -1 if there is none."""
+
+
+class _Progress(NamedTuple):
+    """Where a run is: what the loops over records, blocks and steps carry."""
+
+    state: Any
+    n_done: Int[Array, ""]
+    """Steps done."""
+    diverged_at: Int[Array, ""]
+    """As in `Trace`."""
+    total_loss: Float[Array, ""]
+    """Sum of the steps' mean losses since the last record."""
+    first_loss: Float[Array, ""]
+    """Mean loss of the first step."""
 
 
 def record_steps(n_steps: int, n_records: int) -> Int[np.ndarray, " record"]:
@@ -59,50 +73,69 @@ def run(
         records: positive and not decreasing; they may be traced, so that one program serves any number of steps.
         score: if given, the state returned is that of the record, step 0 among them, where this is least.
     """
-
-    def advance(carry, batches, n_first):
-        state, n_done, diverged_at, total, first = carry
-        state, losses = step(state, jax.tree.map(lambda x: x[n_done - n_first], batches))
-        is_bad = ~(losses.max() < MAX_LOSS) & (diverged_at < 0)
-        loss = losses.mean()
-        first = jnp.where(n_done == 0, loss, first)
-        return state, n_done + 1, jnp.where(is_bad, n_done, diverged_at), total + loss, first
-
-    def one_block(carry, stop):
-        which = carry[1] // block
-        batches = draw(jax.random.fold_in(key, which), which * block)
-        stop = jnp.minimum(stop, (which + 1) * block)
-        return jax.lax.while_loop(lambda c: c[1] < stop, lambda c: advance(c, batches, which * block), carry)
-
-    def segment(carry, stop):
-        state, n_before, diverged_at, total, first = carry
-        carry = (state, n_before, diverged_at, jnp.zeros_like(total), first)
-        carry = jax.lax.while_loop(lambda c: c[1] < stop, lambda c: one_block(c, stop), carry)
-        return carry, (carry[1], carry[3] / jnp.maximum(carry[1] - n_before, 1), measure(carry[0]))
-
-    def keep_best(carry, stop):
-        inner, best, least = carry
-        inner, record = segment(inner, stop)
-        now = score(inner[0])  # type: ignore
-        best = jax.tree.map(lambda old, new: jnp.where(now < least, new, old), best, inner[0])
-        return (inner, best, jnp.minimum(now, least)), record
-
     at_start = measure(state)
-    nothing = jnp.zeros((), jax.tree.leaves(state)[0].dtype)
-    start: Any = (state, jnp.zeros((), jnp.int32), -jnp.ones((), jnp.int32), nothing, nothing)
+    zero = jnp.zeros((), jax.tree.leaves(state)[0].dtype)
+    start = _Progress(state, jnp.zeros((), jnp.int32), -jnp.ones((), jnp.int32), zero, zero)
+    segment = _segment(step, draw, measure, block, key)
     if score is None:
-        carry, (steps, losses, measured) = jax.lax.scan(segment, start, records)
-        best = carry[0]
+        end, recorded = jax.lax.scan(segment, start, records)
+        trained = end.state
     else:
         begin = (start, state, score(state))
-        (carry, best, _), (steps, losses, measured) = jax.lax.scan(keep_best, begin, records)
-    _, _, diverged_at, _, first = carry
-    return best, Trace(
+        (end, trained, _), recorded = jax.lax.scan(_keep_best(segment, score), begin, records)
+    steps, losses, measured = recorded
+    return trained, Trace(
         jnp.concatenate([jnp.zeros(1, steps.dtype), steps]),
-        jnp.concatenate([first[None], losses]),
-        jax.tree.map(lambda zero, many: jnp.concatenate([zero[None], many]), at_start, measured),
-        diverged_at,
+        jnp.concatenate([end.first_loss[None], losses]),
+        jax.tree.map(lambda first, others: jnp.concatenate([first[None], others]), at_start, measured),
+        end.diverged_at,
     )
+
+
+def _segment(step: Callable, draw: Callable, measure: Callable, block: int, key: Array) -> Callable:
+    """Return what trains up to a step and records there: (progress, stop) to the progress and the record."""
+
+    def advance(progress: _Progress, batches, n_first) -> _Progress:
+        n_done = progress.n_done
+        state, losses = step(progress.state, jax.tree.map(lambda x: x[n_done - n_first], batches))
+        is_bad = ~(losses.max() < MAX_LOSS) & (progress.diverged_at < 0)
+        loss = losses.mean()
+        first_loss = jnp.where(n_done == 0, loss, progress.first_loss)
+        return _Progress(
+            state,
+            n_done + 1,
+            jnp.where(is_bad, n_done, progress.diverged_at),
+            progress.total_loss + loss,
+            first_loss,
+        )
+
+    def one_block(progress: _Progress, stop) -> _Progress:
+        which = progress.n_done // block
+        batches = draw(jax.random.fold_in(key, which), which * block)
+        stop = jnp.minimum(stop, (which + 1) * block)
+        return jax.lax.while_loop(lambda p: p.n_done < stop, lambda p: advance(p, batches, which * block), progress)
+
+    def segment(progress: _Progress, stop):
+        n_before = progress.n_done
+        progress = progress._replace(total_loss=jnp.zeros_like(progress.total_loss))
+        progress = jax.lax.while_loop(lambda p: p.n_done < stop, lambda p: one_block(p, stop), progress)
+        n_steps = jnp.maximum(progress.n_done - n_before, 1)
+        return progress, (progress.n_done, progress.total_loss / n_steps, measure(progress.state))
+
+    return segment
+
+
+def _keep_best(segment: Callable, score: Callable[[State], Float[Array, ""]]) -> Callable:
+    """Return `segment` that carries, beside the progress, the recorded state of the least score, and that score."""
+
+    def best_segment(carry: tuple[_Progress, State, Float[Array, ""]], stop):
+        progress, best, least = carry
+        progress, record = segment(progress, stop)
+        now = score(progress.state)
+        best = jax.tree.map(lambda old, new: jnp.where(now < least, new, old), best, progress.state)
+        return (progress, best, jnp.minimum(now, least)), record
+
+    return best_segment
 
 
 def check_finite(trace: Trace, stage: str, labels: list[str]) -> None:
@@ -122,6 +155,6 @@ def n_cores() -> int:
 
 
 def use_all_cores() -> None:
-    """Make a JAX device of each core, for `program.Program`; to be called before JAX is first used."""
+    """Make a JAX device of each core, for `batched.Program`; to be called before JAX is first used."""
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", n_cores())

@@ -77,7 +77,7 @@ def start(base: factored.Values, prompt: Prompt) -> tuple[factored.Values, facto
     return values, factored.initial_logits(values, prompt)
 
 
-def of_factored(prompt: Prompt, optimizer: str, task: Task) -> Finetuner:
+def of_factored(prompt: Prompt, task: Task) -> Finetuner:
     """Return the finetuning of values and attention logits, by SGD alone."""
     assert isinstance(task.base, factored.Values)
     values, logits = start(task.base, prompt)

@@ -21,11 +21,6 @@ DISK, MEMORY = 400, 1000
 104 in the table, which is there twice for a moment. In memory: 800 when the table is made."""
 
 
-def identity(config: Mapping[str, Any], cell: tuple[int, int, int], arms: Sequence[str]) -> str:
-    """Return the name of one unit; `identities` names many of one config faster."""
-    return identities(config, [cell], arms)[0]
-
-
 def identities(config: Mapping[str, Any], cells: Sequence[tuple[int, int, int]], arms: Sequence[str]) -> list[str]:
     """Return the units' names: 32 hex digits of SHA-256, the same iff config, seeds, set of arms and SWEEP_SCHEMA are.
 

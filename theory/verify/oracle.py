@@ -61,7 +61,7 @@ def parametrisations_error(config: Config, cell: seeds.Cell) -> float:
     """Return the largest difference between both parametrisations' weights after all is pretrained and finetuned."""
     as_factored = replace(
         config,
-        facts=replace(config.facts, table=None, n_subjects=N_SUBJECTS, background=Background()),
+        facts=replace(config.facts, path=None, n_subjects=N_SUBJECTS, background=Background()),
         model=replace(config.model, parametrisation="factored", embeddings="structured", dimension=None),
         pretrain=replace(config.pretrain, steps=300, train="values", optimizer="sgd"),
         finetune=replace(config.finetune, steps=100, train="everything", optimizer="sgd"),

@@ -21,8 +21,12 @@ from theory.sweep import units
 ARMS = ("base", "top", "bottom")
 
 
+def identity(config, cell=(0, 0, 0), arms=ARMS) -> str:
+    return units.identities(config, [cell], arms)[0]
+
+
 def name(config=None, cell=(0, 0, 0), arms=ARMS) -> str:
-    return units.identity(configs.to_json(config or Config()), cell, arms)
+    return identity(configs.to_json(config or Config()), cell, arms)
 
 
 SOME_CONFIGS = st.builds(
@@ -44,14 +48,14 @@ def test_two_units_have_one_name_iff_config_and_seeds_are_equal(one, other, cell
 
 @given(SOME_NUMBERS, SOME_NUMBERS)
 def test_two_numbers_in_a_config_are_one_iff_they_are_equal(one, other):
-    named = [units.identity({"model": {"strength": [number]}}, (0, 0, 0), ARMS) for number in (one, other)]
+    named = [identity({"model": {"strength": [number]}}, (0, 0, 0), ARMS) for number in (one, other)]
     assert (named[0] == named[1]) == (one == other)
 
 
 def test_a_name_is_the_same_in_every_process_and_version(monkeypatch):
     monkeypatch.setattr(units, "SCHEMA", 1)
     config = {"facts": {"n_subjects": 10, "table": None}, "rate": 0.1}
-    assert units.identity(config, (0, 1, 2), ["base", "top"]) == "90508562ffe186f412464ac8728aaa58"
+    assert identity(config, (0, 1, 2), ["base", "top"]) == "90508562ffe186f412464ac8728aaa58"
 
 
 def test_any_field_any_seed_and_the_set_of_arms_change_the_name():
@@ -78,7 +82,7 @@ def test_another_schema_gives_other_names(monkeypatch):
 def test_many_units_are_named_as_one_by_one():
     cells = [(k, k, n) for k in range(3) for n in range(2)]
     config = configs.to_json(Config())
-    assert units.identities(config, cells, ARMS) == [units.identity(config, cell, ARMS) for cell in cells]
+    assert units.identities(config, cells, ARMS) == [identity(config, cell, ARMS) for cell in cells]
     assert config == configs.to_json(Config()), "the caller's config was changed"
 
 
@@ -102,9 +106,9 @@ def test_a_table_is_read_once_while_it_stays_as_it_is(tmp_path, monkeypatch):
     table = tmp_path / "a.csv"
     table.write_text("subject\n")
     config = configs.to_json(Config(facts=FactsConfig(path=table)))
-    before = units.identity(config, (0, 0, 0), ARMS)
+    before = identity(config)
     monkeypatch.setattr(units.hashlib, "file_digest", None)
-    assert units.identity(config, (0, 0, 0), ARMS) == before
+    assert identity(config) == before
 
 
 def test_a_table_that_cannot_be_read_is_named(tmp_path):
