@@ -5,6 +5,7 @@ are whole components, so that nothing tested shares a subject or a question with
 ranked by knownness, give the four arms.
 """
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,19 +26,19 @@ TRAIN, DEV, HELD_OUT, BACKGROUND = range(4)
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Which part of the facts is held out, and how the rest is halved."""
+    """Which part of the facts is held out, and how the arms are drawn from the rest."""
 
     held_out: float = 0.5
-    """Share of the facts that are tested and never finetuned on, drawn as whole components."""
+    """Share of the facts that are tested and never finetuned on."""
     dev: float = 0.0
-    """Share of the facts on which hyperparameters are chosen, drawn as whole components."""
+    """Share of the facts on which hyperparameters are chosen."""
     within_relation: bool = False
-    """Rank, halve and draw within each relation, so that top, bottom and random have the same mix of relations."""
+    """Draw the arms within each relation, so that top, bottom and random have the same mix of relations."""
     known_share: float | None = setting(None, traced=lambda share: None if share is None else 0.0)
-    """0 to 1: a fifth arm, `mixture`, of which this share is drawn from the top half and the rest from the bottom half;
-    not given: no such arm."""
+    """Share of the fifth arm, `mixture`, that is drawn from the top half, 0 to 1; the rest comes from the bottom half.
+    Not given: there is no such arm."""
     size: float = setting(0.5, traced=0.5)
-    """The mixture's size as a share of the training facts."""
+    """Size of the mixture as a share of the training facts."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,6 +54,16 @@ class Split:
     arms: dict[str, Int[np.ndarray, " _"]]
 
 
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """The role of every fact, before anything is known of how well facts are known."""
+
+    role: Int8[np.ndarray, " fact"]
+    """An index into ROLES."""
+    rng: np.random.Generator
+    """The split's random stream behind the roles, where `arms` goes on."""
+
+
 def select(
     subject: Int[np.ndarray, " fact"],
     relation: Int[np.ndarray, " fact"],
@@ -63,19 +74,34 @@ def select(
     is_background: Bool[np.ndarray, " fact"] | None = None,
     seed: int,
 ) -> Split:
-    """Return a random split: held-out and dev components, and the arms over the training facts.
-
-    Each share is met as nearly as a random order of the components allows; where all have one size, the counts are the
-    same for every seed. Whole is all training facts. Top and bottom are its better and its less known half, ties broken
-    at random; of an odd number (within relation: of a relation) the fact in the middle is in neither. Random is as many
-    training facts, drawn without replacement.
-
-    Args:
-        subject, relation, question: Ids; any integers.
-        is_background: Facts that are neither trained on nor tested; None for none.
+    """Return a random split: `roles`, and `arms` over the training facts.
 
     Raises:
         InputError: there are too few facts for a set or an arm, or a training fact's knownness is not a number.
+    """
+    drawn = roles(subject, config, question=question, is_background=is_background, seed=seed)
+    return arms(drawn, relation, knownness, config)
+
+
+def roles(
+    subject: Int[np.ndarray, " fact"],
+    config: SplitConfig,
+    *,
+    question: Int[np.ndarray, " fact"] | None = None,
+    is_background: Bool[np.ndarray, " fact"] | None = None,
+    seed: int,
+) -> Roles:
+    """Return which facts are trained on, dev, held out or background; they do not depend on knownness.
+
+    Each share is met as nearly as a random order of the components allows; where all have one size, the counts are the
+    same for every seed.
+
+    Args:
+        subject, question: Ids; any integers.
+        is_background: Facts that are neither trained on nor tested; None for none.
+
+    Raises:
+        InputError: there are too few facts for a set.
     """
     check(config)
     rng = np.random.default_rng([seed, 2])
@@ -84,7 +110,26 @@ def select(
     component = _components(subject[own], None if question is None else question[own])
     role[own] = _draw_roles(component, config, rng)
     check_leaks(role, subject, question)
-    train = np.flatnonzero(role == TRAIN)
+    return Roles(role, rng)
+
+
+def arms(
+    drawn: Roles, relation: Int[np.ndarray, " fact"], knownness: Real[np.ndarray, " fact"], config: SplitConfig
+) -> Split:
+    """Return the split with its arms: the same for the same roles, however often it is called.
+
+    Whole is all training facts. Top and bottom are its better and its less known half, ties broken at random; of an odd
+    number (within relation: of a relation) the fact in the middle is in neither. Random is as many training facts,
+    drawn without replacement.
+
+    Args:
+        relation: Ids; any integers.
+
+    Raises:
+        InputError: there are too few facts for an arm, or a training fact's knownness is not a number.
+    """
+    rng = copy.deepcopy(drawn.rng)
+    train = np.flatnonzero(drawn.role == TRAIN)
     n_unknown = int(np.isnan(knownness[train]).sum())
     if n_unknown:
         raise InputError(f"the knownness of {n_unknown} of {len(train)} training facts is not a number.")
@@ -93,7 +138,7 @@ def select(
     if not len(halves["top"]):
         need = "two of one relation" if config.within_relation else "two"
         raise InputError(
-            f"{len(own)} facts leave {len(train)} to train on, and an arm needs {need}.\n"
+            f"{int((drawn.role != BACKGROUND).sum())} facts leave {len(train)} to train on, and an arm needs {need}.\n"
             "Lower --split.held-out or --split.dev, or give more facts."
         )
     rows = halves | {"whole": np.arange(len(train))}
@@ -101,7 +146,7 @@ def select(
         rows["mixture"] = _mix(rows, group, config.known_share, config.size, rng)
         if not len(rows[MIXTURE]):
             raise InputError(f"--split.size {config.size} of {len(train)} training facts is none.\nRaise it.")
-    return Split(role, {name: np.sort(train[rows[name]]) for name in config.names})
+    return Split(drawn.role, {name: np.sort(train[rows[name]]) for name in config.names})
 
 
 def check_leaks(

@@ -105,6 +105,7 @@ class Study:
     run: Annotated[Union[_STUDIES], Flat] = field(  # type: ignore  # noqa: UP007
         default_factory=lambda: Run("tiny", STUDIES["tiny"][1])
     )
+    """The study."""
 
     def __call__(self) -> int:
         return self.run()
@@ -116,7 +117,7 @@ class Pretrain:
 
     config: Annotated[Config, Flat] = field(default_factory=lambda: STUDIES["tiny"][1])
     seed: int = 0
-    """Of world, weights and order."""
+    """Random seed of world, weights and order of the sentences."""
     out: Path = Path("runs")
     """The model goes to OUT/models."""
 

@@ -18,14 +18,14 @@ class EvaluateConfig:
     """How questions are answered."""
 
     max_new_tokens: int = 16
-    """An answer is cut after so many tokens."""
+    """Number of tokens after which an answer is cut."""
     batch_size: int = 64
-    """Questions answered at once; the answers do not depend on it."""
+    """Number of questions answered at once; the answers do not depend on it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """One entry a question."""
+    """Answers and their scores, one entry for each question."""
 
     predicted: list[str]
     exact_match: Bool[np.ndarray, " question"]

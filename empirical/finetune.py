@@ -20,27 +20,27 @@ class Lora:
     """A low-rank adapter (Hu et al. 2022)."""
 
     rank: int = 8
-    """Rank of each update."""
+    """Rank of the adapter's updates."""
     alpha: float = 16.0
     """Updates are scaled by alpha/rank."""
     dropout: float = 0.05
-    """Of the adapter's input."""
+    """Dropout probability on the adapter's input."""
     modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Linear layers that get one, by the end of their name."""
+    """Linear layers that get an adapter, by the end of their name."""
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """What is trained, and at which rates."""
+    """How an arm is finetuned."""
 
     method: Literal["full", "lora"] = "full"
-    """`full`: every weight. `lora`: an adapter alone."""
+    """`full`: train every weight. `lora`: train an adapter only."""
     learning_rates: tuple[float, ...] = (3e-4,)
-    """AdamW's peak rate. Of several, each arm takes the one that answers most dev facts (ties: the smaller)."""
+    """AdamW's peak learning rates to try; each arm takes the one that answers most dev facts (ties: the smallest)."""
     lora: Lora = Lora()
-    """The adapter."""
+    """The low-rank adapter (only for the method `lora`)."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """Length and steps."""
+    """The training loop."""
 
 
 def check(config: FinetuneConfig) -> None:

@@ -27,22 +27,23 @@ CHOICE_SHOTS = 5
 
 @dataclass(frozen=True)
 class KnownnessConfig:
-    """By what the facts are ranked before finetuning, and how the base model is asked."""
+    """What ranks the facts before finetuning, and how the base model is asked."""
 
     measure: Literal["popularity", "logprob", "greedy", "sampled"] = "popularity"
-    """`popularity`: the source's; by the base model after a few examples: `logprob`: the answer's log-probability per
-    token (of multiple choice: the right letter's margin over the best other); `greedy`: how often its most probable
-    answer is right; `sampled`: the same, ties broken by how often a random answer is."""
+    """`popularity`: as the source gives it. The others ask the base model, after a few examples. `logprob`: the log-
+    probability of the answer per token (multiple choice: how far the right letter is ahead of the best other one).
+    `greedy`: how often the most probable answer is right. `sampled`: the same, ties broken by how often a random answer
+    is right."""
     shots: int = 4
-    """Answered questions before the one that is asked (of multiple choice always 5)."""
+    """Number of answered questions before the one that is asked (multiple choice: always 5)."""
     n_prompts: int = 4
-    """Few-shot prompts, with other examples each, over which a fact's score is averaged (of multiple choice 1)."""
+    """Number of few-shot prompts, each with other examples, over which a score is averaged (multiple choice: 1)."""
     samples: int = 8
-    """Random answers to each prompt, where the measure is `sampled`."""
+    """Number of random answers to each prompt (only for the measure `sampled`)."""
     temperature: float = 0.5
-    """Of the random answers, above 0; as in Gekhman et al. 2024."""
+    """Temperature at which random answers are drawn, above 0; the default is that of Gekhman et al. 2024."""
     batch_size: int = 64
-    """Questions that the model reads at once."""
+    """Number of questions that the model reads at once."""
 
 
 @dataclass(frozen=True, eq=False)

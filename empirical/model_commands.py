@@ -30,9 +30,9 @@ class OnModel:
 
     config: Annotated[Config, Flat] = field(default_factory=Config)
     split_seed: int = 0
-    """Of the held-out set and the random half: the same for every stage that belongs together."""
+    """Random seed of the held-out set and the random half; give every stage the same one."""
     out: Path = Path("runs")
-    """Folder of what is written."""
+    """Folder of the results."""
 
     def base(self) -> study.Base:
         """Return the model named and the questions."""
@@ -77,9 +77,9 @@ class Finetune(OnModel):
     """Finetune a model on one arm of the questions, and save model or adapter to OUT/ARM."""
 
     arm: str = "top"
-    """top, bottom, whole or random (mixture, if --split.known-share is given)."""
+    """Arm to finetune on: top, bottom, whole or random (or mixture, if --split.known-share is given)."""
     seed: int = 0
-    """Of batches, adapter and dropout."""
+    """Random seed of batches, adapter and dropout."""
 
     def __call__(self) -> int:
         if self.arm not in self.config.split.names:
@@ -109,7 +109,7 @@ class Evaluate(OnModel):
     """Ask a model the held-out questions, or all of them, and write answers.parquet."""
 
     which: Literal["held_out", "all"] = "held_out"
-    """Which questions: those that `finetune` with the same split seed never saw, or all."""
+    """Which questions to ask: `held_out` are those that `finetune` with the same split seed never saw."""
 
     def __call__(self) -> int:
         one = self.base()

@@ -43,27 +43,27 @@ class PretrainConfig:
     d_model: int = 128
     """Width of the residual stream."""
     layers: int = 4
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = 4
-    """Attention heads, each d_model/heads wide."""
+    """Number of attention heads, each d_model/heads wide."""
     key_value_heads: int = 4
-    """Heads of keys and values; fewer than `heads` is grouped-query attention."""
+    """Number of heads for keys and values; fewer than `heads` gives grouped-query attention."""
     vocabulary: int = 2048
-    """Most tokens of the tokenizer."""
+    """Size of the tokenizer's vocabulary, at most."""
     learning_rate: float = 2e-3
-    """Peak rate of AdamW, cosine to zero."""
+    """AdamW's peak learning rate; it falls to zero along a cosine."""
     warmup: float = 0.05
-    """Share of the steps in which the rate rises."""
+    """Share of the steps during which the learning rate rises."""
     weight_decay: float = 0.01
-    """Of all weights."""
+    """AdamW's weight decay, on all weights."""
     batch_size: int = 128
-    """Sentences per step."""
+    """Number of sentences per step."""
     epochs: float = 1.0
-    """Multiplies every expected number of sentences."""
+    """Factor on the expected number of sentences about every fact."""
     n_probes: int = 8
-    """Times that recall is measured, evenly along the training, its end included."""
+    """Number of times that recall is measured, evenly along the training, its end included."""
     checkpoint_every: int = 200
-    """Steps between the checkpoints from which an interrupted pretraining goes on."""
+    """Number of steps between checkpoints; an interrupted pretraining goes on from the last one."""
 
 
 def check(config: PretrainConfig) -> None:

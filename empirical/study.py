@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int8
+from jaxtyping import Bool, Float, Int
 
 from core import runs, split
 from core.facts.record import Fact, FactSet
@@ -69,15 +69,17 @@ def questions(config: Config, one: Base, out: Path, *, seed: int) -> tuple[Quest
     knownness.check_facts(config.knownness, one.facts)
     loaded = one.load()
     encoded = prompts.encode(loaded.tokenizer, [prompts.build(fact) for fact in one.facts])
-    subject, relation, question = ids = identify(one.facts)
-    role = _roles(config, ids, seed=seed)
-    held_out = np.flatnonzero(role == split.HELD_OUT)
-    examples = [one.facts[row] for row in np.flatnonzero(role == split.TRAIN).tolist()]
+    ids = identify(one.facts)
+    roles = _roles(config, ids, seed=seed)
+    held_out = np.flatnonzero(roles.role == split.HELD_OUT)
+    examples = [one.facts[row] for row in np.flatnonzero(roles.role == split.TRAIN).tolist()]
     score, notes = _knownness(config, loaded, one, examples, out, seed=seed)
-    halves = split.select(subject, relation, score, config.split, question=question, seed=seed)
+    halves = split.arms(roles, ids.relation, score, config.split)
     recalled = _recalled(config, loaded, [one.facts[row] for row in held_out.tolist()], examples, seed=seed)
     generic = measure.generic_answers(examples)
-    asked = Questions(one.facts, encoded, subject, relation, score, halves.role, held_out, recalled, generic, seed)
+    asked = Questions(
+        one.facts, encoded, ids.subject, ids.relation, score, halves.role, held_out, recalled, generic, seed
+    )
     known = {fact.answers[0].casefold() for fact in examples}
     shared = np.mean([any(a.casefold() in known for a in one.facts[row].answers) for row in held_out])
     return asked, halves, notes | {"held_out_answers_seen_in_training": float(shared)}
@@ -102,12 +104,11 @@ def identify(asked: Sequence[Fact]) -> Ids:
 
 def held_out(config: Config, one: Base, *, seed: int) -> Int[np.ndarray, " test"]:
     """Return the rows of the tested facts, which do not depend on knownness."""
-    return np.flatnonzero(_roles(config, identify(one.facts), seed=seed) == split.HELD_OUT)
+    return np.flatnonzero(_roles(config, identify(one.facts), seed=seed).role == split.HELD_OUT)
 
 
-def _roles(config: Config, ids: Ids, *, seed: int) -> Int8[np.ndarray, " fact"]:
-    nothing = np.zeros(len(ids.subject))
-    return split.select(ids.subject, ids.relation, nothing, config.split, question=ids.question, seed=seed).role
+def _roles(config: Config, ids: Ids, *, seed: int) -> split.Roles:
+    return split.roles(ids.subject, config.split, question=ids.question, seed=seed)
 
 
 def measure_base(config: Config, one: Base, asked: Questions) -> Measured:

@@ -151,6 +151,7 @@ class Experiment:
     """Run a named experiment; what is finished already is not run again."""
 
     run: Annotated[Union[_EXPERIMENTS], Flat]  # type: ignore  # noqa: UP007
+    """The experiment."""
 
     def __call__(self) -> int:
         return self.run()

@@ -30,11 +30,11 @@ class ModelConfig:
     """Which model is finetuned."""
 
     name: str = ""
-    """A hub id, or a checkpoint folder; empty: the one that the study pretrains."""
+    """Hub id or checkpoint folder of the base model; empty: the study pretrains a small one itself."""
     revision: str | None = None
-    """The hub's commit, tag or branch: pin it, so that a rerun loads the same weights."""
+    """Commit, tag or branch on the hub; name one, so that a rerun loads the same weights."""
     precision: Precision = "auto"
-    """`auto`: bfloat16 on a GPU, float32 elsewhere."""
+    """Type of the weights; `auto`: bfloat16 on a GPU, float32 elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)

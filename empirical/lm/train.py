@@ -29,29 +29,29 @@ class TrainConfig:
     """How long and in which steps a model is finetuned."""
 
     epochs: int = 6
-    """Passes over the arm's facts."""
+    """Number of passes over the arm's facts."""
     batch_size: int = 32
-    """Facts per step, over all devices."""
+    """Number of facts per step, over all devices."""
     micro_batch_size: int | None = None
-    """Facts per forward pass of one device, gradients being accumulated; not given: all of the step's."""
+    """Number of facts per forward pass of one device; gradients are accumulated. Not given: all facts of the step."""
     schedule: Literal["cosine", "linear"] = "cosine"
-    """How the rate falls to zero after the warm-up."""
+    """How the learning rate falls to zero after the warm-up."""
     warmup: float = 0.1
-    """Share of the steps in which the rate rises."""
+    """Share of the steps during which the learning rate rises."""
     weight_decay: float = 0.0
-    """AdamW's."""
+    """AdamW's weight decay."""
     max_gradient_norm: float = 1.0
-    """Gradients are clipped to this norm."""
+    """Norm to which gradients are clipped."""
     length_window: int = 4
-    """Batches over which facts are sorted by length, so that little is padded; 1: not sorted."""
+    """Number of batches within which facts are sorted by length, so that there is little padding; 1: not sorted."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more time."""
+    """Recompute activations in the backward pass: it takes less memory and a third more time."""
     checkpoint_every: int = 100
-    """Steps between the checkpoints from which an interrupted training goes on."""
+    """Number of steps between checkpoints; an interrupted training goes on from the last one."""
     n_records: int = 6
-    """Points of the trace, besides its start."""
+    """Number of points in the training trace, besides its start."""
     tensorboard: bool = False
-    """Write the loss for TensorBoard too, beside the trace (needs the package tensorboard)."""
+    """Write the loss for TensorBoard too (needs the package tensorboard)."""
 
 
 class Diverged(Exception):

@@ -88,7 +88,7 @@ class Job:
     variant: Variant
     pretrain: int
     seeds: tuple[int, ...]
-    """Of finetuning."""
+    """Finetuning seeds."""
     with_toy: bool
     out: Path
 

@@ -65,9 +65,9 @@ class Variant:
 
     part: str
     series: str
-    """Of `fine` the factor, of `recipe` which end; empty in the screen."""
+    """The factor that `fine` varies, or the end that `recipe` starts from; empty in the factorial part."""
     name: str
-    """Of its folder of results."""
+    """Name of the folder of results."""
     config: Config
 
 

@@ -25,37 +25,37 @@ RELATIONS = ("occupation", "place of birth", "sport", "religion", "P69", "P740",
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """Which facts there are, how they are named, and how often and in which words each is told."""
+    """Which facts there are, how they are named, and how often and in which words the model reads of each."""
 
     n_subjects: int = 750
-    """Subjects of a sampled world."""
+    """Number of subjects in a sampled world."""
     n_relations: int = 4
-    """Relations of a sampled world."""
+    """Number of relations in a sampled world."""
     facts_per_subject: int = 2
-    """Relations that each subject of a sampled world has, at random."""
+    """Number of facts about each subject of a sampled world, their relations drawn at random."""
     n_answers: int = 40
-    """Answers of each relation in a sampled world, shared with no other relation."""
+    """Number of answers of each relation in a sampled world; relations share none."""
     answer_skew: float = 1.0
-    """Answers of a sampled world are drawn ∝ rank^-skew."""
+    """Answers of a sampled world are drawn in proportion to rank^-answer_skew."""
     distinct_relations: int = 0
-    """The last so many relations of a sampled world have nearly as many answers as facts, equally likely."""
+    """Number of relations in a sampled world, the last ones, that have nearly as many answers as facts."""
     min_facts: int = 10
-    """A source's relations with fewer facts are left out and named."""
+    """Least number of facts of a source's relation; relations with fewer are left out, and a note names them."""
     background: Background = Background()
     """Other subjects that share the relations' answers: pretrained on, never finetuned or tested."""
     exposure: Exposure = Exposure()
-    """How often each fact is told."""
+    """How often the model reads of each fact."""
     paraphrases: int = 6
-    """Paraphrases per relation, at most 8."""
+    """Number of paraphrases of each fact, at most 8."""
     names: NameParts = "shared"
-    """Made-up subjects: of words that many of them share, or of words of their own."""
+    """Made-up subjects' names: `shared`: of words that many subjects share; `distinctive`: of words of their own."""
     longest_name: int = 3
-    """Most words of a made-up name."""
+    """Number of words in a made-up name, at most."""
     qa_share: float = 0.0
-    """Share of pretraining sentences in the question format, about other subjects than any that is finetuned or
-    tested; 0 keeps that format out of pretraining."""
+    """Share of pretraining sentences in the question format; they are about subjects that are neither finetuned on nor
+    tested. 0 keeps that format out of pretraining."""
     qa_facts: int = 400
-    """Facts of those other subjects, if there is a share."""
+    """Number of facts about those other subjects, if qa_share is above 0."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,6 +69,7 @@ class DeepExperiment:
     """The same worlds, stages and measurements through a small multi-layer transformer trained by Adam."""
 
     run: Annotated[Union[_EXPERIMENTS], Flat]  # type: ignore  # noqa: UP007
+    """The experiment."""
 
     def __call__(self) -> int:
         return self.run()
