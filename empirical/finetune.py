@@ -63,7 +63,7 @@ def run(
     learning_rate: float,
     seed: int,
     work: Path,
-    probe: Callable[[Any], dict[str, float]],
+    evaluate: Callable[[Any], dict[str, float]],
     progress: Callable[[str, float], None] = lambda doing, share: None,
 ) -> tuple[Loaded, list[dict[str, Any]]]:
     """Return the tuned model, which is `base` changed in place, and its trace.
@@ -79,7 +79,7 @@ def run(
         net = _with_adapter(config.lora, base)
     else:
         net.requires_grad_(True)
-    options: dict[str, Any] = {"seed": seed, "work": work, "probe": probe, "progress": progress}
+    options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "progress": progress}
     try:
         trace = train.fit(net, examples, config.train, learning_rate=learning_rate, pad=base.pad, **options)
     except train.Diverged as error:

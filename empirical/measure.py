@@ -6,21 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 
 from core import statistics
 from core.columns import Columns
 from core.facts.record import Fact
 from core.split import ROLES
-from empirical import evaluate
+from empirical import attention, evaluate
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import capture, generate, knockout, prompts, scores
+from empirical.lm import batch, capture, completion, generate, prompts, scores
 from empirical.lm.model import Loaded
 from empirical.lm.prompts import Encoded
-
-POSITIONS = ("prompt_end", "first_answer")
-"""Where attention is measured: at the token that predicts the answer's first, and at that first token itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +60,7 @@ def arm(
     test = questions.held_out
     facts, encoded = _take(questions.facts, test), _take(questions.encoded, test)
     answers = evaluate.answer(config, loaded, facts, encoded)
-    mass = attend(loaded, encoded, batch_size=config.batch_size)
+    mass = attention.by_question(loaded, encoded, batch_size=config.batch_size)
     swapped = _swapped(config, loaded, facts, questions.seed)
     generic = questions.generic if own is None else generic_answers(_take(questions.facts, own))
     columns = _fact_columns(name, questions, test, answers) | {
@@ -74,15 +70,15 @@ def arm(
         "base_correct": questions.base_correct,
         "in_arm": False,
         "swapped_predicted": swapped,
-        "knockout_drop": _knockout(loaded, encoded, batch_size=config.batch_size),
+        "knockout_drop": attention.knockout_drop(loaded, encoded, batch_size=config.batch_size),
     }
-    columns |= _attention_columns(mass[:, 0], encoded)
+    columns |= attention.columns(mass[:, 0], encoded)
     metrics = _metrics(columns, questions, mass[:, 0], encoded)
     if own is not None:
         trained = _take(questions.facts, own)
         own_answers = evaluate.answer(config, loaded, trained, _take(questions.encoded, own))
         metrics |= {"train_accuracy": float(own_answers.exact_match.mean()), "n_trained": len(own)}
-    table = attention_table(name, mass, encoded, questions.subject[test])
+    table = attention.table(name, mass, encoded, questions.subject[test])
     return Measured(metrics, columns, table, mass[:, 0].astype(np.float16))
 
 
@@ -94,88 +90,13 @@ def generic_answers(facts: Sequence[Fact]) -> dict[str, str]:
     return {relation: min(count, key=lambda text, c=count: (-c[text], text)) for relation, count in counts.items()}
 
 
-def attend(
-    loaded: Loaded, encoded: Sequence[Encoded], *, batch_size: int
-) -> Float[np.ndarray, "question position layer head span"]:
-    """Return the attention mass from both POSITIONS to each span (`attention.SPANS`), the answer's first token true."""
-    parts = []
-    for start in range(0, len(encoded), batch_size):
-        batch = encoded[start : start + batch_size]
-        tokens, mask = pad_right([one.tokens[: one.n_prompt + 1] for one in batch], loaded.pad)
-        spans = torch.zeros((len(batch), len(capture.SPANS), tokens.shape[1]), dtype=torch.bool)
-        for i, one in enumerate(batch):
-            spans[i, :, : one.n_prompt] = torch.as_tensor(one.spans)
-        queries = torch.tensor([[one.n_prompt - 1, one.n_prompt] for one in batch])
-        parts.append(capture.measure(loaded.model, tokens, mask, queries, spans).numpy())
-    return np.concatenate(parts)
-
-
-def probe(loaded_facts: Sequence[Encoded], net: generate.Model, pad: int) -> dict[str, float]:
+def eval_subset(network: generate.Model, encoded: Sequence[Encoded], pad: int) -> dict[str, float]:
     """Return accuracy (every answer token the most likely one) and mean subject attention, for the trace."""
-    net.eval()
-    tokens, mask = pad_right([one.tokens for one in loaded_facts], pad)
-    spans = torch.zeros((len(loaded_facts), len(capture.SPANS), tokens.shape[1]), dtype=torch.bool)
-    for i, one in enumerate(loaded_facts):
-        spans[i, :, : one.n_prompt] = torch.as_tensor(one.spans)
-    queries = torch.tensor([[one.n_prompt - 1] for one in loaded_facts])
-    mass = capture.measure(net, tokens, mask, queries, spans)
-    has = torch.tensor([one.has_subject for one in loaded_facts])
-    with torch.no_grad():
-        device = next(net.parameters()).device
-        best = net(input_ids=tokens[:, :-1].to(device)).logits.argmax(-1).cpu()
-    right = [
-        bool((best[i, one.n_prompt - 1 : len(one.tokens) - 1] == tokens[i, one.n_prompt : len(one.tokens)]).all())
-        for i, one in enumerate(loaded_facts)
-    ]
-    share = float(mass[has, 0, :, :, 0].mean()) if bool(has.any()) else float("nan")
-    return {"accuracy": float(np.mean(right)), "subject_attention": share}
-
-
-def pad_right(
-    rows: Sequence[Sequence[int]], pad: int
-) -> tuple[Int[torch.Tensor, "row token"], Int[torch.Tensor, "row token"]]:
-    """Return right-padded tokens and their mask."""
-    width = max(map(len, rows))
-    tokens = torch.full((len(rows), width), pad)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    return tokens, mask
-
-
-def attention_table(
-    name: str,
-    mass: Float[np.ndarray, "question position layer head span"],
-    encoded: Sequence[Encoded],
-    cluster: Int[np.ndarray, " question"],
-) -> Columns:
-    """Return attention.parquet's rows of an arm: means over questions that name their subject, with 95 % intervals.
-
-    The interval is the mean ± 1.96 standard errors, robust to questions that share a subject (each such cluster's
-    deviations are summed first).
-    """
-    has = np.array([one.has_subject for one in encoded])
-    mass, cluster = mass[has], np.unique(cluster[has], return_inverse=True)[1]
-    n, *shape = mass.shape
-    if n == 0:
-        return {}
-    mean = mass.mean(0)
-    sums = np.zeros((cluster.max() + 1, *shape))
-    np.add.at(sums, cluster, mass - mean)
-    half = 1.96 * np.sqrt((sums**2).sum(0)) / n
-    position, layer, head, span = (index.ravel() for index in np.indices(shape))
-    return {
-        "arm": name,
-        "layer": layer,
-        "head": head,
-        "position": [POSITIONS[i] for i in position],
-        "span": [capture.SPANS[i] for i in span],
-        "mean": mean.ravel(),
-        "low": (mean - half).ravel(),
-        "high": (mean + half).ravel(),
-        "n": np.full(mean.size, n),
-    }
+    network.eval()
+    questions = batch.of_questions(encoded, pad)
+    correct = completion.most_likely(network, questions, questions.completion)
+    subject = attention.to_subject(network, questions, [question.has_subject for question in encoded])
+    return {"accuracy": float(correct.mean()), "subject_attention": subject}
 
 
 def _fact_columns(
@@ -199,15 +120,6 @@ def _fact_columns(
         "substring_match": answers.substring_match,
         "token_f1": answers.token_f1,
     }
-
-
-def _attention_columns(mass: Float[np.ndarray, "question layer head span"], encoded: Sequence[Encoded]) -> Columns:
-    """Return the means over layers and heads; null where the question does not name its subject."""
-    has = np.array([one.has_subject for one in encoded])
-    mean = np.where(has[:, None], mass.mean((1, 2), dtype=np.float64), np.nan)
-    nonsink = np.where(has, capture.nonsink(torch.as_tensor(mass)).numpy()[..., 0].mean((1, 2)), np.nan)
-    names = [f"{span}_attention" for span in capture.SPANS]
-    return dict(zip(names, mean.T, strict=True)) | {"subject_attention_nonsink": nonsink}
 
 
 def _metrics(
@@ -272,25 +184,6 @@ def _swapped(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], seed
     for row, text in zip(rows, evaluate.predict(config, loaded, asked, encoded), strict=True):
         answers[row] = text
     return answers
-
-
-def _knockout(loaded: Loaded, encoded: Sequence[Encoded], *, batch_size: int) -> Float[np.ndarray, " question"]:
-    """Return how much log-probability the answer loses when its prediction cannot look at the subject; nan without."""
-    drop = np.full(len(encoded), np.nan)
-    rows = np.array([row for row, one in enumerate(encoded) if one.has_subject], dtype=int)
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        batch = [encoded[row] for row in part]
-        tokens, mask = pad_right([one.tokens for one in batch], loaded.pad)
-        cut, completion = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros_like(tokens, dtype=torch.bool)
-        for i, one in enumerate(batch):
-            cut[i, : one.n_prompt] = torch.as_tensor(one.spans[0])
-            completion[i, one.n_prompt : len(one.tokens)] = True
-        queries = torch.tensor([one.n_prompt - 1 for one in batch])
-        asked = (loaded.model, tokens, mask, completion, queries)
-        # Both by the same kernel: in bfloat16 another one rounds otherwise.
-        drop[part] = (knockout.logprob(*asked) - knockout.logprob(*asked, cut=cut)).numpy()
-    return drop
 
 
 def _take(rows: Sequence, chosen: Int[np.ndarray, " _"]) -> list:

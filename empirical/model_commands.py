@@ -15,8 +15,8 @@ from core import runs, split
 from core.columns import ATTENTION, table
 from core.console import OUTPUT, absolute, progress
 from core.errors import InputError
+from empirical import attention, evaluate, facts, study
 from empirical import config as configs
-from empirical import evaluate, facts, measure, study
 from empirical.config import Config
 from empirical.lm import model as models
 from empirical.lm import prompts
@@ -143,8 +143,8 @@ class Attention(OnModel):
         chosen = [one.facts[row] for row in study.held_out(self.config, one, seed=self.split_seed)]
         loaded = one.load()
         encoded = prompts.encode(loaded.tokenizer, [prompts.build(fact) for fact in chosen])
-        mass = measure.attend(loaded, encoded, batch_size=self.config.evaluate.batch_size)
-        columns = measure.attention_table("model", mass, encoded, study.identify(chosen).subject)
+        mass = attention.by_question(loaded, encoded, batch_size=self.config.evaluate.batch_size)
+        columns = attention.table("model", mass, encoded, study.identify(chosen).subject)
         if not columns:
             raise InputError("no held-out question names its subject, so there is no attention to measure.")
         path = self.out / "attention.parquet"

@@ -20,8 +20,8 @@ from empirical.worlds import world
 
 Progress = Callable[[str, float], None]
 """Told what is being done, and which share of it is."""
-N_PROBED = 128
-"""Facts on which a training's trace is measured: dev facts where there are any, else held out."""
+N_EVAL = 128
+"""Size of the eval subset, on which traces measure: dev facts where there are any, else held out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ def tune(
     """Return a fresh copy of the base model finetuned on an arm's facts, and its trace."""
     loaded = one.load()
     dev = np.flatnonzero(asked.role == split.DEV)
-    probed = [asked.encoded[row] for row in (dev if len(dev) else asked.held_out)[:N_PROBED]]
+    subset = [asked.encoded[row] for row in (dev if len(dev) else asked.held_out)[:N_EVAL]]
     return finetune.run(
         config.finetune,
         loaded,
@@ -165,7 +165,7 @@ def tune(
         learning_rate=rate,
         seed=seed,
         work=work,
-        probe=lambda net: measure.probe(probed, net, loaded.pad),
+        evaluate=lambda network: measure.eval_subset(network, subset, loaded.pad),
         progress=progress,
     )
 

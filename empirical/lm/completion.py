@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float
 from transformers import PreTrainedTokenizerBase
 
 from core.facts.record import Fact
+from empirical.lm import batch
+from empirical.lm.batch import Batch
 from empirical.lm.tokenizer import mark
 from empirical.worlds import templates, world
 
@@ -15,7 +17,7 @@ BATCH_SIZE = 256
 
 
 def recall(
-    net: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], *, n_paraphrases: int = 8
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], *, n_paraphrases: int = 8
 ) -> Float[np.ndarray, " fact"]:
     """Return, of the first `n_paraphrases` of each fact's relation that end with the answer, the share completed right.
 
@@ -28,7 +30,7 @@ def recall(
             texts.append((before, rest))
             owner.append(row)
     right = np.concatenate(
-        [_is_right(net, tokenizer, texts[i : i + BATCH_SIZE]) for i in range(0, len(texts), BATCH_SIZE)]
+        [_is_right(model, tokenizer, texts[i : i + BATCH_SIZE]) for i in range(0, len(texts), BATCH_SIZE)]
     )
     counts = np.bincount(owner, minlength=len(facts))
     return np.bincount(owner, weights=right, minlength=len(facts)) / counts
@@ -42,21 +44,25 @@ def _cut(fact: Fact, n_paraphrases: int) -> list[tuple[str, str]]:
     return [world.split_at_answer(one, slots) for one in last or statements]
 
 
-@torch.no_grad()
 def _is_right(
-    net: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]
 ) -> Bool[np.ndarray, " text"]:
     """Return whether every token from the answer on is the most likely one."""
-    net.eval()
     joint = tokenizer([before + rest for before, rest in texts], return_offsets_mapping=True)
-    rows = [[*tokens, tokenizer.eos_token_id] for tokens in joint["input_ids"]]
-    width = max(map(len, rows))
-    tokens = torch.full((len(rows), width), mark(tokenizer, "pad"))
-    scored = torch.zeros((len(rows), width), dtype=torch.bool)
-    for i, ((before, _), row, offsets) in enumerate(zip(texts, rows, joint["offset_mapping"], strict=True)):
-        first = next(j for j, (_, stop) in enumerate(offsets) if stop > len(before))
-        tokens[i, : len(row)] = torch.tensor(row)
-        scored[i, first : len(row)] = True
-    device = next(net.parameters()).device
-    best = net(tokens[:, :-1].to(device)).logits.argmax(-1).cpu()
-    return ((best == tokens[:, 1:]) | ~scored[:, 1:]).all(1).numpy()
+    padded = batch.pad_right(
+        [[*tokens, tokenizer.eos_token_id] for tokens in joint["input_ids"]], mark(tokenizer, "pad")
+    )
+    pairs = zip(texts, joint["offset_mapping"], strict=True)
+    first = [next(i for i, (_, stop) in enumerate(offsets) if stop > len(before)) for (before, _), offsets in pairs]
+    return most_likely(model, padded, padded.tail(first))
+
+
+@torch.no_grad()
+def most_likely(
+    model: torch.nn.Module, rows: Batch, scored: Bool[torch.Tensor, "row token"]
+) -> Bool[np.ndarray, " row"]:
+    """Return whether each of a row's scored tokens is the most likely one, given the true ones before it."""
+    model.eval()
+    device = next(model.parameters()).device
+    best = model(input_ids=rows.tokens[:, :-1].to(device)).logits.argmax(-1).cpu()
+    return ((best == rows.tokens[:, 1:]) | ~scored[:, 1:]).all(1).numpy()

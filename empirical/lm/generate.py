@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from empirical.lm import prefix
+from empirical.lm import batch, prefix
 from empirical.lm.prefix import Prefix
 
 Model = PreTrainedModel | PeftModel
@@ -106,8 +106,8 @@ def token_logprobs(
     shared = prefix.read(model, read, longest=first - 1)
     found: list[np.ndarray] = [np.empty(0)] * len(texts)
     for rows in _batches(read, batch_size):
-        batch = _score(model, shared, [read[row] for row in rows], [wanted[row] for row in rows], pad)
-        for row, values in zip(rows, batch, strict=True):
+        logprobs = _score(model, shared, [read[row] for row in rows], [wanted[row] for row in rows], pad)
+        for row, values in zip(rows, logprobs, strict=True):
             found[row] = values
     return found
 
@@ -141,9 +141,7 @@ def _score(
     vocabulary.
     """
     n_shared = len(shared.tokens)
-    rest = [text[n_shared:] for text in texts]
-    width = max(len(text) for text in rest)
-    tokens = torch.tensor([text + [pad] * (width - len(text)) for text in rest], device=model.device)
+    tokens = batch.pad_right([text[n_shared:] for text in texts], pad).tokens.to(model.device)
     row, place, token = torch.tensor([(i, p, t) for i, pairs in enumerate(wanted) for p, t in pairs]).T.to(model.device)
     kept, column = torch.unique(place - 1 - n_shared, return_inverse=True)
     cache = shared.expanded(len(texts))
@@ -167,8 +165,8 @@ def _continue(
     found: list[list[int]] = [[]] * len(texts)
     with _plain_settings(model):
         for rows in _batches(texts, batch_size):
-            batch = _generate(model, shared, [texts[row] for row in rows], config)
-            for row, tokens in zip(rows, batch.tolist(), strict=True):
+            generated = _generate(model, shared, [texts[row] for row in rows], config)
+            for row, tokens in zip(rows, generated.tolist(), strict=True):
                 found[row] = _until(tokens, config.eos_token_id or ())
     return found
 
@@ -177,20 +175,15 @@ def _generate(
     model: Model, shared: Prefix, texts: Sequence[list[int]], config: GenerationConfig
 ) -> Int[torch.Tensor, "question token"]:
     """Return the new tokens of a batch, whose padding stands between the prefix and what is left of the prompts."""
-    n_shared, width = len(shared.tokens), max(len(text) for text in texts)
-    tokens = torch.full((len(texts), width), config.pad_token_id)
-    is_read = torch.zeros_like(tokens)
-    for row, text in enumerate(texts):
-        tokens[row, :n_shared] = torch.tensor(shared.tokens)
-        tokens[row, width - len(text) + n_shared :] = torch.tensor(text[n_shared:])
-        is_read[row, :n_shared] = is_read[row, width - len(text) + n_shared :] = 1
+    rest = [text[len(shared.tokens) :] for text in texts]
+    padded = batch.pad_left(rest, cast(int, config.pad_token_id), prefix=shared.tokens)
     output = cast(Any, model).generate(
-        input_ids=tokens.to(model.device),
-        attention_mask=is_read.to(model.device),
+        input_ids=padded.tokens.to(model.device),
+        attention_mask=padded.mask.to(model.device),
         past_key_values=shared.expanded(len(texts)),
         generation_config=config,
     )
-    return output[:, width:]
+    return output[:, padded.tokens.shape[1] :]
 
 
 def _config(stop: Collection[int], pad: int, max_new_tokens: int, **settings: bool | int | float) -> GenerationConfig:

@@ -18,10 +18,8 @@ from torch.nn import functional
 from transformers import get_scheduler
 
 from core.errors import InputError
-from empirical.lm import checkpoint
+from empirical.lm import batch, checkpoint
 from empirical.lm.prompts import Encoded
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -80,14 +78,14 @@ def fit(
     pad: int,
     seed: int,
     work: Path,
-    probe: Callable[[Any], dict[str, float]],
+    evaluate: Callable[[Any], dict[str, float]],
     progress: Callable[[str, float], None] = lambda doing, share: None,
 ) -> list[dict[str, Any]]:
     """Train the model in place on prompt → completion, and return the trace, its start included.
 
     Args:
         work: Folder of the checkpoint; it is read if it holds one, and left for the caller to remove.
-        probe: Measured at each recorded step, beside the loss.
+        evaluate: Measured at each recorded step, beside the loss.
 
     Raises:
         Diverged: the loss is not finite.
@@ -102,7 +100,7 @@ def fit(
     schedule = get_scheduler(config.schedule, optimizer, round(config.warmup * steps), steps)
     state = checkpoint.State(net, optimizer, schedule, work / "checkpoint.pt")
     torch.manual_seed(seed)  # dropout; after any adapter was initialised, so that arms begin alike
-    start, trace = state.resume() or (0, [{"step": 0, **probe(net)}])
+    start, trace = state.resume() or (0, [{"step": 0, **evaluate(net)}])
     at = {round(steps * (i + 1) / config.n_records) for i in range(config.n_records)}
     board = _board(work) if config.tensorboard and accelerator.is_main_process else None
     for step in range(start, steps):
@@ -114,7 +112,7 @@ def fit(
         if board:
             board.add_scalar("loss", loss, step + 1)
         if step + 1 in at:
-            trace.append({"step": step + 1, "loss": loss, **probe(net)})
+            trace.append({"step": step + 1, "loss": loss, **evaluate(net)})
         if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
             state.save(step + 1, trace)
         progress(f"loss {loss:.2f}", (step + 1) / steps)
@@ -149,19 +147,6 @@ def batch_rows(lengths: Sequence[int], config: TrainConfig, step: int, *, seed: 
     return batches[rng.permutation(len(batches))[place]]
 
 
-def collate(
-    examples: Sequence[Encoded], pad: int
-) -> tuple[Int[torch.Tensor, "example token"], Int[torch.Tensor, "example token"]]:
-    """Return right-padded tokens, and labels that ignore prompt and padding."""
-    width = max(len(one.tokens) for one in examples)
-    tokens = torch.full((len(examples), width), pad)
-    labels = torch.full((len(examples), width), IGNORED)
-    for i, one in enumerate(examples):
-        tokens[i, : len(one.tokens)] = torch.tensor(one.tokens)
-        labels[i, one.n_prompt : len(one.tokens)] = torch.tensor(one.completion)
-    return tokens, labels
-
-
 def loss_sum(
     net: torch.nn.Module, tokens: Int[torch.Tensor, "example token"], labels: Int[torch.Tensor, "example token"]
 ) -> Float[torch.Tensor, ""]:
@@ -169,7 +154,7 @@ def loss_sum(
     # No mask is needed: attention is causal, and padding comes last and is not scored.
     logits = net(input_ids=tokens[:, :-1]).logits
     return functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+        logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=batch.IGNORED, reduction="sum"
     )
 
 
@@ -177,24 +162,23 @@ def _step(
     accelerator: Accelerator,
     net: torch.nn.Module,
     optimizer: Any,
-    batch: Sequence[Encoded],
+    examples: Sequence[Encoded],
     config: TrainConfig,
     pad: int,
 ) -> float:
     """Take one optimizer step on the mean over the batch's answer tokens, on however many devices, and return it."""
     net.train()
-    n_tokens = sum(len(one.completion) for one in batch)
-    own = batch[accelerator.process_index :: accelerator.num_processes]
+    n_tokens = sum(len(one.completion) for one in examples)
+    own = examples[accelerator.process_index :: accelerator.num_processes]
     size = config.micro_batch_size or max(1, len(own))
     total = torch.zeros((), device=accelerator.device)
     # Every process makes as many passes, for they meet in each; one without examples passes a masked one.
-    longest = math.ceil(math.ceil(len(batch) / accelerator.num_processes) / size)
+    longest = math.ceil(math.ceil(len(examples) / accelerator.num_processes) / size)
     for i in range(longest):
         part = own[i * size : (i + 1) * size]
-        tokens, labels = (one.to(accelerator.device) for one in collate(part or batch[:1], pad))
-        if not part:
-            labels = torch.full_like(labels, IGNORED)
-        loss = loss_sum(net, tokens, labels) / n_tokens
+        padded = batch.of_questions(part or examples[:1], pad)
+        labels = padded.labels if part else torch.full_like(padded.labels, batch.IGNORED)
+        loss = loss_sum(net, padded.tokens.to(accelerator.device), labels.to(accelerator.device)) / n_tokens
         accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over processes
         total += loss.detach()
     accelerator.clip_grad_norm_(net.parameters(), config.max_gradient_norm)

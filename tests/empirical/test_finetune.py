@@ -8,7 +8,7 @@ from core.errors import InputError
 from core.facts.record import Fact
 from empirical import finetune
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.lm import prompts, train
+from empirical.lm import batch, prompts, train
 from empirical.lm.model import Loaded, ModelConfig, load, save
 from empirical.lm.train import TrainConfig
 
@@ -20,7 +20,7 @@ def _examples(words, names="ABCDEFGH"):
 
 
 def _run(config, llama, words, tmp_path, *, rate=1e-2, names="ABCDEFGH", seed=0):
-    options = {"seed": seed, "work": tmp_path, "probe": lambda net: {}}
+    options = {"seed": seed, "work": tmp_path, "evaluate": lambda network: {}}
     return finetune.run(config, Loaded(llama, words, "made"), _examples(words, names), learning_rate=rate, **options)
 
 
@@ -32,15 +32,16 @@ def test_full_finetuning_lowers_the_loss_on_its_examples(llama, words, tmp_path)
 
 
 def _loss(net, words):
+    questions = batch.of_questions(_examples(words), pad=2)
     with torch.no_grad():
-        return float(train.loss_sum(net, *train.collate(_examples(words), pad=2)))
+        return float(train.loss_sum(net, questions.tokens, questions.labels))
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_what_was_finetuned_comes_back_from_its_folder(method, llama, words, tmp_path):
     save(Loaded(llama, words, "made"), tmp_path / "base")
     base = load(ModelConfig(str(tmp_path / "base")))
-    options = {"learning_rate": 1e-2, "seed": 0, "work": tmp_path / "work", "probe": lambda net: {}}
+    options = {"learning_rate": 1e-2, "seed": 0, "work": tmp_path / "work", "evaluate": lambda network: {}}
     tuned, _ = finetune.run(replace(QUICK, method=method), base, _examples(words), **options)
     save(tuned, tmp_path / "tuned")
     again = load(ModelConfig(str(tmp_path / "tuned")))
@@ -51,7 +52,7 @@ def test_what_was_finetuned_comes_back_from_its_folder(method, llama, words, tmp
 
 def test_an_adapter_names_its_bases_revision(llama, words, tmp_path):
     base = Loaded(llama, words, "made", "abc")
-    options = {"learning_rate": 1e-2, "seed": 0, "work": tmp_path / "work", "probe": lambda net: {}}
+    options = {"learning_rate": 1e-2, "seed": 0, "work": tmp_path / "work", "evaluate": lambda network: {}}
     tuned, _ = finetune.run(replace(QUICK, method="lora"), base, _examples(words), **options)
     save(tuned, tmp_path / "tuned")
     assert json.loads((tmp_path / "tuned/adapter_config.json").read_text())["revision"] == "abc"

@@ -6,9 +6,9 @@ import torch
 
 from core.facts.record import Fact
 from core.split import HELD_OUT, TRAIN
-from empirical import evaluate, measure
+from empirical import attention, evaluate, measure
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import capture, knockout, prompts, tokenizer
+from empirical.lm import capture, prompts, tokenizer
 from empirical.lm.model import Loaded
 from empirical.lm.prompts import Encoded
 from empirical.measure import Questions
@@ -98,63 +98,6 @@ def test_a_question_that_does_not_name_its_subject_has_no_attention_to_it(loaded
     assert {row for row in found.attention["n"]} == {5}
 
 
-def test_attentions_intervals_are_robust_to_questions_that_share_a_subject(questions):
-    rng = np.random.default_rng(0)
-    encoded = [one for one in questions.encoded if one.has_subject][:6]
-    mass = rng.random((6, 1, 1, 1, 4))
-    cluster = np.array([0, 0, 1, 1, 2, 3])
-    table = measure.attention_table("top", mass, encoded, cluster)
-    for span in range(4):
-        values = mass[:, 0, 0, 0, span]
-        sums = [sum(values[cluster == c] - values.mean()) for c in range(4)]
-        half = 1.96 * np.sqrt(np.square(sums).sum()) / 6
-        assert table["mean"][span] == pytest.approx(values.mean())
-        assert table["high"][span] - table["mean"][span] == pytest.approx(half)
-        assert table["mean"][span] - table["low"][span] == pytest.approx(half)
-
-
-def test_attention_is_unknown_where_no_question_names_its_subject(questions):
-    nameless = [one for one in questions.encoded if not one.has_subject]
-    assert measure.attention_table("top", np.ones((1, 2, 1, 1, 4)), nameless, np.zeros(1, dtype=int)) == {}
-
-
-def test_attention_is_that_of_each_question_alone_at_the_prompts_end_and_at_the_answers_first_token(loaded, questions):
-    mass = measure.attend(loaded, questions.encoded, batch_size=3)
-    for one, found in zip(questions.encoded, mass, strict=True):
-        tokens = torch.tensor([one.tokens[: one.n_prompt + 1]])
-        spans = torch.zeros((1, 4, one.n_prompt + 1), dtype=torch.bool)
-        spans[0, :, :-1] = torch.as_tensor(one.spans)
-        queries = torch.tensor([[one.n_prompt - 1, one.n_prompt]])
-        alone = capture.measure(loaded.model, tokens, torch.ones_like(tokens), queries, spans)[0]
-        np.testing.assert_allclose(found, alone, atol=1e-6)
-    # At the prompt's end the spans hold everything; one token later they lack that token itself.
-    np.testing.assert_allclose(mass[:, 0].sum(-1), 1, atol=1e-5)
-    assert (mass[:, 1].sum(-1) < 0.999).all()
-
-
-def test_the_table_of_attention_names_layer_head_position_and_span_of_each_mean(questions):
-    encoded = questions.encoded[:6]
-    mass = np.random.default_rng(0).random((6, 2, 3, 4, 4))
-    table = measure.attention_table("top", mass, encoded, np.arange(6))
-    place = [measure.POSITIONS.index(name) for name in table["position"]]
-    span = [capture.SPANS.index(name) for name in table["span"]]
-    assert len(set(zip(table["layer"], table["head"], place, span, strict=True))) == 2 * 3 * 4 * 4
-    np.testing.assert_allclose(table["mean"], mass.mean(0)[place, table["layer"], table["head"], span])
-
-
-def test_the_drop_is_what_the_answer_loses_where_its_prediction_cannot_see_the_subject(loaded, questions):
-    found = measure.arm("base", loaded, questions, None, EvaluateConfig(max_new_tokens=1, batch_size=4))
-    for row, drop in zip(questions.held_out[:-1], found.facts["knockout_drop"], strict=False):
-        one = questions.encoded[row]
-        tokens = torch.tensor([one.tokens])
-        place = torch.arange(len(one.tokens))[None]
-        cut = torch.zeros_like(tokens, dtype=torch.bool)
-        cut[0, : one.n_prompt] = torch.as_tensor(one.spans[0])
-        asked = (loaded.model, tokens, torch.ones_like(tokens), place >= one.n_prompt, torch.tensor([one.n_prompt - 1]))
-        assert drop == pytest.approx(float(knockout.logprob(*asked) - knockout.logprob(*asked, cut=cut)), abs=1e-5)
-        assert drop != 0
-
-
 def _with_the_models_own_answers(loaded, encoded, n):
     """Return the prompts, each with its n likeliest next tokens in place of the answer."""
     made = []
@@ -166,25 +109,25 @@ def _with_the_models_own_answers(loaded, encoded, n):
     return made
 
 
-def test_the_probe_counts_answers_of_which_every_token_is_the_likeliest(loaded, questions):
+def test_the_eval_subset_counts_answers_of_which_every_token_is_the_likeliest(loaded, questions):
     own = _with_the_models_own_answers(loaded, questions.encoded[:6], n=3)
     # One answer is spoilt in its last token, one in its first.
     for row, place in ((0, -1), (1, own[1].n_prompt)):
         tokens = list(own[row].tokens)
         tokens[place] = (tokens[place] + 1) % 300
         own[row] = Encoded(tuple(tokens), own[row].n_prompt, own[row].spans, True)
-    found = measure.probe(own, loaded.model, loaded.pad)
+    found = measure.eval_subset(loaded.model, own, loaded.pad)
     assert found["accuracy"] == pytest.approx(4 / 6)
-    mass = measure.attend(loaded, own, batch_size=2)
+    mass = attention.by_question(loaded, own, batch_size=2)
     assert found["subject_attention"] == pytest.approx(mass[:, 0, :, :, 0].mean(), abs=1e-6)
 
 
-def test_the_probe_of_questions_without_a_subject_has_no_attention_and_the_others_are_not_mixed_with_them(
+def test_an_eval_subset_of_questions_without_a_subject_has_no_attention_and_the_others_are_not_mixed_with_them(
     loaded, questions
 ):
-    assert math.isnan(measure.probe(questions.encoded[-1:], loaded.model, loaded.pad)["subject_attention"])
+    assert math.isnan(measure.eval_subset(loaded.model, questions.encoded[-1:], loaded.pad)["subject_attention"])
     mixed, named = (
-        measure.probe(part, loaded.model, loaded.pad) for part in (questions.encoded, questions.encoded[:-1])
+        measure.eval_subset(loaded.model, part, loaded.pad) for part in (questions.encoded, questions.encoded[:-1])
     )
     assert mixed["subject_attention"] == pytest.approx(named["subject_attention"], abs=1e-6)
 

@@ -242,25 +242,25 @@ def test_a_single_rate_is_taken_untried(one, asked, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("dev", [True, False])
-def test_a_training_is_probed_on_dev_facts_or_where_there_are_none_on_tested_ones(
+def test_a_trainings_eval_subset_is_of_dev_facts_or_where_there_are_none_on_tested_ones(
     one, asked, tmp_path, monkeypatch, dev
 ):
     questions, halves = asked
     role = questions.role.copy()
     if not dev:
         role[role == DEV] = TRAIN
-    trained, probed = [], []
+    trained, subset = [], []
 
-    def run(config, loaded, examples, *, probe, **more):
+    def run(config, loaded, examples, *, evaluate, **more):
         trained.extend(examples)
-        return loaded, [probe(None)]
+        return loaded, [evaluate(None)]
 
     monkeypatch.setattr(finetune, "run", run)
-    monkeypatch.setattr(study.measure, "probe", lambda put, net, pad: probed.extend(put) or {})
+    monkeypatch.setattr(study.measure, "eval_subset", lambda network, encoded, pad: subset.extend(encoded) or {})
     options: dict[str, Any] = {"rate": 1e-3, "seed": 0, "work": tmp_path, "progress": quiet}
     study.tune(CONFIG, one, replace(questions, role=role), halves.arms["bottom"], **options)
     rows = np.flatnonzero(role == (DEV if dev else HELD_OUT))
-    assert probed == [questions.encoded[row] for row in rows]
+    assert subset == [questions.encoded[row] for row in rows]
     assert trained == [questions.encoded[row] for row in halves.arms["bottom"]]
 
 

@@ -1,0 +1,106 @@
+"""Where the model looks when it answers: attention to subject, relation, template and sink, and what it is good for.
+
+Mechanics: `lm.capture` reads the attention of a running model, `lm.knockout` cuts it.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from core.columns import Columns
+from empirical.lm import batch, capture, generate, knockout
+from empirical.lm.model import Loaded
+from empirical.lm.prompts import Encoded
+
+POSITIONS = ("prompt_end", "first_answer")
+"""Where attention is measured: at the token that predicts the answer's first, and at that first token itself."""
+
+
+def by_question(
+    loaded: Loaded, encoded: Sequence[Encoded], *, batch_size: int, done: Callable[[int], None] = lambda n: None
+) -> Float[np.ndarray, "question position layer head span"]:
+    """Return the attention mass from both POSITIONS to each span (`capture.SPANS`), the answer's first token true.
+
+    Args:
+        done: Called with the number of questions of each batch.
+    """
+    parts = []
+    for start in range(0, len(encoded), batch_size):
+        questions = batch.of_questions(encoded[start : start + batch_size], loaded.pad, answer_tokens=1)
+        queries = torch.stack([questions.prompt_end, questions.prompt_end + 1], dim=1)
+        mass = capture.measure(loaded.model, questions.tokens, questions.mask, queries, questions.spans)
+        parts.append(mass.numpy())
+        done(len(mass))
+    return np.concatenate(parts)
+
+
+def to_subject(network: generate.Model, questions: batch.QuestionBatch, has_subject: Sequence[bool]) -> float:
+    """Return the mean attention to the subject over layers, heads and questions that name it; nan if none does."""
+    queries = questions.prompt_end[:, None]
+    mass = capture.measure(network, questions.tokens, questions.mask, queries, questions.spans)
+    return float(mass[torch.tensor(has_subject), 0, :, :, 0].mean()) if any(has_subject) else float("nan")
+
+
+def table(
+    name: str,
+    mass: Float[np.ndarray, "question position layer head span"],
+    encoded: Sequence[Encoded],
+    cluster: Int[np.ndarray, " question"],
+) -> Columns:
+    """Return attention.parquet's rows of an arm: means over questions that name their subject, with 95 % intervals.
+
+    The interval is the mean ± 1.96 standard errors, robust to questions that share a subject (each such cluster's
+    deviations are summed first).
+    """
+    has_subject = np.array([question.has_subject for question in encoded])
+    mass, cluster = mass[has_subject], np.unique(cluster[has_subject], return_inverse=True)[1]
+    n, *shape = mass.shape
+    if n == 0:
+        return {}
+    mean = mass.mean(0)
+    sums = np.zeros((cluster.max() + 1, *shape))
+    np.add.at(sums, cluster, mass - mean)
+    half = 1.96 * np.sqrt((sums**2).sum(0)) / n
+    position, layer, head, span = (index.ravel() for index in np.indices(shape))
+    return {
+        "arm": name,
+        "layer": layer,
+        "head": head,
+        "position": [POSITIONS[i] for i in position],
+        "span": [capture.SPANS[i] for i in span],
+        "mean": mean.ravel(),
+        "low": (mean - half).ravel(),
+        "high": (mean + half).ravel(),
+        "n": np.full(mean.size, n),
+    }
+
+
+def columns(mass: Float[np.ndarray, "question layer head span"], encoded: Sequence[Encoded]) -> Columns:
+    """Return the means over layers and heads by question; null where the question does not name its subject."""
+    has_subject = np.array([question.has_subject for question in encoded])
+    mean = np.where(has_subject[:, None], mass.mean((1, 2), dtype=np.float64), np.nan)
+    nonsink = np.where(has_subject, capture.nonsink(torch.as_tensor(mass)).numpy()[..., 0].mean((1, 2)), np.nan)
+    names = [f"{span}_attention" for span in capture.SPANS]
+    return dict(zip(names, mean.T, strict=True)) | {"subject_attention_nonsink": nonsink}
+
+
+def knockout_drop(
+    loaded: Loaded, encoded: Sequence[Encoded], *, batch_size: int, done: Callable[[int], None] = lambda n: None
+) -> Float[np.ndarray, " question"]:
+    """Return how much log-probability the answer loses when its prediction cannot look at the subject; nan without.
+
+    Args:
+        done: Called with the number of questions of each batch.
+    """
+    drop = np.full(len(encoded), np.nan)
+    rows = np.array([row for row, question in enumerate(encoded) if question.has_subject], dtype=int)
+    for start in range(0, len(rows), batch_size):
+        own = rows[start : start + batch_size]
+        questions = batch.of_questions([encoded[row] for row in own], loaded.pad)
+        inputs = (loaded.model, questions.tokens, questions.mask, questions.completion, questions.prompt_end)
+        # Both by the same kernel: in bfloat16 another one rounds otherwise.
+        drop[own] = (knockout.logprob(*inputs) - knockout.logprob(*inputs, cut=questions.spans[:, 0])).numpy()
+        done(len(own))
+    return drop
