@@ -3,7 +3,7 @@
 Mechanics: `lm.capture` reads the attention of a running model, `lm.knockout` cuts it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,15 +11,16 @@ from jaxtyping import Float, Int
 
 from core.columns import Columns
 from empirical.lm import batch, capture, generate, knockout
-from empirical.lm.model import Loaded
+from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
+from empirical.progress import Done, uncounted
 
 POSITIONS = ("prompt_end", "first_answer")
 """Where attention is measured: at the token that predicts the answer's first, and at that first token itself."""
 
 
 def by_question(
-    loaded: Loaded, encoded: Sequence[Encoded], *, batch_size: int, done: Callable[[int], None] = lambda n: None
+    model: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int, done: Done = uncounted
 ) -> Float[np.ndarray, "question position layer head span"]:
     """Return the attention mass from both POSITIONS to each span (`capture.SPANS`), the answer's first token true.
 
@@ -28,9 +29,9 @@ def by_question(
     """
     parts = []
     for start in range(0, len(encoded), batch_size):
-        questions = batch.of_questions(encoded[start : start + batch_size], loaded.pad, answer_tokens=1)
+        questions = batch.of_questions(encoded[start : start + batch_size], model.pad, answer_tokens=1)
         queries = torch.stack([questions.prompt_end, questions.prompt_end + 1], dim=1)
-        mass = capture.measure(loaded.model, questions.tokens, questions.mask, queries, questions.spans)
+        mass = capture.measure(model.network, questions.tokens, questions.mask, queries, questions.spans)
         parts.append(mass.numpy())
         done(len(mass))
     return np.concatenate(parts)
@@ -87,7 +88,7 @@ def columns(mass: Float[np.ndarray, "question layer head span"], encoded: Sequen
 
 
 def knockout_drop(
-    loaded: Loaded, encoded: Sequence[Encoded], *, batch_size: int, done: Callable[[int], None] = lambda n: None
+    model: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int, done: Done = uncounted
 ) -> Float[np.ndarray, " question"]:
     """Return how much log-probability the answer loses when its prediction cannot look at the subject; nan without.
 
@@ -98,8 +99,8 @@ def knockout_drop(
     rows = np.array([row for row, question in enumerate(encoded) if question.has_subject], dtype=int)
     for start in range(0, len(rows), batch_size):
         own = rows[start : start + batch_size]
-        questions = batch.of_questions([encoded[row] for row in own], loaded.pad)
-        inputs = (loaded.model, questions.tokens, questions.mask, questions.completion, questions.prompt_end)
+        questions = batch.of_questions([encoded[row] for row in own], model.pad)
+        inputs = (model.network, questions.tokens, questions.mask, questions.completion, questions.prompt_end)
         # Both by the same kernel: in bfloat16 another one rounds otherwise.
         drop[own] = (knockout.logprob(*inputs) - knockout.logprob(*inputs, cut=questions.spans[:, 0])).numpy()
         done(len(own))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -9,8 +10,9 @@ from jaxtyping import Bool, Float
 from core.errors import InputError
 from core.facts.record import Fact
 from empirical.lm import generate, multiple_choice, prompts, scores
-from empirical.lm.model import Loaded
+from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
+from empirical.progress import Done, Progress, counter, silent, uncounted
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,24 @@ def check(config: EvaluateConfig) -> None:
         raise InputError("--evaluate.max-new-tokens and --evaluate.batch-size must be at least 1.")
 
 
-def answer(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], encoded: Sequence[Encoded]) -> Answers:
+def answer(
+    config: EvaluateConfig,
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    encoded: Sequence[Encoded],
+    *,
+    progress: Progress = silent,
+) -> Answers:
     """Return the model's greedy answers and their scores; of multiple choice the most likely letter."""
-    predicted = predict(config, loaded, facts, encoded)
+    done = counter(progress, 2 * len(facts))
+    predicted = predict(config, model, facts, encoded, done=done)
     logprob = generate.answer_logprob(
-        loaded.model,
+        model.network,
         [one.prompt for one in encoded],
         [one.completion for one in encoded],
-        pad=loaded.pad,
+        pad=model.pad,
         batch_size=config.batch_size,
+        done=done,
     )
     asked = list(zip(predicted, facts, strict=True))
     return Answers(
@@ -66,19 +77,26 @@ def answer(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], encode
     )
 
 
-def predict(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], encoded: Sequence[Encoded]) -> list[str]:
-    """Return the answers as text."""
+def predict(
+    config: EvaluateConfig,
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    encoded: Sequence[Encoded],
+    *,
+    done: Done = uncounted,
+) -> list[str]:
+    """Return the answers as text; `done` counts questions."""
     if not facts:
         return []
     starts = [one.prompt for one in encoded]
-    pad = loaded.pad
+    options: dict[str, Any] = {"pad": model.pad, "batch_size": config.batch_size, "done": done}
     if all(fact.choices for fact in facts):
-        following = multiple_choice.tokens(loaded.tokenizer)
-        chosen = multiple_choice.choose(loaded.model, starts, following, pad=pad, batch_size=config.batch_size)
-        return ["ABCD"[i] for i in chosen.argmax(1)]
-    stop = generate.stop_ids(loaded.tokenizer)
-    options = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
-    return generate.decode(loaded.tokenizer, generate.greedy(loaded.model, starts, stop=stop, pad=pad, **options))
+        following = multiple_choice.tokens(model.tokenizer)
+        chosen = multiple_choice.choose(model.network, starts, following, **options)
+        return [prompts.LETTERS[i] for i in chosen.argmax(1)]
+    stop = generate.stop_ids(model.tokenizer)
+    options["max_new_tokens"] = config.max_new_tokens
+    return generate.decode(model.tokenizer, generate.greedy(model.network, starts, stop=stop, **options))
 
 
 def swapped(facts: Sequence[Fact], *, seed: int) -> list[Fact | None]:

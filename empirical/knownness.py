@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from core.errors import InputError
 from core.facts.record import Fact
 from empirical.lm import generate, multiple_choice, prompts, scores
+from empirical.progress import Done, Progress, counter, silent
 
 CLASSES = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
 """Gekhman et al. 2024, the best known first."""
@@ -64,6 +65,7 @@ def score(
     pool: Sequence[Fact],
     *,
     seed: int,
+    progress: Progress = silent,
 ) -> Scores:
     """Return how well each fact is known.
 
@@ -80,11 +82,14 @@ def score(
         return Scores(popularity(facts), None)
     if facts[0].choices:
         chosen = exemplars(facts, pool, CHOICE_SHOTS, seed=seed)
-        found = multiple_choice.answer(model, tokenizer, facts, chosen, batch_size=config.batch_size)
-        return Scores(multiple_choice.margin(found, facts), None)
+        options: dict[str, Any] = {"batch_size": config.batch_size, "done": counter(progress, len(facts))}
+        logprobs = multiple_choice.answer(model, tokenizer, facts, chosen, **options)
+        return Scores(multiple_choice.margin(logprobs, facts), None)
+    n_texts = len(facts) * config.n_prompts * (1 + config.samples if config.measure == "sampled" else 1)
+    asked = (config, model, tokenizer, facts, pool, seed, counter(progress, n_texts))
     if config.measure == "logprob":
-        return Scores(_logprob(config, model, tokenizer, facts, pool, seed), None)
-    greedy, sampled = _correctness(config, model, tokenizer, facts, pool, seed)
+        return Scores(_logprob(*asked), None)
+    greedy, sampled = _correctness(*asked)
     if config.measure == "greedy":
         return Scores(greedy, None)
     return Scores(greedy + sampled / (2 * config.n_prompts), classify(greedy, sampled))
@@ -202,10 +207,11 @@ def _logprob(
     facts: Sequence[Fact],
     pool: Sequence[Fact],
     seed: int,
+    done: Done,
 ) -> Float[np.ndarray, " fact"]:
     """Return the log-probability per token of each fact's first answer, in nats, the mean over the prompts."""
     value = np.zeros(len(facts))
-    settings = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size}
+    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size, "done": done}
     for rows, encoded in _few_shot(config, tokenizer, facts, pool, seed):
         # Without the end token: after the examples it is a line break that ends an answer.
         answers = [e.completion[:-1] for e in encoded]
@@ -221,10 +227,12 @@ def _correctness(
     facts: Sequence[Fact],
     pool: Sequence[Fact],
     seed: int,
+    done: Done,
 ) -> tuple[Float[np.ndarray, " fact"], Float[np.ndarray, " fact"]]:
     """Return the shares of right answers over the prompts: greedy, and sampled (zero where nothing is sampled)."""
     n_greedy, n_sampled = np.zeros((2, len(facts)))
-    settings = {"stop": generate.stop_ids(tokenizer), "pad": tokenizer.pad_token_id, "batch_size": config.batch_size}
+    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size, "done": done}
+    settings["stop"] = generate.stop_ids(tokenizer)
     draws = np.random.default_rng([seed, 11])
     for rows, encoded in _few_shot(config, tokenizer, facts, pool, seed):
         ids = [e.prompt for e in encoded]

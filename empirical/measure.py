@@ -15,8 +15,9 @@ from core.split import ROLES
 from empirical import attention, evaluate
 from empirical.evaluate import EvaluateConfig
 from empirical.lm import batch, capture, completion, generate, prompts, scores
-from empirical.lm.model import Loaded
+from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
+from empirical.progress import Done, Progress, counter, part, silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +33,11 @@ class Questions:
     held_out: Int[np.ndarray, " test"]
     """Rows of the tested facts."""
     base_correct: Bool[np.ndarray, " test"]
-    """Of the tested facts, those that the base model recalls in a format it knows."""
+    """Which tested facts the base model recalls in a format it knows."""
     generic: Mapping[str, str]
     """Each relation's most frequent first answer among all training facts."""
     seed: int
-    """Of the subjects that are swapped in."""
+    """Random seed of the subjects that are swapped in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,13 @@ class Measured:
 
 
 def arm(
-    name: str, loaded: Loaded, questions: Questions, own: Int[np.ndarray, " _"] | None, config: EvaluateConfig
+    name: str,
+    model: LanguageModel,
+    questions: Questions,
+    own: Int[np.ndarray, " _"] | None,
+    config: EvaluateConfig,
+    *,
+    progress: Progress = silent,
 ) -> Measured:
     """Return what the arm's model does: on held-out facts everything, on the arm's own facts the answers.
 
@@ -59,9 +66,13 @@ def arm(
     """
     test = questions.held_out
     facts, encoded = _take(questions.facts, test), _take(questions.encoded, test)
-    answers = evaluate.answer(config, loaded, facts, encoded)
-    mass = attention.by_question(loaded, encoded, batch_size=config.batch_size)
-    swapped = _swapped(config, loaded, facts, questions.seed)
+    answers = evaluate.answer(config, model, facts, encoded, progress=part(progress, "answers", 0.0, 0.4))
+    done = counter(part(progress, "attention", 0.4, 0.5), len(test))
+    mass = attention.by_question(model, encoded, batch_size=config.batch_size, done=done)
+    done = counter(part(progress, "swapped subjects", 0.5, 0.7), len(test))
+    swapped = _swapped(config, model, facts, questions.seed, done)
+    done = counter(part(progress, "knockout", 0.7, 0.8), len(test))
+    drop = attention.knockout_drop(model, encoded, batch_size=config.batch_size, done=done)
     generic = questions.generic if own is None else generic_answers(_take(questions.facts, own))
     columns = _fact_columns(name, questions, test, answers) | {
         "is_generic": _is(answers.predicted, facts, questions.generic),
@@ -70,13 +81,14 @@ def arm(
         "base_correct": questions.base_correct,
         "in_arm": False,
         "swapped_predicted": swapped,
-        "knockout_drop": attention.knockout_drop(loaded, encoded, batch_size=config.batch_size),
+        "knockout_drop": drop,
     }
     columns |= attention.columns(mass[:, 0], encoded)
     metrics = _metrics(columns, questions, mass[:, 0], encoded)
     if own is not None:
         trained = _take(questions.facts, own)
-        own_answers = evaluate.answer(config, loaded, trained, _take(questions.encoded, own))
+        trained_progress = part(progress, "answers to the arm's own questions", 0.8, 1.0)
+        own_answers = evaluate.answer(config, model, trained, _take(questions.encoded, own), progress=trained_progress)
         metrics |= {"train_accuracy": float(own_answers.exact_match.mean()), "n_trained": len(own)}
     table = attention.table(name, mass, encoded, questions.subject[test])
     return Measured(metrics, columns, table, mass[:, 0].astype(np.float16))
@@ -147,8 +159,8 @@ def _metrics(
         "generic_rate": _mean(generic),
         "generic_rate_wrong": _mean(generic[wrong]),
         "swap_invariance": _mean([scores.normalise(a) == scores.normalise(b) for a, b in pairs]),
-        "substring_match": _mean([one for one in columns["substring_match"] if one is not None]),
-        "token_f1": _mean([one for one in columns["token_f1"] if one is not None]),
+        "substring_match": _mean([match for match in columns["substring_match"] if match is not None]),
+        "token_f1": _mean([f1 for f1 in columns["token_f1"] if f1 is not None]),
         "loss": float(-np.mean(columns["answer_logprob"])),
         "knockout_drop": _mean(drop[~np.isnan(drop)]),
         **{f"{span}_attention": _nanmean(columns[f"{span}_attention"]) for span in capture.SPANS},
@@ -174,14 +186,16 @@ def _is(predicted: Sequence[str], facts: Sequence[Fact], generic: Mapping[str, s
     ]
 
 
-def _swapped(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], seed: int) -> list[str | None]:
+def _swapped(
+    config: EvaluateConfig, model: LanguageModel, facts: Sequence[Fact], seed: int, done: Done
+) -> list[str | None]:
     """Return what the model answers about another subject of the relation; None where there is none."""
     others = evaluate.swapped(facts, seed=seed)
     rows = [row for row, other in enumerate(others) if other is not None]
     asked = [other for other in others if other is not None]
-    encoded = prompts.encode(loaded.tokenizer, [prompts.build(one) for one in asked]) if asked else []
+    encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in asked]) if asked else []
     answers: list[str | None] = [None] * len(facts)
-    for row, text in zip(rows, evaluate.predict(config, loaded, asked, encoded), strict=True):
+    for row, text in zip(rows, evaluate.predict(config, model, asked, encoded, done=done), strict=True):
         answers[row] = text
     return answers
 

@@ -25,7 +25,10 @@ from core import provenance, runs
 from core.errors import InputError
 from core.facts.record import FactSet
 from empirical import facts
-from empirical.lm import checkpoint, completion, model, tokenizer
+from empirical.lm import checkpoint, completion
+from empirical.lm import tokenizer as tokenizers
+from empirical.lm.model import device
+from empirical.lm.tokenizer import special_token_id
 from empirical.worlds import corpus
 from empirical.worlds import world as worlds
 from empirical.worlds.world import World, WorldConfig
@@ -134,11 +137,11 @@ def _make(
     """Pretrain, and put everything into a folder of this name at once."""
     world = worlds.build(world_config, given, seed=seed)
     partial = path.with_name(f".{path.name}.partial")
-    words = tokenizer.train(corpus.vocabulary(world), size=config.vocabulary)
+    tokenizer = tokenizers.train(corpus.vocabulary(world), size=config.vocabulary)
     started = time.monotonic()
-    trained, probes = _train(config, world, words, partial, seed=seed, progress=progress)
+    trained, probes = _train(config, world, tokenizer, partial, seed=seed, progress=progress)
     trained.save_pretrained(partial / "model")
-    words.save_pretrained(partial / "model")
+    tokenizer.save_pretrained(partial / "model")
     _write_facts(world, partial / "model" / "facts.parquet")
     record = {
         "config": runs.plain(config),
@@ -162,7 +165,7 @@ def n_steps(config: PretrainConfig, world: World) -> int:
 def _train(
     config: PretrainConfig,
     world: World,
-    words: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     partial: Path,
     *,
     seed: int,
@@ -170,47 +173,47 @@ def _train(
 ) -> tuple[LlamaForCausalLM, list[dict]]:
     """Return the trained model and its recall by fifth at every probe."""
     torch.manual_seed(seed)
-    net: Any = LlamaForCausalLM(architecture(config, words)).to(device=model.device())  # type: ignore[call-arg]
+    model: Any = LlamaForCausalLM(architecture(config, tokenizer)).to(device=device())  # type: ignore[call-arg]
     steps = n_steps(config, world)
-    optimizer = torch.optim.AdamW(net.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(config.warmup * steps), steps)
-    state = checkpoint.State(net, optimizer, schedule, partial / "checkpoint.pt")
+    state = checkpoint.State(model, optimizer, schedule, partial / "checkpoint.pt")
     start, probes = state.resume() or (0, [])
-    sentences = corpus.build(world, words)
+    sentences = corpus.build(world, tokenizer)
     at = {round(steps * (i + 1) / config.n_probes) for i in range(config.n_probes)}
     for step in range(start, steps):
         batch = sentences.draw(config.batch_size, np.random.default_rng([seed, 6, step]))
-        loss = _step(net, optimizer, torch.as_tensor(batch, dtype=torch.long), pad=tokenizer.mark(words, "pad"))
+        loss = _step(model, optimizer, torch.as_tensor(batch, dtype=torch.long), pad=special_token_id(tokenizer, "pad"))
         schedule.step()
         if step + 1 in at:
-            probes.append({"step": step + 1, "loss": float(loss), "recall": recall_by_fifth(net, words, world)})
+            probes.append({"step": step + 1, "loss": float(loss), "recall": recall_by_fifth(model, tokenizer, world)})
         if (step + 1) % config.checkpoint_every == 0:
             state.save(step + 1, probes)
         if step % 10 == 0:
             progress(f"loss {float(loss):.2f}", (step + 1) / steps)
-    return net.eval(), probes
+    return model.eval(), probes
 
 
 def _step(
-    net: LlamaForCausalLM, optimizer: torch.optim.Optimizer, tokens: Int[torch.Tensor, "sentence token"], *, pad: int
+    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, tokens: Int[torch.Tensor, "sentence token"], *, pad: int
 ) -> torch.Tensor:
     """Take one step on a batch of right-padded sentences and return its loss."""
-    net.train()
-    tokens = tokens.to(net.device)
+    model.train()
+    tokens = tokens.to(model.device)
     # No mask is needed: attention is causal, and padding comes last and is not scored.
-    logits = net(tokens[:, :-1]).logits
+    logits = model(tokens[:, :-1]).logits
     loss = functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), ignore_index=pad)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     return loss.detach()
 
 
-def architecture(config: PretrainConfig, words: PreTrainedTokenizerBase) -> LlamaConfig:
+def architecture(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     """Return the Llama architecture of this size, embeddings tied."""
     return LlamaConfig(
-        vocab_size=len(words),
+        vocab_size=len(tokenizer),
         hidden_size=config.d_model,
         intermediate_size=(8 * config.d_model // 3 + 7) // 8 * 8,
         num_hidden_layers=config.layers,
@@ -218,16 +221,16 @@ def architecture(config: PretrainConfig, words: PreTrainedTokenizerBase) -> Llam
         num_key_value_heads=config.key_value_heads,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.mark(words, "bos"),
-        eos_token_id=tokenizer.mark(words, "eos"),
-        pad_token_id=tokenizer.mark(words, "pad"),
+        bos_token_id=special_token_id(tokenizer, "bos"),
+        eos_token_id=special_token_id(tokenizer, "eos"),
+        pad_token_id=special_token_id(tokenizer, "pad"),
     )
 
 
-def recall_by_fifth(net: LlamaForCausalLM, words: PreTrainedTokenizerBase, world: World) -> list[float]:
+def recall_by_fifth(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, world: World) -> list[float]:
     """Return the share of recalled facts, by cloze, in each fifth of popularity, the best known first."""
     told = world.fact_set().facts
-    recalled = completion.recall(net, words, told, n_paraphrases=world.n_paraphrases) >= 0.5
+    recalled = completion.recall(model, tokenizer, told, n_paraphrases=world.n_paraphrases) >= 0.5
     return [float(recalled[rows].mean()) for rows in fifths(np.array([fact.popularity for fact in told]))]
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from core.facts.record import Fact
 from empirical.lm import batch
 from empirical.lm.batch import Batch
-from empirical.lm.tokenizer import mark
+from empirical.lm.tokenizer import special_token_id
 from empirical.worlds import templates, world
 
 BATCH_SIZE = 256
@@ -50,7 +50,7 @@ def _is_right(
     """Return whether every token from the answer on is the most likely one."""
     joint = tokenizer([before + rest for before, rest in texts], return_offsets_mapping=True)
     padded = batch.pad_right(
-        [[*tokens, tokenizer.eos_token_id] for tokens in joint["input_ids"]], mark(tokenizer, "pad")
+        [[*tokens, tokenizer.eos_token_id] for tokens in joint["input_ids"]], special_token_id(tokenizer, "pad")
     )
     pairs = zip(texts, joint["offset_mapping"], strict=True)
     first = [next(i for i, (_, stop) in enumerate(offsets) if stop > len(before)) for (before, _), offsets in pairs]

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from empirical.lm import batch, prefix
 from empirical.lm.prefix import Prefix
+from empirical.progress import Done, uncounted
 
 Model = PreTrainedModel | PeftModel
 
@@ -27,16 +28,17 @@ def greedy(
     pad: int,
     max_new_tokens: int = 16,
     batch_size: int = 64,
+    done: Done = uncounted,
 ) -> list[list[int]]:
     """Return each prompt's most probable continuation, token by token, up to the first token of `stop`.
 
-    The model's own generation settings (temperature, penalties) are not applied.
+    The model's own generation settings (temperature, penalties) are not applied. `done` counts prompts.
 
     Raises:
         ValueError: the model is in training mode, or a prompt is empty.
     """
     config = _config(stop, pad, max_new_tokens, do_sample=False)
-    return _continue(model, prompts, config, batch_size)
+    return _continue(model, prompts, config, batch_size, done)
 
 
 def sample(
@@ -49,10 +51,11 @@ def sample(
     max_new_tokens: int = 16,
     batch_size: int = 64,
     seed: int,
+    done: Done = uncounted,
 ) -> list[list[int]]:
     """Return a continuation of each prompt drawn from the whole vocabulary at this temperature.
 
-    The draws depend on the batch size; the global random state is left as it was.
+    The draws depend on the batch size; the global random state is left as it was. `done` counts prompts.
 
     Raises:
         ValueError: the model is in training mode, or a prompt is empty.
@@ -60,7 +63,7 @@ def sample(
     config = _config(stop, pad, max_new_tokens, do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return _continue(model, prompts, config, batch_size)
+        return _continue(model, prompts, config, batch_size, done)
 
 
 def answer_logprob(
@@ -70,15 +73,18 @@ def answer_logprob(
     *,
     pad: int,
     batch_size: int = 64,
+    done: Done = uncounted,
 ) -> Float[np.ndarray, " question"]:
     """Return the log-probability of each completion after its prompt, in nats, summed over its tokens.
+
+    `done` counts prompts.
 
     Raises:
         ValueError: the model is in training mode, or a prompt or a completion is empty.
     """
     texts = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
     wanted = [list(enumerate(text))[len(prompt) :] for prompt, text in zip(prompts, texts, strict=True)]
-    found = token_logprobs(model, texts, wanted, pad=pad, batch_size=batch_size)
+    found = token_logprobs(model, texts, wanted, pad=pad, batch_size=batch_size, done=done)
     return np.array([row.sum() for row in found], dtype=float)
 
 
@@ -90,10 +96,12 @@ def token_logprobs(
     *,
     pad: int,
     batch_size: int = 64,
+    done: Done = uncounted,
 ) -> list[Float[np.ndarray, " wanted"]]:
     """Return, for each text, the log-probabilities in nats of its wanted (position, token) pairs.
 
     A pair asks for the token at that position, given the text before it; the position after the last is allowed.
+    `done` counts texts.
 
     Raises:
         ValueError: the model is in training mode, nothing is wanted of a text, or nothing stands before what is.
@@ -109,6 +117,7 @@ def token_logprobs(
         logprobs = _score(model, shared, [read[row] for row in rows], [wanted[row] for row in rows], pad)
         for row, values in zip(rows, logprobs, strict=True):
             found[row] = values
+        done(len(rows))
     return found
 
 
@@ -122,7 +131,7 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]]) -> list[str]:
-    """Return the continuations as text, up to the first line break, without the blanks around it."""
+    """Return the continuations as text, up to the first line break, without the spaces around it."""
     rows = [list(row) for row in ids]
     texts = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [text.partition("\n")[0].strip() for text in texts]
@@ -152,7 +161,7 @@ def _score(
 
 @torch.no_grad()
 def _continue(
-    model: Model, prompts: Sequence[Sequence[int]], config: GenerationConfig, batch_size: int
+    model: Model, prompts: Sequence[Sequence[int]], config: GenerationConfig, batch_size: int, done: Done
 ) -> list[list[int]]:
     """Return the continuations, without the stop token, in the order of the prompts."""
     _check(model, prompts)
@@ -168,6 +177,7 @@ def _continue(
             generated = _generate(model, shared, [texts[row] for row in rows], config)
             for row, tokens in zip(rows, generated.tolist(), strict=True):
                 found[row] = _until(tokens, config.eos_token_id or ())
+            done(len(rows))
     return found
 
 

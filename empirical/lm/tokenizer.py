@@ -11,7 +11,7 @@ from core.errors import InputError
 BEGIN, END, PAD = "<s>", "</s>", "<pad>"
 
 
-def mark(tokenizer: PreTrainedTokenizerBase, role: Literal["bos", "eos", "pad"]) -> int:
+def special_token_id(tokenizer: PreTrainedTokenizerBase, role: Literal["bos", "eos", "pad"]) -> int:
     """Return the id of the token that begins, ends or pads a text; InputError where the tokenizer has none."""
     found = getattr(tokenizer, f"{role}_token_id")
     if found is None:

@@ -70,7 +70,7 @@ def check(config: TrainConfig) -> None:
 
 
 def fit(
-    net: Any,
+    model: Any,
     examples: Sequence[Encoded],
     config: TrainConfig,
     *,
@@ -91,34 +91,34 @@ def fit(
         Diverged: the loss is not finite.
     """
     if config.gradient_checkpointing:
-        net.gradient_checkpointing_enable()
+        model.gradient_checkpointing_enable()
     accelerator = Accelerator()
     steps = n_steps(config, len(examples))
-    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=config.weight_decay)
-    net, optimizer = accelerator.prepare(net, optimizer)
+    model, optimizer = accelerator.prepare(model, optimizer)
     schedule = get_scheduler(config.schedule, optimizer, round(config.warmup * steps), steps)
-    state = checkpoint.State(net, optimizer, schedule, work / "checkpoint.pt")
+    state = checkpoint.State(model, optimizer, schedule, work / "checkpoint.pt")
     torch.manual_seed(seed)  # dropout; after any adapter was initialised, so that arms begin alike
-    start, trace = state.resume() or (0, [{"step": 0, **evaluate(net)}])
+    start, trace = state.resume() or (0, [{"step": 0, **evaluate(model)}])
     at = {round(steps * (i + 1) / config.n_records) for i in range(config.n_records)}
     board = _board(work) if config.tensorboard and accelerator.is_main_process else None
     for step in range(start, steps):
         rows = batch_rows([len(one.tokens) for one in examples], config, step, seed=seed)
-        loss = _step(accelerator, net, optimizer, [examples[row] for row in rows], config, pad)
+        loss = _step(accelerator, model, optimizer, [examples[row] for row in rows], config, pad)
         if not math.isfinite(loss):
             raise Diverged(f"step {step + 1}")
         schedule.step()
         if board:
             board.add_scalar("loss", loss, step + 1)
         if step + 1 in at:
-            trace.append({"step": step + 1, "loss": loss, **evaluate(net)})
+            trace.append({"step": step + 1, "loss": loss, **evaluate(model)})
         if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
             state.save(step + 1, trace)
         progress(f"loss {loss:.2f}", (step + 1) / steps)
     if board:
         board.close()
-    net.eval()
+    model.eval()
     return trace
 
 
@@ -148,11 +148,11 @@ def batch_rows(lengths: Sequence[int], config: TrainConfig, step: int, *, seed: 
 
 
 def loss_sum(
-    net: torch.nn.Module, tokens: Int[torch.Tensor, "example token"], labels: Int[torch.Tensor, "example token"]
+    model: torch.nn.Module, tokens: Int[torch.Tensor, "example token"], labels: Int[torch.Tensor, "example token"]
 ) -> Float[torch.Tensor, ""]:
     """Return the sum of -log p over the answers' tokens."""
     # No mask is needed: attention is causal, and padding comes last and is not scored.
-    logits = net(input_ids=tokens[:, :-1]).logits
+    logits = model(input_ids=tokens[:, :-1]).logits
     return functional.cross_entropy(
         logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=batch.IGNORED, reduction="sum"
     )
@@ -160,14 +160,14 @@ def loss_sum(
 
 def _step(
     accelerator: Accelerator,
-    net: torch.nn.Module,
+    model: torch.nn.Module,
     optimizer: Any,
     examples: Sequence[Encoded],
     config: TrainConfig,
     pad: int,
 ) -> float:
     """Take one optimizer step on the mean over the batch's answer tokens, on however many devices, and return it."""
-    net.train()
+    model.train()
     n_tokens = sum(len(one.completion) for one in examples)
     own = examples[accelerator.process_index :: accelerator.num_processes]
     size = config.micro_batch_size or max(1, len(own))
@@ -178,10 +178,10 @@ def _step(
         part = own[i * size : (i + 1) * size]
         padded = batch.of_questions(part or examples[:1], pad)
         labels = padded.labels if part else torch.full_like(padded.labels, batch.IGNORED)
-        loss = loss_sum(net, padded.tokens.to(accelerator.device), labels.to(accelerator.device)) / n_tokens
+        loss = loss_sum(model, padded.tokens.to(accelerator.device), labels.to(accelerator.device)) / n_tokens
         accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over processes
         total += loss.detach()
-    accelerator.clip_grad_norm_(net.parameters(), config.max_gradient_norm)
+    accelerator.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     summed: Any = accelerator.reduce(total, "sum")

@@ -7,7 +7,7 @@ from jaxtyping import Float64, Int
 from transformers import PreTrainedTokenizerBase
 
 from empirical.lm import batch, prompts
-from empirical.lm.tokenizer import mark
+from empirical.lm.tokenizer import special_token_id
 from empirical.worlds.world import World
 
 
@@ -48,7 +48,7 @@ def build(world: World, tokenizer: PreTrainedTokenizerBase) -> Corpus:
     """
     end = tokenizer.eos_token_id
     rows = [[*tokens, end] for tokens in tokenizer(texts(world))["input_ids"]]
-    tokens = batch.pad_right(rows, mark(tokenizer, "pad")).tokens.numpy().astype(np.int32)
+    tokens = batch.pad_right(rows, special_token_id(tokenizer, "pad")).tokens.numpy().astype(np.int32)
     share = np.concatenate([_shares(world, fact) for fact in range(len(world.exposures))])
     return Corpus(tokens, np.array([len(row) for row in rows]), share / share.sum())
 

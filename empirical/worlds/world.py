@@ -97,9 +97,12 @@ class World:
 
 
 def split_at_answer(paraphrase: str, slots: dict[str, str]) -> tuple[str, str]:
-    """Return a paraphrase filled in, cut where its answer begins, without the blank before it."""
+    """Return a paraphrase filled in, cut where its answer begins; a space before the answer goes with it."""
     before, after = paraphrase.split("{answer}")
-    return before.rstrip(" ").format(**slots), " " * before.endswith(" ") + slots["answer"] + after.format(**slots)
+    answer = slots["answer"] + after.format(**slots)
+    if before.endswith(" "):
+        answer = " " + answer
+    return before.rstrip(" ").format(**slots), answer
 
 
 def build(config: WorldConfig, facts_given: FactSet | None = None, *, seed: int) -> World:

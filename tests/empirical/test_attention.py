@@ -5,14 +5,14 @@ import torch
 from core.facts.record import Fact
 from empirical import attention
 from empirical.lm import capture, knockout, prompts
-from empirical.lm.model import Loaded
+from empirical.lm.model import LanguageModel
 
 QUESTIONS = {f"Ann{i}": f"Where is Ann{i}?" for i in range(9)} | {"Ann9": "Where is she?"}
 
 
 @pytest.fixture
 def loaded(llama, words):
-    return Loaded(llama, words, "made")
+    return LanguageModel(llama, words, "made")
 
 
 @pytest.fixture
@@ -41,14 +41,14 @@ def test_attention_is_unknown_where_no_question_names_its_subject(encoded):
     assert attention.table("top", np.ones((1, 2, 1, 1, 4)), nameless, np.zeros(1, dtype=int)) == {}
 
 
-def test_attention_is_that_of_each_question_alone_at_the_prompts_end_and_at_the_answers_first_token(loaded, encoded):
-    mass = attention.by_question(loaded, encoded, batch_size=3)
+def test_attention_is_that_of_each_question_alone_at_the_prompts_end_and_at_the_answers_first_token(model, encoded):
+    mass = attention.by_question(model, encoded, batch_size=3)
     for one, found in zip(encoded, mass, strict=True):
         tokens = torch.tensor([one.tokens[: one.n_prompt + 1]])
         spans = torch.zeros((1, 4, one.n_prompt + 1), dtype=torch.bool)
         spans[0, :, :-1] = torch.as_tensor(one.spans)
         queries = torch.tensor([[one.n_prompt - 1, one.n_prompt]])
-        alone = capture.measure(loaded.model, tokens, torch.ones_like(tokens), queries, spans)[0]
+        alone = capture.measure(model.network, tokens, torch.ones_like(tokens), queries, spans)[0]
         np.testing.assert_allclose(found, alone, atol=1e-6)
     # At the prompt's end the spans hold everything; one token later they lack that token itself.
     np.testing.assert_allclose(mass[:, 0].sum(-1), 1, atol=1e-5)
@@ -64,14 +64,20 @@ def test_the_table_of_attention_names_layer_head_position_and_span_of_each_mean(
     np.testing.assert_allclose(table["mean"], mass.mean(0)[place, table["layer"], table["head"], span])
 
 
-def test_the_drop_is_what_the_answer_loses_where_its_prediction_cannot_see_the_subject(loaded, encoded):
-    drops = attention.knockout_drop(loaded, encoded, batch_size=4)
+def test_the_drop_is_what_the_answer_loses_where_its_prediction_cannot_see_the_subject(model, encoded):
+    drops = attention.knockout_drop(model, encoded, batch_size=4)
     assert np.isnan(drops[-1])
     for one, drop in zip(encoded[:-1], drops, strict=False):
         tokens = torch.tensor([one.tokens])
         place = torch.arange(len(one.tokens))[None]
         cut = torch.zeros_like(tokens, dtype=torch.bool)
         cut[0, : one.n_prompt] = torch.as_tensor(one.spans[0])
-        asked = (loaded.model, tokens, torch.ones_like(tokens), place >= one.n_prompt, torch.tensor([one.n_prompt - 1]))
+        asked = (
+            model.network,
+            tokens,
+            torch.ones_like(tokens),
+            place >= one.n_prompt,
+            torch.tensor([one.n_prompt - 1]),
+        )
         assert drop == pytest.approx(float(knockout.logprob(*asked) - knockout.logprob(*asked, cut=cut)), abs=1e-5)
         assert drop != 0

@@ -9,7 +9,7 @@ from core.split import HELD_OUT, TRAIN
 from empirical import attention, evaluate, measure
 from empirical.evaluate import EvaluateConfig
 from empirical.lm import capture, prompts, tokenizer
-from empirical.lm.model import Loaded
+from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.measure import Questions
 
@@ -24,7 +24,7 @@ FACTS = [_fact(i, "Rome" if i % 3 else "Ulm") for i in range(9)] + [_fact(9, que
 
 @pytest.fixture
 def loaded(llama, words):
-    return Loaded(llama, words, "made")
+    return LanguageModel(llama, words, "made")
 
 
 @pytest.fixture
@@ -51,20 +51,20 @@ def test_the_generic_answer_is_the_most_frequent_of_equals_the_first_by_name():
 
 
 def _answers(monkeypatch, predicted, swapped):
-    def answer(config, loaded, facts, encoded):
+    def answer(config, model, facts, encoded):
         texts = [predicted[fact.subject] for fact in facts]
         right = np.array([text in fact.answers for text, fact in zip(texts, facts, strict=True)])
         n = len(facts)
         return evaluate.Answers(texts, right, [True] * n, [1.0] * n, np.full(n, -1.0))
 
     monkeypatch.setattr(evaluate, "answer", answer)
-    monkeypatch.setattr(evaluate, "predict", lambda config, loaded, facts, encoded: [swapped] * len(facts))
+    monkeypatch.setattr(evaluate, "predict", lambda config, model, facts, encoded: [swapped] * len(facts))
 
 
-def test_accuracy_is_parted_by_recall_and_answers_by_what_is_generic(loaded, questions, monkeypatch):
+def test_accuracy_is_parted_by_recall_and_answers_by_what_is_generic(model, questions, monkeypatch):
     predicted = dict.fromkeys([fact.subject for fact in FACTS], "Rome") | {"Ann6": "Ulm", "Ann7": "Oslo"}
     _answers(monkeypatch, predicted, swapped="rome")
-    found = measure.arm("top", loaded, questions, np.array([1, 2]), EvaluateConfig())
+    found = measure.arm("top", model, questions, np.array([1, 2]), EvaluateConfig())
     # Held out are Ann4 to Ann9, whose answers are Rome but for Ann6's, Ulm; Ann7 is answered wrong, not generically.
     metrics = found.metrics
     assert metrics["accuracy"] == pytest.approx(5 / 6) and metrics["n"] == 6
@@ -77,16 +77,16 @@ def test_accuracy_is_parted_by_recall_and_answers_by_what_is_generic(loaded, que
     assert metrics["train_accuracy"] == 1 and metrics["n_trained"] == 2
     assert found.facts["is_generic_arm"] == [True, True, False, False, True, True]
     # Ann0 and Ann3 are of Ulm: an arm of these has another generic than the whole training set.
-    other = measure.arm("bottom", loaded, questions, np.array([0, 3]), EvaluateConfig())
+    other = measure.arm("bottom", model, questions, np.array([0, 3]), EvaluateConfig())
     assert other.facts["is_generic_arm"] == [False, False, True, False, False, False]
     assert other.facts["is_generic"] == found.facts["is_generic"] == found.facts["is_generic_arm"]
     assert other.metrics["generic_accuracy"] == pytest.approx(1 / 6) == other.metrics["generic_rate"]
-    base = measure.arm("base", loaded, questions, None, EvaluateConfig())
+    base = measure.arm("base", model, questions, None, EvaluateConfig())
     assert base.facts["is_generic_arm"] is None and "train_accuracy" not in base.metrics
 
 
-def test_a_question_that_does_not_name_its_subject_has_no_attention_to_it(loaded, questions):
-    found = measure.arm("base", loaded, questions, None, EvaluateConfig(max_new_tokens=2))
+def test_a_question_that_does_not_name_its_subject_has_no_attention_to_it(model, questions):
+    found = measure.arm("base", model, questions, None, EvaluateConfig(max_new_tokens=2))
     columns = found.facts
     for name in (*(f"{span}_attention" for span in capture.SPANS), "subject_attention_nonsink", "knockout_drop"):
         values = np.asarray(columns[name], dtype=float)
@@ -98,41 +98,41 @@ def test_a_question_that_does_not_name_its_subject_has_no_attention_to_it(loaded
     assert {row for row in found.attention["n"]} == {5}
 
 
-def _with_the_models_own_answers(loaded, encoded, n):
+def _with_the_models_own_answers(model, encoded, n):
     """Return the prompts, each with its n likeliest next tokens in place of the answer."""
     made = []
     for one in encoded:
         tokens = list(one.prompt)
         for _ in range(n):
-            tokens.append(int(loaded.model(torch.tensor([tokens])).logits[0, -1].argmax()))
+            tokens.append(int(model.network(torch.tensor([tokens])).logits[0, -1].argmax()))
         made.append(Encoded(tuple(tokens), one.n_prompt, one.spans, one.has_subject))
     return made
 
 
-def test_the_eval_subset_counts_answers_of_which_every_token_is_the_likeliest(loaded, questions):
-    own = _with_the_models_own_answers(loaded, questions.encoded[:6], n=3)
+def test_the_eval_subset_counts_answers_of_which_every_token_is_the_likeliest(model, questions):
+    own = _with_the_models_own_answers(model, questions.encoded[:6], n=3)
     # One answer is spoilt in its last token, one in its first.
     for row, place in ((0, -1), (1, own[1].n_prompt)):
         tokens = list(own[row].tokens)
         tokens[place] = (tokens[place] + 1) % 300
         own[row] = Encoded(tuple(tokens), own[row].n_prompt, own[row].spans, True)
-    found = measure.eval_subset(loaded.model, own, loaded.pad)
+    found = measure.eval_subset(model.network, own, model.pad)
     assert found["accuracy"] == pytest.approx(4 / 6)
-    mass = attention.by_question(loaded, own, batch_size=2)
+    mass = attention.by_question(model, own, batch_size=2)
     assert found["subject_attention"] == pytest.approx(mass[:, 0, :, :, 0].mean(), abs=1e-6)
 
 
 def test_an_eval_subset_of_questions_without_a_subject_has_no_attention_and_the_others_are_not_mixed_with_them(
-    loaded, questions
+    model, questions
 ):
-    assert math.isnan(measure.eval_subset(loaded.model, questions.encoded[-1:], loaded.pad)["subject_attention"])
+    assert math.isnan(measure.eval_subset(model.network, questions.encoded[-1:], model.pad)["subject_attention"])
     mixed, named = (
-        measure.eval_subset(loaded.model, part, loaded.pad) for part in (questions.encoded, questions.encoded[:-1])
+        measure.eval_subset(model.network, part, model.pad) for part in (questions.encoded, questions.encoded[:-1])
     )
     assert mixed["subject_attention"] == pytest.approx(named["subject_attention"], abs=1e-6)
 
 
-def test_what_no_question_decides_is_null(loaded, questions, monkeypatch):
+def test_what_no_question_decides_is_null(model, questions, monkeypatch):
     """All recalled, all right, none about a subject."""
     _answers(monkeypatch, {fact.subject: fact.answers[0] for fact in FACTS}, swapped="Rome")
     test = questions.held_out[-1:]
@@ -140,7 +140,7 @@ def test_what_no_question_decides_is_null(loaded, questions, monkeypatch):
         *(questions.facts, questions.encoded, questions.subject, questions.relation, questions.knownness),
         *(questions.role, test, np.array([True]), questions.generic, 0),
     )
-    metrics = measure.arm("base", loaded, asked, None, EvaluateConfig()).metrics
+    metrics = measure.arm("base", model, asked, None, EvaluateConfig()).metrics
     unknown = {name for name, value in metrics.items() if value is None}
     assert unknown >= {
         "unknown_accuracy",
@@ -160,7 +160,7 @@ def test_multiple_choice_has_letters_for_answers_and_no_subject(llama):
     role = np.array([TRAIN] * 4 + [HELD_OUT] * 4, dtype=np.int8)
     parts = (rows, np.zeros(8, dtype=int), np.zeros(8), role, rows[4:], np.ones(4, dtype=bool))
     asked = Questions(facts, encoded, *parts, measure.generic_answers(facts[:4]), 0)
-    found = measure.arm("top", Loaded(llama, plain, "made"), asked, rows[:2], EvaluateConfig())
+    found = measure.arm("top", LanguageModel(llama, plain, "made"), asked, rows[:2], EvaluateConfig())
     assert set(found.facts["predicted"]) <= set("ABCD") and found.facts["swapped_predicted"] == [None] * 4
     assert found.facts["generic_correct"] == [True, False, False, False]  # of A and B the first
     assert found.attention == {} and found.metrics["subject_attention"] is None and found.metrics["token_f1"] is None

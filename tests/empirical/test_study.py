@@ -266,14 +266,14 @@ def test_a_trainings_eval_subset_is_of_dev_facts_or_where_there_are_none_on_test
 
 def test_each_arm_is_tuned_from_the_base_anew(one, asked, tmp_path):
     questions, halves = asked
-    before = one.load().model.state_dict()
+    before = one.load().network.state_dict()
     starts, ends = [], []
     for arm in ("top", "bottom"):
         options: dict[str, Any] = {"rate": 1e-2, "seed": 0, "work": tmp_path / arm, "progress": quiet}
         tuned, trace = study.tune(CONFIG, one, questions, halves.arms[arm], **options)
         starts.append({name: trace[0][name] for name in ("step", "accuracy", "subject_attention")})
-        ends.append(tuned.model.state_dict())
+        ends.append(tuned.network.state_dict())
     assert starts[0] == starts[1] and starts[0]["step"] == 0
     assert not all(torch.equal(ends[0][name], ends[1][name]) for name in before)
-    after = one.load().model.state_dict()
+    after = one.load().network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -117,7 +117,7 @@ def test_a_tokenizer_that_merges_prompt_and_answer_is_refused():
         models.BPE(vocab={"a": 0, ":": 1, " ": 2, ": ": 3, ": a": 4, "</s>": 5}, merges=[(":", " "), (": ", "a")])
     )
     words = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>")
-    with pytest.raises(InputError, match="does not part prompt and answer"):
+    with pytest.raises(InputError, match="does not separate prompt and answer"):
         prompts.encode(words, [prompts.Prompt("a:", " a", (0, 1), None)])
 
 

@@ -36,11 +36,11 @@ def test_it_is_reloaded_as_it_was(tmp_path):
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again("Ann is – who?")["input_ids"] == WORDS("Ann is – who?")["input_ids"]
     assert again.is_fast and len(again) == len(WORDS) <= 320
-    assert [tokenizer.mark(again, role) for role in ("bos", "eos", "pad")] == [0, 1, 2]
+    assert [tokenizer.special_token_id(again, role) for role in ("bos", "eos", "pad")] == [0, 1, 2]
 
 
 def test_a_mark_that_is_missing_is_an_error():
     bare = tokenizer.train(["a"], size=300)
     bare.eos_token = None
     with pytest.raises(InputError, match="no eos token"):
-        tokenizer.mark(bare, "eos")
+        tokenizer.special_token_id(bare, "eos")

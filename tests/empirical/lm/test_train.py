@@ -7,7 +7,7 @@ import torch
 from empirical import finetune
 from empirical.finetune import FinetuneConfig, Lora
 from empirical.lm import batch, prompts, train
-from empirical.lm.model import Loaded
+from empirical.lm.model import LanguageModel
 from empirical.lm.train import TrainConfig
 
 
@@ -91,7 +91,7 @@ def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(llama, words,
     resumed_at = []
 
     def run(work, kill_at=None):
-        base = Loaded(copy.deepcopy(llama), words, "small")
+        base = LanguageModel(copy.deepcopy(llama), words, "small")
 
         def told(doing, share):
             resumed_at.append(share)
@@ -100,7 +100,7 @@ def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(llama, words,
 
         options = {"seed": 3, "work": work, "evaluate": lambda network: {}, "progress": told}
         net, trace = finetune.run(config, base, examples, learning_rate=1e-2, **options)
-        return weights(net.model), trace
+        return weights(net.network), trace
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", kill_at=10)

@@ -83,7 +83,7 @@ def _parts(sentences):
 
 
 def test_a_sentence_begins_ends_and_is_padded_on_its_right(made, own_words, sentences):
-    begin, end, pad = (tokenizer.mark(own_words, role) for role in ("bos", "eos", "pad"))
+    begin, end, pad = (tokenizer.special_token_id(own_words, role) for role in ("bos", "eos", "pad"))
     for text, row, length in zip(corpus.texts(made), *_parts(sentences), strict=True):
         assert row[0] == begin and row[length - 1] == end and (row[length:] == pad).all()
         assert not {begin, end, pad} & set(row[1 : length - 1].tolist())
