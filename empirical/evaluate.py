@@ -59,20 +59,20 @@ def answer(
     predicted = predict(config, model, facts, encoded, done=done)
     logprob = generate.answer_logprob(
         model.network,
-        [one.prompt for one in encoded],
-        [one.completion for one in encoded],
+        [question.prompt for question in encoded],
+        [question.completion for question in encoded],
         pad=model.pad,
         batch_size=config.batch_size,
         done=done,
     )
-    asked = list(zip(predicted, facts, strict=True))
+    pairs = list(zip(predicted, facts, strict=True))
     return Answers(
         predicted,
         np.array(
-            [text in fact.answers if fact.choices else scores.exact_match(text, fact.answers) for text, fact in asked]
+            [text in fact.answers if fact.choices else scores.exact_match(text, fact.answers) for text, fact in pairs]
         ),
-        [None if fact.choices else scores.substring_match(text, fact.answers) for text, fact in asked],
-        [None if fact.choices else scores.token_f1(text, fact.answers) for text, fact in asked],
+        [None if fact.choices else scores.substring_match(text, fact.answers) for text, fact in pairs],
+        [None if fact.choices else scores.token_f1(text, fact.answers) for text, fact in pairs],
         logprob,
     )
 
@@ -88,7 +88,7 @@ def predict(
     """Return the answers as text; `done` counts questions."""
     if not facts:
         return []
-    starts = [one.prompt for one in encoded]
+    starts = [question.prompt for question in encoded]
     options: dict[str, Any] = {"pad": model.pad, "batch_size": config.batch_size, "done": done}
     if all(fact.choices for fact in facts):
         following = multiple_choice.tokens(model.tokenizer)

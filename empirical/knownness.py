@@ -86,10 +86,10 @@ def score(
         logprobs = multiple_choice.answer(model, tokenizer, facts, chosen, **options)
         return Scores(multiple_choice.margin(logprobs, facts), None)
     n_texts = len(facts) * config.n_prompts * (1 + config.samples if config.measure == "sampled" else 1)
-    asked = (config, model, tokenizer, facts, pool, seed, counter(progress, n_texts))
+    inputs = (config, model, tokenizer, facts, pool, seed, counter(progress, n_texts))
     if config.measure == "logprob":
-        return Scores(_logprob(*asked), None)
-    greedy, sampled = _correctness(*asked)
+        return Scores(_logprob(*inputs), None)
+    greedy, sampled = _correctness(*inputs)
     if config.measure == "greedy":
         return Scores(greedy, None)
     return Scores(greedy + sampled / (2 * config.n_prompts), classify(greedy, sampled))
@@ -191,12 +191,12 @@ def _few_shot(
     for index in range(config.n_prompts):
         groups: dict[str, list[int]] = defaultdict(list)
         for row, own in enumerate(exemplars(facts, pool, config.shots, seed=seed, prompt=index)):
-            blocks = (prompts.build(fact) for fact in own)
-            groups["".join(block.text + block.completion + "\n\n" for block in blocks)].append(row)
+            examples = (prompts.build(fact) for fact in own)
+            groups["".join(example.text + example.completion + "\n\n" for example in examples)].append(row)
         for before, rows in groups.items():
-            asked = [prompts.build(facts[row]) for row in rows]
+            own_prompts = [prompts.build(facts[row]) for row in rows]
             # Only the tokens are wanted here, not where the subject is.
-            texts = [prompts.Prompt(before + p.text, p.completion, (0, 0), None) for p in asked]
+            texts = [prompts.Prompt(before + p.text, p.completion, (0, 0), None) for p in own_prompts]
             yield rows, prompts.encode(tokenizer, texts)
 
 

@@ -192,10 +192,10 @@ def _swapped(
     """Return what the model answers about another subject of the relation; None where there is none."""
     others = evaluate.swapped(facts, seed=seed)
     rows = [row for row, other in enumerate(others) if other is not None]
-    asked = [other for other in others if other is not None]
-    encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in asked]) if asked else []
+    swapped_facts = [other for other in others if other is not None]
+    encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in swapped_facts]) if swapped_facts else []
     answers: list[str | None] = [None] * len(facts)
-    for row, text in zip(rows, evaluate.predict(config, model, asked, encoded, done=done), strict=True):
+    for row, text in zip(rows, evaluate.predict(config, model, swapped_facts, encoded, done=done), strict=True):
         answers[row] = text
     return answers
 

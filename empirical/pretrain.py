@@ -34,7 +34,7 @@ from empirical.worlds import world as worlds
 from empirical.worlds.world import World, WorldConfig
 
 N_BUCKETS = 5
-"""Recall is probed by fifths of popularity."""
+"""Recall is measured by fifths of popularity."""
 SCHEMA = 1
 """Raised by one whenever what pretraining does changes, so that no stale model is taken from the cache."""
 
@@ -80,7 +80,7 @@ def check(config: PretrainConfig) -> None:
             "heads must divide d_model into even parts, and key-value-heads must divide heads."
         )
     if config.vocabulary < 300:
-        raise InputError(f"--pretrain.vocabulary is {config.vocabulary}: 256 bytes and 3 marks leave too few tokens.")
+        raise InputError(f"--pretrain.vocabulary is {config.vocabulary}: 256 bytes and 3 special tokens fill it.")
     for name in ("learning_rate", "epochs"):
         if not 0 < getattr(config, name) < float("inf"):
             raise InputError(f"--pretrain.{name.replace('_', '-')} is {getattr(config, name)}: it must be positive.")
@@ -139,7 +139,7 @@ def _make(
     partial = path.with_name(f".{path.name}.partial")
     tokenizer = tokenizers.train(corpus.vocabulary(world), size=config.vocabulary)
     started = time.monotonic()
-    trained, probes = _train(config, world, tokenizer, partial, seed=seed, progress=progress)
+    trained, recall_trace = _train(config, world, tokenizer, partial, seed=seed, progress=progress)
     trained.save_pretrained(partial / "model")
     tokenizer.save_pretrained(partial / "model")
     _write_facts(world, partial / "model" / "facts.parquet")
@@ -149,7 +149,7 @@ def _make(
         "seed": seed,
         "parameters": trained.num_parameters(),
         "sentences": float(world.exposures.sum() * config.epochs),
-        "recall": probes,
+        "recall": recall_trace,
         "seconds": time.monotonic() - started,
     } | provenance.environment()
     (partial / "model" / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -171,14 +171,14 @@ def _train(
     seed: int,
     progress: Callable[[str, float], None],
 ) -> tuple[LlamaForCausalLM, list[dict]]:
-    """Return the trained model and its recall by fifth at every probe."""
+    """Return the trained model and its recall by fifth along the training."""
     torch.manual_seed(seed)
     model: Any = LlamaForCausalLM(architecture(config, tokenizer)).to(device=device())  # type: ignore[call-arg]
     steps = n_steps(config, world)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(config.warmup * steps), steps)
     state = checkpoint.State(model, optimizer, schedule, partial / "checkpoint.pt")
-    start, probes = state.resume() or (0, [])
+    start, recall_trace = state.resume() or (0, [])
     sentences = corpus.build(world, tokenizer)
     at = {round(steps * (i + 1) / config.n_probes) for i in range(config.n_probes)}
     for step in range(start, steps):
@@ -186,12 +186,14 @@ def _train(
         loss = _step(model, optimizer, torch.as_tensor(batch, dtype=torch.long), pad=special_token_id(tokenizer, "pad"))
         schedule.step()
         if step + 1 in at:
-            probes.append({"step": step + 1, "loss": float(loss), "recall": recall_by_fifth(model, tokenizer, world)})
+            recall_trace.append(
+                {"step": step + 1, "loss": float(loss), "recall": recall_by_fifth(model, tokenizer, world)}
+            )
         if (step + 1) % config.checkpoint_every == 0:
-            state.save(step + 1, probes)
+            state.save(step + 1, recall_trace)
         if step % 10 == 0:
             progress(f"loss {float(loss):.2f}", (step + 1) / steps)
-    return model.eval(), probes
+    return model.eval(), recall_trace
 
 
 def _step(
@@ -228,10 +230,10 @@ def architecture(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def recall_by_fifth(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, world: World) -> list[float]:
-    """Return the share of recalled facts, by cloze, in each fifth of popularity, the best known first."""
-    told = world.fact_set().facts
-    recalled = completion.recall(model, tokenizer, told, n_paraphrases=world.n_paraphrases) >= 0.5
-    return [float(recalled[rows].mean()) for rows in fifths(np.array([fact.popularity for fact in told]))]
+    """Return the share of facts whose sentences are completed, in each fifth of popularity, the best known first."""
+    facts_told = world.fact_set().facts
+    recalled = completion.recall(model, tokenizer, facts_told, n_paraphrases=world.n_paraphrases) >= 0.5
+    return [float(recalled[rows].mean()) for rows in fifths(np.array([fact.popularity for fact in facts_told]))]
 
 
 def fifths(popularity: Float64[np.ndarray, " fact"]) -> list[Int[np.ndarray, " _"]]:

@@ -211,8 +211,8 @@ def _knownness(
     identity = [config.model, base_model.model, settings, [asdict(f) for f in facts], [f.id for f in examples], seed]
     path = out / "scores" / f"{runs.config_hash(identity)[:24]}.npz"
     if settings.measure == "popularity" or not path.exists():
-        asked = (model.network, model.tokenizer, facts, examples)
-        value = knownness.score(settings, *asked, seed=seed, progress=progress).value
+        inputs = (model.network, model.tokenizer, facts, examples)
+        value = knownness.score(settings, *inputs, seed=seed, progress=progress).value
         if settings.measure != "popularity":
             runs.replace_file(path, lambda file: np.savez(file, value=value))
     else:
@@ -233,8 +233,8 @@ def _recalled(
         share = completion.recall(model.network, model.tokenizer, tested, n_paraphrases=config.world.paraphrases)
         return share >= 0.5
     settings = replace(config.knownness, measure="logprob" if is_choice else "greedy")
-    asked = (model.network, model.tokenizer, tested, examples)
-    value = knownness.score(settings, *asked, seed=seed, progress=progress).value
+    inputs = (model.network, model.tokenizer, tested, examples)
+    value = knownness.score(settings, *inputs, seed=seed, progress=progress).value
     return value > 0 if is_choice else value >= 0.5
 
 

@@ -37,11 +37,11 @@ def recall(
 
 
 def _cut(fact: Fact, n_paraphrases: int) -> list[tuple[str, str]]:
-    """Return the fact's statements that end with the answer, cut before it; all of them where none does."""
+    """Return the fact's paraphrases that end with the answer, cut before it; all of them where none does."""
     slots = {"subject": fact.subject, "answer": fact.answers[0]}
-    statements = templates.for_relation(fact.relation).paraphrases[:n_paraphrases]
-    last = [one for one in statements if len(one.split("{answer}")[1]) <= 1]
-    return [world.split_at_answer(one, slots) for one in last or statements]
+    paraphrases = templates.for_relation(fact.relation).paraphrases[:n_paraphrases]
+    ending = [text for text in paraphrases if len(text.split("{answer}")[1]) <= 1]
+    return [world.split_at_answer(text, slots) for text in ending or paraphrases]
 
 
 def _is_right(
@@ -49,9 +49,8 @@ def _is_right(
 ) -> Bool[np.ndarray, " text"]:
     """Return whether every token from the answer on is the most likely one."""
     joint = tokenizer([before + rest for before, rest in texts], return_offsets_mapping=True)
-    padded = batch.pad_right(
-        [[*tokens, tokenizer.eos_token_id] for tokens in joint["input_ids"]], special_token_id(tokenizer, "pad")
-    )
+    end, pad = special_token_id(tokenizer, "eos"), special_token_id(tokenizer, "pad")
+    padded = batch.pad_right([[*tokens, end] for tokens in joint["input_ids"]], pad)
     pairs = zip(texts, joint["offset_mapping"], strict=True)
     first = [next(i for i, (_, stop) in enumerate(offsets) if stop > len(before)) for (before, _), offsets in pairs]
     return most_likely(model, padded, padded.tail(first))

@@ -50,12 +50,12 @@ def choose(
     settings: dict[str, Any] = {"pad": pad, "batch_size": batch_size}
     if all(len(letter) == 1 for letter in following):  # one pass for all four
         wanted = [[(len(ids), letter) for (letter,) in following] for ids in prompt_ids]
-        found = generate.token_logprobs(model, prompt_ids, wanted, done=done, **settings)
+        logprobs = generate.token_logprobs(model, prompt_ids, wanted, done=done, **settings)
     else:
         repeated = [ids for ids in prompt_ids for _ in following]
         settings["done"] = lambda n_texts: done(n_texts / len(following))
-        found = generate.answer_logprob(model, repeated, following * len(prompt_ids), **settings)
-    return np.reshape(found, (len(prompt_ids), len(LETTERS)))
+        logprobs = generate.answer_logprob(model, repeated, following * len(prompt_ids), **settings)
+    return np.reshape(logprobs, (len(prompt_ids), len(LETTERS)))
 
 
 def answer(
@@ -78,18 +78,18 @@ def answer(
     following = tokens(tokenizer)
     settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": batch_size, "done": done}
     # A letter stands in for the answer: the prompt's tokens must be those that go before one.
-    asked = [
+    asked_prompts = [
         replace(prompts.multiple_choice(fact, own), completion=" " + LETTERS[0])
         for fact, own in zip(facts, shots, strict=True)
     ]
     groups: dict[str, list[int]] = defaultdict(list)
-    for row, prompt in enumerate(asked):
+    for row, prompt in enumerate(asked_prompts):
         groups[prompt.text[: prompt.question[0]]].append(row)
-    found = np.empty((len(facts), len(LETTERS)))
+    logprobs = np.empty((len(facts), len(LETTERS)))
     for rows in groups.values():
-        ids = [encoded.prompt for encoded in prompts.encode(tokenizer, [asked[row] for row in rows])]
-        found[rows] = choose(model, ids, following, **settings)
-    return found
+        ids = [encoded.prompt for encoded in prompts.encode(tokenizer, [asked_prompts[row] for row in rows])]
+        logprobs[rows] = choose(model, ids, following, **settings)
+    return logprobs
 
 
 def margin(logprobs: Float[np.ndarray, "fact letter"], facts: Sequence[Fact]) -> Float[np.ndarray, " fact"]:

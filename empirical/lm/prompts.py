@@ -71,8 +71,8 @@ def find_subject(fact: Fact) -> tuple[int, int] | None:
         return None
     name = re.escape(fact.subject)
     for pattern in (rf"(?<!\w){name}(?!\w)", name):
-        if found := re.search(pattern, fact.question, re.IGNORECASE):
-            return found.span()
+        if match := re.search(pattern, fact.question, re.IGNORECASE):
+            return match.span()
     return None
 
 

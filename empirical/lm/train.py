@@ -104,7 +104,7 @@ def fit(
     at = {round(steps * (i + 1) / config.n_records) for i in range(config.n_records)}
     board = _board(work) if config.tensorboard and accelerator.is_main_process else None
     for step in range(start, steps):
-        rows = batch_rows([len(one.tokens) for one in examples], config, step, seed=seed)
+        rows = batch_rows([len(example.tokens) for example in examples], config, step, seed=seed)
         loss = _step(accelerator, model, optimizer, [examples[row] for row in rows], config, pad)
         if not math.isfinite(loss):
             raise Diverged(f"step {step + 1}")
@@ -168,7 +168,7 @@ def _step(
 ) -> float:
     """Take one optimizer step on the mean over the batch's answer tokens, on however many devices, and return it."""
     model.train()
-    n_tokens = sum(len(one.completion) for one in examples)
+    n_tokens = sum(len(example.completion) for example in examples)
     own = examples[accelerator.process_index :: accelerator.num_processes]
     size = config.micro_batch_size or max(1, len(own))
     total = torch.zeros((), device=accelerator.device)

@@ -59,7 +59,7 @@ def _of(world: World, fact: int) -> list[str]:
 
 
 def _shares(world: World, fact: int) -> Float64[np.ndarray, " sentence"]:
-    n, told = world.n_paraphrases, world.exposures[fact]
+    n, exposures = world.n_paraphrases, world.exposures[fact]
     if not world.is_asked[fact]:
-        return np.full(n, told / n)
-    return np.append(np.full(n, told / 2 / n), told / 2)
+        return np.full(n, exposures / n)
+    return np.append(np.full(n, exposures / 2 / n), exposures / 2)

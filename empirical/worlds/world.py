@@ -71,7 +71,7 @@ class World:
     relations: tuple[str, ...]
     answers: tuple[str, ...]
     n_paraphrases: int
-    asked: tuple[Fact, ...]
+    given: tuple[Fact, ...]
     """A source's own facts, the store's first; none in a sampled world."""
     notes: tuple[str, ...] = ()
 
@@ -79,7 +79,7 @@ class World:
         """Return the fact's paraphrases as (before the answer, the rest from the answer on)."""
         slots = {"subject": self.subjects[self.store.subject[fact]], "answer": self.answers[self.store.answer[fact]]}
         phrasing = templates.for_relation(self.relations[self.store.relation[fact]])
-        return [split_at_answer(one, slots) for one in phrasing.paraphrases[: self.n_paraphrases]]
+        return [split_at_answer(paraphrase, slots) for paraphrase in phrasing.paraphrases[: self.n_paraphrases]]
 
     def fact_set(self) -> FactSet:
         """Return the facts that can be finetuned on and tested: all but the background."""
@@ -87,8 +87,8 @@ class World:
 
     def fact(self, row: int) -> Fact:
         """Return the fact as a question, a source's in its own words. Its popularity is what it was told."""
-        if row < len(self.asked):
-            return replace(self.asked[row], popularity=float(self.exposures[row]))
+        if row < len(self.given):
+            return replace(self.given[row], popularity=float(self.exposures[row]))
         subject = self.subjects[self.store.subject[row]]
         relation = self.relations[self.store.relation[row]]
         question = templates.for_relation(relation).question.format(subject=subject)
@@ -105,7 +105,7 @@ def split_at_answer(paraphrase: str, slots: dict[str, str]) -> tuple[str, str]:
     return before.rstrip(" ").format(**slots), answer
 
 
-def build(config: WorldConfig, facts_given: FactSet | None = None, *, seed: int) -> World:
+def build(config: WorldConfig, fact_set: FactSet | None = None, *, seed: int) -> World:
     """Return the world of this seed: sampled, or of the facts given.
 
     Of several given facts of one subject and relation the most popular is kept. Where the source says nothing of
@@ -115,13 +115,13 @@ def build(config: WorldConfig, facts_given: FactSet | None = None, *, seed: int)
         InputError: a setting out of range, or facts that make no world.
     """
     check(config)
-    if facts_given is None:
-        asked: tuple[Fact, ...] = ()
+    if fact_set is None:
+        given: tuple[Fact, ...] = ()
         notes: tuple[str, ...] = ()
         store = _sampled(config, seed=seed)
     else:
-        asked, notes = _usable(facts_given, config, seed=seed)
-        store = _stored(asked)
+        given, notes = _usable(fact_set, config, seed=seed)
+        store = _stored(given)
     own = exposure.expected(config.exposure, store.popularity)
     n_own = len(own)
     store = fact_store.add_background(store, config.background, seed=seed, flag="--world.background")
@@ -137,8 +137,8 @@ def build(config: WorldConfig, facts_given: FactSet | None = None, *, seed: int)
         exposures = np.concatenate([exposures, np.full(n_asked, total / n_asked)])
     store = replace(store, exposure=exposures / exposures.sum())
     is_asked = np.arange(len(exposures)) >= n_before
-    subjects, relations, answers = _named(store, asked, config, seed=seed)
-    return World(store, exposures, is_asked, subjects, relations, answers, config.paraphrases, asked, notes)
+    subjects, relations, answers = _named(store, given, config, seed=seed)
+    return World(store, exposures, is_asked, subjects, relations, answers, config.paraphrases, given, notes)
 
 
 def _sampled(config: WorldConfig, *, seed: int) -> FactStore:
@@ -185,13 +185,13 @@ def _usable(given: FactSet, config: WorldConfig, *, seed: int) -> tuple[tuple[Fa
     return usable, tuple(notes)
 
 
-def _stored(asked: tuple[Fact, ...]) -> FactStore:
+def _stored(given: tuple[Fact, ...]) -> FactStore:
     """Return the facts as a store."""
     return fact_store.of_names(
-        [fact.subject for fact in asked],
-        [fact.relation for fact in asked],
-        [fact.answers[0] for fact in asked],
-        np.array([fact.popularity for fact in asked], dtype=float),
+        [fact.subject for fact in given],
+        [fact.relation for fact in given],
+        [fact.answers[0] for fact in given],
+        np.array([fact.popularity for fact in given], dtype=float),
     )
 
 
@@ -256,7 +256,7 @@ def _with_asked(store: FactStore, n_own: int, config: WorldConfig, *, seed: int)
 
 
 def _named(
-    store: FactStore, asked: tuple[Fact, ...], config: WorldConfig, *, seed: int
+    store: FactStore, given: tuple[Fact, ...], config: WorldConfig, *, seed: int
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Return the names of subjects, relations and answers: a source's own, or made up. Other subjects' are made up."""
     rng = np.random.default_rng([seed, 5])
@@ -265,9 +265,9 @@ def _named(
         taken = frozenset(word for name in subjects for word in name.split())
         answers = names.words(store.n_answers, rng, taken=taken)
         return tuple(subjects), RELATIONS[: store.n_relations], tuple(answers)
-    own = tuple(dict.fromkeys(fact.subject for fact in asked))
-    made = names.people(store.n_subjects - len(own), config.names, config.longest_name, rng, taken=frozenset(own))
-    return own + tuple(made), store.relation_names, store.answer_names
+    own = tuple(dict.fromkeys(fact.subject for fact in given))
+    made_up = names.people(store.n_subjects - len(own), config.names, config.longest_name, rng, taken=frozenset(own))
+    return own + tuple(made_up), store.relation_names, store.answer_names
 
 
 def to_table(world: World) -> dict[str, list[str | float]]:

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -47,8 +48,8 @@ def test_what_was_finetuned_comes_back_from_its_folder(method, llama, words, tmp
     tuned, _ = finetune.run(replace(QUICK, method=method), base, _examples(words), **options)
     save(tuned, tmp_path / "tuned")
     again = load(ModelConfig(str(tmp_path / "tuned")))
-    assert _loss(again.model, words) == pytest.approx(_loss(tuned.model, words), rel=1e-5)
-    assert _loss(again.model, words) < 0.98 * _loss(llama, words)
+    assert _loss(again.network, words) == pytest.approx(_loss(tuned.network, words), rel=1e-5)
+    assert _loss(again.network, words) < 0.98 * _loss(llama, words)
     assert (tmp_path / "tuned" / "adapter_config.json").exists() == (method == "lora")
 
 
@@ -80,7 +81,8 @@ def test_adapters_of_one_seed_begin_alike_whatever_the_arm(llama, words, tmp_pat
     for names, seed in (("ABCD", 0), ("EFGHAB", 0), ("ABCD", 1)):
         torch.rand(7)  # whatever was drawn before
         tuned, _ = _run(replace(QUICK, method="lora"), llama, words, tmp_path, names=names, seed=seed)
-        llama = tuned.network.unload()
+        adapted: Any = tuned.network
+        llama = adapted.unload()
     assert starts[0] and all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
     assert not any(torch.equal(starts[0][name], starts[2][name]) for name in starts[0])
 

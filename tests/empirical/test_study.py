@@ -103,8 +103,11 @@ def test_multiple_choice_is_asked_of_a_model_of_a_synthetic_world(one, tmp_path,
 
 def test_facts_that_the_measure_cannot_rank_are_refused_before_anything_is_pretrained(one, tmp_path, monkeypatch):
     monkeypatch.setattr(study.pretrain, "run", lambda *given, **more: pytest.fail("a model was pretrained"))
-    for name, told in (("popularity", "have no popularity"), ("greedy", "multiple choice")):
-        config = replace(CONFIG, knownness=KnownnessConfig(measure=name))
+    for knowing, told in (
+        (KnownnessConfig(measure="popularity"), "have no popularity"),
+        (KnownnessConfig(measure="greedy"), "multiple choice"),
+    ):
+        config = replace(CONFIG, knownness=knowing)
         with pytest.raises(InputError, match=f"{told}(.|\n)*--knownness.measure logprob"):
             study.base(config, FactSet(CHOICES), tmp_path, seed=0, progress=quiet)
 

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def examples(words, tiny_world):
 
 
 def fit(net, examples, tmp_path, *, seed=0, rate=1e-3, **settings):
-    config = TrainConfig(**{"epochs": 2, "batch_size": 4, "checkpoint_every": 3} | settings)
+    config = replace(TrainConfig(epochs=2, batch_size=4, checkpoint_every=3), **settings)
     options = {"pad": 2, "seed": seed, "work": tmp_path, "evaluate": lambda network: {}}
     return train.fit(net, examples, config, learning_rate=rate, **options)
 
@@ -48,7 +49,7 @@ def test_the_loss_is_the_answers_and_nothing_elses(llama, examples):
     one = examples[0]
     logits = llama(torch.tensor([one.tokens])).logits[0].log_softmax(-1)
     places = range(one.n_prompt, len(one.tokens))
-    expected = -sum(logits[place - 1, one.tokens[place]] for place in places)
+    expected = -torch.stack([logits[place - 1, one.tokens[place]] for place in places]).sum()
     assert loss(llama, [one]) == pytest.approx(expected.item(), rel=1e-5)
 
 
