@@ -45,17 +45,18 @@ def people(
     pool = words(SHARED, rng)
     drawn: set[str] = set()
     n_drawn: Counter[int] = Counter()
-    drawn: list[str] = []
-    while len(drawn) < n:
-        n_words = max(2, 1 + len(drawn) % longest)
+    names: list[str] = []
+    while len(names) < n:
+        n_words = max(2, 1 + len(names) % longest)
         while n_drawn[n_words] == len(pool) ** n_words:
             n_words += 1
         name = " ".join(rng.choice(pool, n_words))
         if name not in drawn:
             drawn.add(name)
             n_drawn[n_words] += 1
-            drawn += [] if name in taken else [name]
-    return drawn
+            if name not in taken:
+                names.append(name)
+    return names
 
 
 def _syllable(rng: np.random.Generator) -> str:
