@@ -105,7 +105,8 @@ class Study:
     run: Annotated[Union[_STUDIES], Flat] = field(  # type: ignore  # noqa: UP007
         default_factory=lambda: Run("tiny", STUDIES["tiny"][1])
     )
-    """The study."""
+    """The study. Flags used most: --seeds, --out, --overwrite, --dry-run, --arms, --model.name, --facts.path,
+    --knownness.measure, --finetune.method, --finetune.learning-rates. The help of a study lists all of its flags."""
 
     def __call__(self) -> int:
         return self.run()

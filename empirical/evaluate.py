@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from core.errors import InputError
-from core.facts.record import Fact
+from core.facts.record import LETTERS, Fact
 from empirical.lm import generate, multiple_choice, prompts, scores
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
@@ -93,7 +93,7 @@ def predict(
     if all(fact.choices for fact in facts):
         following = multiple_choice.tokens(model.tokenizer)
         chosen = multiple_choice.choose(model.network, starts, following, **options)
-        return [prompts.LETTERS[i] for i in chosen.argmax(1)]
+        return [LETTERS[i] for i in chosen.argmax(1)]
     stop = generate.stop_ids(model.tokenizer)
     options["max_new_tokens"] = config.max_new_tokens
     return generate.decode(model.tokenizer, generate.greedy(model.network, starts, stop=stop, **options))

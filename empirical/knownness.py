@@ -31,10 +31,9 @@ class KnownnessConfig:
     """What ranks the facts before finetuning, and how the base model is asked."""
 
     measure: Literal["popularity", "logprob", "greedy", "sampled"] = "popularity"
-    """`popularity`: as the source gives it. The others ask the base model, after a few examples. `logprob`: the log-
-    probability of the answer per token (multiple choice: how far the right letter is ahead of the best other one).
-    `greedy`: how often the most probable answer is right. `sampled`: the same, ties broken by how often a random answer
-    is right."""
+    """`popularity`: as the source gives it. The others ask the base model, after a few examples. `logprob`: the answer's
+    log-probability per token (multiple choice: how far the right letter is ahead of the best other one). `greedy`: how
+    often the most probable answer is right. `sampled`: the same, ties broken by how often a random answer is right."""
     shots: int = 4
     """Number of answered questions before the one that is asked (multiple choice: always 5)."""
     n_prompts: int = 4

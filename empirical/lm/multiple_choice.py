@@ -10,9 +10,9 @@ from jaxtyping import Float
 from transformers import PreTrainedTokenizerBase
 
 from core.errors import InputError
-from core.facts.record import Fact
+from core.facts.record import LETTERS, Fact
 from empirical.lm import generate, prompts
-from empirical.lm.prompts import AFTER, LETTERS
+from empirical.lm.prompts import AFTER
 from empirical.progress import Done, uncounted
 
 Tokens = tuple[tuple[int, ...], ...]

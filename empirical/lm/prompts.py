@@ -13,13 +13,11 @@ from jaxtyping import Bool
 from transformers import PreTrainedTokenizerBase
 
 from core.errors import InputError
-from core.facts.record import Fact
+from core.facts.record import LETTERS, Fact
 from empirical.lm import subject
 from empirical.lm.tokenizer import special_token_id
 
 BEFORE, AFTER = "Question: ", "\nAnswer:"
-LETTERS = "ABCD"
-"""The choices of a question of multiple choice."""
 
 
 @dataclass(frozen=True)
