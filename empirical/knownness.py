@@ -31,7 +31,7 @@ class KnownnessConfig:
     """What ranks the facts before finetuning, and how the base model is asked."""
 
     measure: Literal["popularity", "logprob", "greedy", "sampled"] = "popularity"
-    """`popularity`: as the source gives it. The others ask the base model, after a few examples. `logprob`: the answer's
+    """`popularity`: as the source gives it. The others ask the base model after a few examples. `logprob`: the answer's
     log-probability per token (multiple choice: how far the right letter is ahead of the best other one). `greedy`: how
     often the most probable answer is right. `sampled`: the same, ties broken by how often a random answer is right."""
     shots: int = 4
