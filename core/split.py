@@ -79,12 +79,13 @@ def select(
     Raises:
         InputError: there are too few facts for a set or an arm, or a training fact's knownness is not a number.
     """
-    drawn = roles(subject, config, question=question, is_background=is_background, seed=seed)
+    drawn = roles(subject, relation, config, question=question, is_background=is_background, seed=seed)
     return arms(drawn, relation, knownness, config)
 
 
 def roles(
     subject: Int[np.ndarray, " fact"],
+    relation: Int[np.ndarray, " fact"],
     config: SplitConfig,
     *,
     question: Int[np.ndarray, " fact"] | None = None,
@@ -97,11 +98,11 @@ def roles(
     same for every seed.
 
     Args:
-        subject, question: Ids; any integers.
+        subject, relation, question: Ids; any integers.
         is_background: Facts that are neither trained on nor tested; None for none.
 
     Raises:
-        InputError: there are too few facts for a set.
+        InputError: there are too few facts for a set, or for an arm.
     """
     check(config)
     rng = np.random.default_rng([seed, 2])
@@ -110,6 +111,7 @@ def roles(
     component = _components(subject[own], None if question is None else question[own])
     role[own] = _draw_roles(component, config, rng)
     check_leaks(role, subject, question)
+    _check_arms(_groups(relation[role == TRAIN], config), len(own), config)
     return Roles(role, rng)
 
 
@@ -126,26 +128,18 @@ def arms(
         relation: Ids; any integers.
 
     Raises:
-        InputError: there are too few facts for an arm, or a training fact's knownness is not a number.
+        InputError: a training fact's knownness is not a number.
     """
     rng = copy.deepcopy(drawn.rng)
     train = np.flatnonzero(drawn.role == TRAIN)
     n_unknown = int(np.isnan(knownness[train]).sum())
     if n_unknown:
         raise InputError(f"the knownness of {n_unknown} of {len(train)} training facts is not a number.")
-    group = relation[train] if config.within_relation else np.zeros_like(train)
+    group = _groups(relation[train], config)
     halves = _halve(group, knownness[train], rng)
-    if not len(halves["top"]):
-        need = "two of one relation" if config.within_relation else "two"
-        raise InputError(
-            f"{int((drawn.role != BACKGROUND).sum())} facts leave {len(train)} to train on, and an arm needs {need}.\n"
-            "Lower --split.held-out or --split.dev, or give more facts."
-        )
     rows = halves | {"whole": np.arange(len(train))}
     if config.known_share is not None:
         rows["mixture"] = _mix(rows, group, config.known_share, config.size, rng)
-        if not len(rows[MIXTURE]):
-            raise InputError(f"--split.size {config.size} of {len(train)} training facts is none.\nRaise it.")
     return Split(drawn.role, {name: np.sort(train[rows[name]]) for name in config.names})
 
 
@@ -221,6 +215,26 @@ def _draw_roles(
         role[order[start:stop]] = code
         start = stop
     return role[component]
+
+
+def _groups(relation: Int[np.ndarray, " fact"], config: SplitConfig) -> Int[np.ndarray, " fact"]:
+    """Return the groups that are ranked and halved each on its own."""
+    return relation if config.within_relation else np.zeros_like(relation)
+
+
+def _check_arms(group: Int[np.ndarray, " fact"], n_facts: int, config: SplitConfig) -> None:
+    """Raise InputError if the training facts, in these groups, are too few for an arm."""
+    _, size = np.unique(group, return_counts=True)
+    if not (size > 1).any():
+        need = "two of one relation" if config.within_relation else "two"
+        raise InputError(
+            f"{n_facts} facts leave {len(group)} to train on, and an arm needs {need}.\n"
+            "Lower --split.held-out or --split.dev, or give more facts."
+        )
+    if config.known_share is not None:
+        shares = (config.known_share, 1 - config.known_share)
+        if not any(np.rint(share * config.size * size).any() for share in shares):
+            raise InputError(f"--split.size {config.size} of {len(group)} training facts is none.\nRaise it.")
 
 
 def _mix(

@@ -119,7 +119,7 @@ def held_out(config: Config, base_model: Base, *, seed: int) -> Int[np.ndarray, 
 
 
 def _roles(config: Config, ids: Ids, *, seed: int) -> split.Roles:
-    return split.roles(ids.subject, config.split, question=ids.question, seed=seed)
+    return split.roles(ids.subject, ids.relation, config.split, question=ids.question, seed=seed)
 
 
 def measure_base(config: Config, base_model: Base, questions: Questions, *, progress: Progress = silent) -> Measured:

@@ -11,7 +11,7 @@ QUESTIONS = {f"Ann{i}": f"Where is Ann{i}?" for i in range(9)} | {"Ann9": "Where
 
 
 @pytest.fixture
-def loaded(llama, words):
+def model(llama, words):
     return LanguageModel(llama, words, "made")
 
 

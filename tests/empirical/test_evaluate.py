@@ -21,7 +21,7 @@ CHOICES = [
 
 
 @pytest.fixture
-def loaded(llama, words):
+def model(llama, words):
     """Return a model of random weights, made large so that its answers differ."""
     for weight in llama.parameters():
         weight.data *= 8 if weight.ndim > 1 else 1

@@ -23,7 +23,7 @@ FACTS = [_fact(i, "Rome" if i % 3 else "Ulm") for i in range(9)] + [_fact(9, que
 
 
 @pytest.fixture
-def loaded(llama, words):
+def model(llama, words):
     return LanguageModel(llama, words, "made")
 
 
@@ -51,14 +51,14 @@ def test_the_generic_answer_is_the_most_frequent_of_equals_the_first_by_name():
 
 
 def _answers(monkeypatch, predicted, swapped):
-    def answer(config, model, facts, encoded):
+    def answer(config, model, facts, encoded, **more):
         texts = [predicted[fact.subject] for fact in facts]
         right = np.array([text in fact.answers for text, fact in zip(texts, facts, strict=True)])
         n = len(facts)
         return evaluate.Answers(texts, right, [True] * n, [1.0] * n, np.full(n, -1.0))
 
     monkeypatch.setattr(evaluate, "answer", answer)
-    monkeypatch.setattr(evaluate, "predict", lambda config, model, facts, encoded: [swapped] * len(facts))
+    monkeypatch.setattr(evaluate, "predict", lambda config, model, facts, encoded, **more: [swapped] * len(facts))
 
 
 def test_accuracy_is_parted_by_recall_and_answers_by_what_is_generic(model, questions, monkeypatch):

@@ -152,7 +152,7 @@ def test_a_leak_is_an_error_that_says_what_leaks(one, tmp_path, monkeypatch):
 def test_the_models_scores_are_made_once_for_a_split_and_its_examples_are_trained_on(one, tmp_path, monkeypatch):
     score, pools = knownness.score, []
 
-    def counted(config, net, words, facts, pool, *, seed):
+    def counted(config, net, words, facts, pool, *, seed, progress):
         pools.append({fact.id for fact in pool})
         return score(config, net, words, facts, pool, seed=seed)
 
@@ -175,7 +175,7 @@ def test_our_own_model_recalls_by_its_sentences_and_anothers_by_answers_after_ex
     np.testing.assert_array_equal(questions.base_correct, shares >= 0.5)
     measured = []
 
-    def score(config, net, words, facts, pool, *, seed):
+    def score(config, net, words, facts, pool, *, seed, progress):
         measured.append(config.measure)
         return knownness.Scores(np.linspace(1, 0, len(facts)), None)
 
@@ -196,7 +196,8 @@ def test_tested_answers_that_training_names_too_are_counted(named, one, tmp_path
     assert notes["held_out_answers_seen_in_training"] == pytest.approx(expected)
 
 
-def test_too_few_facts_for_the_arms_are_refused(named, one, tmp_path):
+def test_too_few_facts_for_the_arms_are_refused_before_any_is_scored(named, one, tmp_path, monkeypatch):
+    monkeypatch.setattr(study.knownness, "score", lambda *given, **more: pytest.fail("scored"))
     facts = tuple(_fact(i, f"Ann{i}") for i in range(3))
     with pytest.raises(InputError, match="--split"):
         study.questions(named, replace(one, facts=facts), tmp_path, seed=0)
@@ -210,10 +211,10 @@ def _tried(monkeypatch, accuracy):
         tuned.append((rate, seed, work.name))
         return rate, []
 
-    def answer(config, loaded, facts, encoded):
+    def answer(config, model, facts, encoded, **more):
         put.append([fact.id for fact in facts])
         n = len(facts)
-        right = np.arange(n) < accuracy[loaded] * n
+        right = np.arange(n) < accuracy[model] * n
         return evaluate.Answers([""] * n, right, [False] * n, [0.0] * n, np.zeros(n))
 
     monkeypatch.setattr(study, "tune", tune)
@@ -254,9 +255,9 @@ def test_a_trainings_eval_subset_is_of_dev_facts_or_where_there_are_none_on_test
         role[role == DEV] = TRAIN
     trained, subset = [], []
 
-    def run(config, loaded, examples, *, evaluate, **more):
+    def run(config, model, examples, *, evaluate, **more):
         trained.extend(examples)
-        return loaded, [evaluate(None)]
+        return model, [evaluate(None)]
 
     monkeypatch.setattr(finetune, "run", run)
     monkeypatch.setattr(study.measure, "eval_subset", lambda network, encoded, pad: subset.extend(encoded) or {})
