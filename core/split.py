@@ -5,6 +5,7 @@ are whole components, so that nothing tested shares a subject or a question with
 ranked by knownness, give the four arms.
 """
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,19 +26,19 @@ TRAIN, DEV, HELD_OUT, BACKGROUND = range(4)
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Which part of the facts is held out, and how the rest is halved."""
+    """Which part of the facts is held out, and how the arms are drawn from the rest."""
 
     held_out: float = 0.5
-    """Share of the facts that are tested and never finetuned on, drawn as whole components."""
+    """Share of the facts that are tested and never finetuned on."""
     dev: float = 0.0
-    """Share of the facts on which hyperparameters are chosen, drawn as whole components."""
+    """Share of the facts on which hyperparameters are chosen."""
     within_relation: bool = False
-    """Rank, halve and draw within each relation, so that top, bottom and random have the same mix of relations."""
+    """Draw the arms within each relation, so that top, bottom and random have the same mix of relations."""
     known_share: float | None = setting(None, traced=lambda share: None if share is None else 0.0)
-    """0 to 1: a fifth arm, `mixture`, of which this share is drawn from the top half and the rest from the bottom half;
-    not given: no such arm."""
+    """Share of the fifth arm, `mixture`, that is drawn from the top half, 0 to 1; the rest comes from the bottom half.
+    Not given: there is no such arm."""
     size: float = setting(0.5, traced=0.5)
-    """The mixture's size as a share of the training facts."""
+    """Size of the mixture as a share of the training facts."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,10 +56,12 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Roles:
-    """The role of every fact (an index into ROLES), and the random state from which the arms go on."""
+    """The role of every fact, before anything is known of how well facts are known."""
 
     role: Int8[np.ndarray, " fact"]
+    """An index into ROLES."""
     rng: np.random.Generator
+    """The split's random stream behind the roles, where `arms` goes on."""
 
 
 def select(
@@ -71,30 +74,35 @@ def select(
     is_background: Bool[np.ndarray, " fact"] | None = None,
     seed: int,
 ) -> Split:
-    """Return a random split: the facts' roles, and the arms over the training facts (see `roles` and `arms`)."""
-    drawn = roles(subject, config, question=question, is_background=is_background, seed=seed)
+    """Return a random split: `roles`, and `arms` over the training facts.
+
+    Raises:
+        InputError: there are too few facts for a set or an arm, or a training fact's knownness is not a number.
+    """
+    drawn = roles(subject, relation, config, question=question, is_background=is_background, seed=seed)
     return arms(drawn, relation, knownness, config)
 
 
 def roles(
     subject: Int[np.ndarray, " fact"],
+    relation: Int[np.ndarray, " fact"],
     config: SplitConfig,
     *,
     question: Int[np.ndarray, " fact"] | None = None,
     is_background: Bool[np.ndarray, " fact"] | None = None,
     seed: int,
 ) -> Roles:
-    """Return held-out and dev facts as whole components; they do not depend on knownness.
+    """Return which facts are trained on, dev, held out or background; they do not depend on knownness.
 
     Each share is met as nearly as a random order of the components allows; where all have one size, the counts are the
     same for every seed.
 
     Args:
-        subject, question: Ids; any integers.
+        subject, relation, question: Ids; any integers.
         is_background: Facts that are neither trained on nor tested; None for none.
 
     Raises:
-        InputError: there are too few facts for a set.
+        InputError: there are too few facts for a set, or for an arm.
     """
     check(config)
     rng = np.random.default_rng([seed, 2])
@@ -103,13 +111,14 @@ def roles(
     component = _components(subject[own], None if question is None else question[own])
     role[own] = _draw_roles(component, config, rng)
     check_leaks(role, subject, question)
+    _check_arms(_groups(relation[role == TRAIN], config), len(own), config)
     return Roles(role, rng)
 
 
 def arms(
     drawn: Roles, relation: Int[np.ndarray, " fact"], knownness: Real[np.ndarray, " fact"], config: SplitConfig
 ) -> Split:
-    """Return the arms over the training facts; to be called once on drawn roles, whose random state it uses up.
+    """Return the split with its arms: the same for the same roles, however often it is called.
 
     Whole is all training facts. Top and bottom are its better and its less known half, ties broken at random; of an odd
     number (within relation: of a relation) the fact in the middle is in neither. Random is as many training facts,
@@ -119,34 +128,19 @@ def arms(
         relation: Ids; any integers.
 
     Raises:
-        InputError: there are too few facts for an arm, or a training fact's knownness is not a number.
+        InputError: a training fact's knownness is not a number.
     """
-    role, rng = drawn.role, drawn.rng
-    check_size(role, relation, config)
-    train = np.flatnonzero(role == TRAIN)
+    rng = copy.deepcopy(drawn.rng)
+    train = np.flatnonzero(drawn.role == TRAIN)
     n_unknown = int(np.isnan(knownness[train]).sum())
     if n_unknown:
         raise InputError(f"the knownness of {n_unknown} of {len(train)} training facts is not a number.")
-    group = relation[train] if config.within_relation else np.zeros_like(train)
+    group = _groups(relation[train], config)
     halves = _halve(group, knownness[train], rng)
     rows = halves | {"whole": np.arange(len(train))}
     if config.known_share is not None:
         rows["mixture"] = _mix(rows, group, config.known_share, config.size, rng)
-        if not len(rows[MIXTURE]):
-            raise InputError(f"--split.size {config.size} of {len(train)} training facts is none.\nRaise it.")
-    return Split(role, {name: np.sort(train[rows[name]]) for name in config.names})
-
-
-def check_size(role: Int8[np.ndarray, " fact"], relation: Int[np.ndarray, " fact"], config: SplitConfig) -> None:
-    """Raise InputError if the training facts are too few for the arms, whatever is known of them."""
-    train = relation[role == TRAIN]
-    group = train if config.within_relation else np.zeros_like(train)
-    if np.unique(group, return_counts=True)[1].max(initial=0) < 2:
-        need = "two of one relation" if config.within_relation else "two"
-        raise InputError(
-            f"{int((role != BACKGROUND).sum())} facts leave {len(train)} to train on, and an arm needs {need}.\n"
-            "Lower --split.held-out or --split.dev, or give more facts."
-        )
+    return Split(drawn.role, {name: np.sort(train[rows[name]]) for name in config.names})
 
 
 def check_leaks(
@@ -221,6 +215,26 @@ def _draw_roles(
         role[order[start:stop]] = code
         start = stop
     return role[component]
+
+
+def _groups(relation: Int[np.ndarray, " fact"], config: SplitConfig) -> Int[np.ndarray, " fact"]:
+    """Return the groups that are ranked and halved each on its own."""
+    return relation if config.within_relation else np.zeros_like(relation)
+
+
+def _check_arms(group: Int[np.ndarray, " fact"], n_facts: int, config: SplitConfig) -> None:
+    """Raise InputError if the training facts, in these groups, are too few for an arm."""
+    _, size = np.unique(group, return_counts=True)
+    if not (size > 1).any():
+        need = "two of one relation" if config.within_relation else "two"
+        raise InputError(
+            f"{n_facts} facts leave {len(group)} to train on, and an arm needs {need}.\n"
+            "Lower --split.held-out or --split.dev, or give more facts."
+        )
+    if config.known_share is not None:
+        shares = (config.known_share, 1 - config.known_share)
+        if not any(np.rint(share * config.size * size).any() for share in shares):
+            raise InputError(f"--split.size {config.size} of {len(group)} training facts is none.\nRaise it.")
 
 
 def _mix(

@@ -1,6 +1,9 @@
-"""Where a model attends when it answers, by layer, head and span; and what the answer loses without the subject."""
+"""Where the model looks when it answers: attention to subject, relation, template and sink, and what it is good for.
 
-from collections.abc import Callable, Sequence
+Mechanics: `lm.capture` reads the attention of a running model, `lm.knockout` cuts it.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,30 +11,38 @@ from jaxtyping import Float, Int
 
 from core import statistics
 from core.columns import Columns
-from empirical.lm import batch, capture, knockout
-from empirical.lm.model import Loaded
+from empirical.lm import batch, capture, generate, knockout
+from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
+from empirical.progress import Done, uncounted
 
 POSITIONS = ("prompt_end", "first_answer")
 """Where attention is measured: at the token that predicts the answer's first, and at that first token itself."""
 
-Tell = Callable[[int], object]
-"""Told how many more questions are done."""
 
-
-def measure(
-    loaded: Loaded, encoded: Sequence[Encoded], *, batch_size: int, tell: Tell = lambda n: None
+def by_question(
+    model: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int, done: Done = uncounted
 ) -> Float[np.ndarray, "question position layer head span"]:
-    """Return the attention mass from both POSITIONS to each span (`capture.SPANS`), the answer's first token true."""
+    """Return the attention mass from both POSITIONS to each span (`capture.SPANS`), the answer's first token true.
+
+    Args:
+        done: Called with the number of questions of each batch.
+    """
     parts = []
     for start in range(0, len(encoded), batch_size):
-        texts = encoded[start : start + batch_size]
-        tokens, mask = batch.of_rows([text.tokens[: text.n_prompt + 1] for text in texts], loaded.pad)
-        queries = torch.tensor([[text.n_prompt - 1, text.n_prompt] for text in texts])
-        spans = batch.spans(texts, tokens.shape[1])
-        parts.append(capture.measure(loaded.model, tokens, mask, queries, spans).numpy())
-        tell(len(texts))
+        questions = batch.of_questions(encoded[start : start + batch_size], model.pad, answer_tokens=1)
+        queries = torch.stack([questions.prompt_end, questions.prompt_end + 1], dim=1)
+        mass = capture.measure(model.network, questions.tokens, questions.mask, queries, questions.spans)
+        parts.append(mass.numpy())
+        done(len(mass))
     return np.concatenate(parts)
+
+
+def to_subject(network: generate.Model, questions: batch.QuestionBatch, has_subject: Sequence[bool]) -> float:
+    """Return the mean attention to the subject over layers, heads and questions that name it; nan if none does."""
+    queries = questions.prompt_end[:, None]
+    mass = capture.measure(network, questions.tokens, questions.mask, queries, questions.spans)
+    return float(mass[torch.tensor(has_subject), 0, :, :, 0].mean()) if any(has_subject) else float("nan")
 
 
 def table(
@@ -42,15 +53,16 @@ def table(
 ) -> Columns:
     """Return attention.parquet's rows of an arm: means over questions that name their subject, with 95 % intervals.
 
-    The intervals are robust to questions that share a cluster (`core.statistics.clustered_means`). No question that
-    names its subject gives no columns.
+    The intervals are robust to questions that share a cluster (`core.statistics.clustered_means`); no columns where no
+    question names its subject.
     """
-    has_subject = np.array([text.has_subject for text in encoded])
+    has_subject = np.array([question.has_subject for question in encoded])
     mass, cluster = mass[has_subject], cluster[has_subject]
-    if len(mass) == 0:
+    n, *shape = mass.shape
+    if n == 0:
         return {}
     mean, low, high = statistics.clustered_means(mass, cluster)
-    position, layer, head, span = (index.ravel() for index in np.indices(mean.shape))
+    position, layer, head, span = (index.ravel() for index in np.indices(shape))
     return {
         "arm": name,
         "layer": layer,
@@ -60,33 +72,34 @@ def table(
         "mean": mean.ravel(),
         "low": low.ravel(),
         "high": high.ravel(),
-        "n": np.full(mean.size, len(mass)),
+        "n": np.full(mean.size, n),
     }
 
 
 def columns(mass: Float[np.ndarray, "question layer head span"], encoded: Sequence[Encoded]) -> Columns:
-    """Return each question's means over layers and heads; nan where the question does not name its subject."""
-    has_subject = np.array([text.has_subject for text in encoded])
+    """Return the means over layers and heads by question; null where the question does not name its subject."""
+    has_subject = np.array([question.has_subject for question in encoded])
     mean = np.where(has_subject[:, None], mass.mean((1, 2), dtype=np.float64), np.nan)
-    nonsink = capture.nonsink(torch.as_tensor(mass)).numpy()[..., 0].mean((1, 2))
+    nonsink = np.where(has_subject, capture.nonsink(torch.as_tensor(mass)).numpy()[..., 0].mean((1, 2)), np.nan)
     names = [f"{span}_attention" for span in capture.SPANS]
-    of_nonsink = {"subject_attention_nonsink": np.where(has_subject, nonsink, np.nan)}
-    return dict(zip(names, mean.T, strict=True)) | of_nonsink
+    return dict(zip(names, mean.T, strict=True)) | {"subject_attention_nonsink": nonsink}
 
 
-def knockout_drop(loaded: Loaded, encoded: Sequence[Encoded], *, batch_size: int) -> Float[np.ndarray, " question"]:
-    """Return how many nats the answer loses when its prediction cannot look at the subject; nan without a subject."""
+def knockout_drop(
+    model: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int, done: Done = uncounted
+) -> Float[np.ndarray, " question"]:
+    """Return how much log-probability the answer loses when its prediction cannot look at the subject; nan without.
+
+    Args:
+        done: Called with the number of questions of each batch.
+    """
     drop = np.full(len(encoded), np.nan)
-    rows = np.array([row for row, text in enumerate(encoded) if text.has_subject], dtype=int)
+    rows = np.array([row for row, question in enumerate(encoded) if question.has_subject], dtype=int)
     for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        texts = [encoded[row] for row in part]
-        tokens, mask = batch.of_rows([text.tokens for text in texts], loaded.pad)
-        width = tokens.shape[1]
-        completion = batch.between([(text.n_prompt, len(text.tokens)) for text in texts], width)
-        queries = torch.tensor([text.n_prompt - 1 for text in texts])
-        asked = (loaded.model, tokens, mask, completion, queries)
-        cut = batch.spans(texts, width)[:, 0]
+        own = rows[start : start + batch_size]
+        questions = batch.of_questions([encoded[row] for row in own], model.pad)
+        inputs = (model.network, questions.tokens, questions.mask, questions.completion, questions.prompt_end)
         # Both by the same kernel: in bfloat16 another one rounds otherwise.
-        drop[part] = (knockout.logprob(*asked) - knockout.logprob(*asked, cut=cut)).numpy()
+        drop[own] = (knockout.logprob(*inputs) - knockout.logprob(*inputs, cut=questions.spans[:, 0])).numpy()
+        done(len(own))
     return drop

@@ -98,17 +98,15 @@ _STUDIES = (
 )
 
 
-AnyStudy = Annotated[Union[_STUDIES], Flat]  # type: ignore[valid-type]  # noqa: UP007
-
-
 @dataclass(frozen=True)
 class Study:
     """Run a named study; what is finished already is not run again."""
 
-    run: AnyStudy = field(  # pyright: ignore[reportInvalidTypeForm]
+    run: Annotated[Union[_STUDIES], Flat] = field(  # type: ignore  # noqa: UP007
         default_factory=lambda: Run("tiny", STUDIES["tiny"][1])
     )
-    """Which study."""
+    """The study. Flags used most: --seeds, --out, --overwrite, --dry-run, --arms, --model.name, --facts.path,
+    --knownness.measure, --finetune.method, --finetune.learning-rates. The help of a study lists all of its flags."""
 
     def __call__(self) -> int:
         return self.run()
@@ -120,7 +118,7 @@ class Pretrain:
 
     config: Annotated[Config, Flat] = field(default_factory=lambda: STUDIES["tiny"][1])
     seed: int = 0
-    """Seed of the world, the initial weights and the order of the sentences."""
+    """Random seed of world, weights and order of the sentences."""
     out: Path = Path("runs")
     """The model goes to OUT/models."""
 

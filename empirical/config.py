@@ -22,17 +22,17 @@ class Config:
     """One study: facts, a model that knows them more or less, and what is done to it."""
 
     facts: FactsConfig = field(default_factory=FactsConfig)
-    world: WorldConfig = field(default_factory=WorldConfig)
-    """How facts are told to a model that we pretrain; not read where --model.name names one."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    """The model that we pretrain; not read where --model.name names one."""
     knownness: KnownnessConfig = field(default_factory=KnownnessConfig)
-    split: SplitConfig = field(default_factory=lambda: SplitConfig(held_out=0.4, dev=0.1))
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    split: SplitConfig = field(default_factory=lambda: SplitConfig(held_out=0.4, dev=0.1))
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """The facts and sentences on which a model of our own is pretrained; not read if --model.name is given."""
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    """The model of our own that is pretrained; not read if --model.name is given."""
     arms: tuple[str, ...] = ARMS
-    """Which arms are finetuned."""
+    """The arms to finetune, each of top, bottom, whole, random (mixture, if --split.known-share is given)."""
 
     @property
     def pretrains(self) -> bool:

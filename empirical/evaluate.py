@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -9,8 +10,9 @@ from jaxtyping import Bool, Float
 from core.errors import InputError
 from core.facts.record import LETTERS, Fact
 from empirical.lm import generate, multiple_choice, prompts, scores
-from empirical.lm.model import Loaded
+from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
+from empirical.progress import Done, Progress, counter, silent, uncounted
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,14 @@ class EvaluateConfig:
     """How questions are answered."""
 
     max_new_tokens: int = 16
-    """An answer is cut after so many tokens."""
+    """Number of tokens after which an answer is cut."""
     batch_size: int = 64
-    """Questions answered at once; the answers do not depend on it."""
+    """Number of questions answered at once; the answers do not depend on it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """One entry a question."""
+    """Answers and their scores, one entry for each question."""
 
     predicted: list[str]
     exact_match: Bool[np.ndarray, " question"]
@@ -44,41 +46,57 @@ def check(config: EvaluateConfig) -> None:
         raise InputError("--evaluate.max-new-tokens and --evaluate.batch-size must be at least 1.")
 
 
-def answer(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], encoded: Sequence[Encoded]) -> Answers:
+def answer(
+    config: EvaluateConfig,
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    encoded: Sequence[Encoded],
+    *,
+    progress: Progress = silent,
+) -> Answers:
     """Return the model's greedy answers and their scores; of multiple choice the most likely letter."""
-    predicted = predict(config, loaded, facts, encoded)
+    done = counter(progress, 2 * len(facts))
+    predicted = predict(config, model, facts, encoded, done=done)
     logprob = generate.answer_logprob(
-        loaded.model,
-        [one.prompt for one in encoded],
-        [one.completion for one in encoded],
-        pad=loaded.pad,
+        model.network,
+        [question.prompt for question in encoded],
+        [question.completion for question in encoded],
+        pad=model.pad,
         batch_size=config.batch_size,
+        done=done,
     )
-    asked = list(zip(predicted, facts, strict=True))
+    pairs = list(zip(predicted, facts, strict=True))
     return Answers(
         predicted,
         np.array(
-            [text in fact.answers if fact.choices else scores.exact_match(text, fact.answers) for text, fact in asked]
+            [text in fact.answers if fact.choices else scores.exact_match(text, fact.answers) for text, fact in pairs]
         ),
-        [None if fact.choices else scores.substring_match(text, fact.answers) for text, fact in asked],
-        [None if fact.choices else scores.token_f1(text, fact.answers) for text, fact in asked],
+        [None if fact.choices else scores.substring_match(text, fact.answers) for text, fact in pairs],
+        [None if fact.choices else scores.token_f1(text, fact.answers) for text, fact in pairs],
         logprob,
     )
 
 
-def predict(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], encoded: Sequence[Encoded]) -> list[str]:
-    """Return the answers as text."""
+def predict(
+    config: EvaluateConfig,
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    encoded: Sequence[Encoded],
+    *,
+    done: Done = uncounted,
+) -> list[str]:
+    """Return the answers as text; `done` counts questions."""
     if not facts:
         return []
-    starts = [one.prompt for one in encoded]
-    pad = loaded.pad
+    starts = [question.prompt for question in encoded]
+    options: dict[str, Any] = {"pad": model.pad, "batch_size": config.batch_size, "done": done}
     if all(fact.choices for fact in facts):
-        following = multiple_choice.tokens(loaded.tokenizer)
-        chosen = multiple_choice.choose(loaded.model, starts, following, pad=pad, batch_size=config.batch_size)
+        following = multiple_choice.tokens(model.tokenizer)
+        chosen = multiple_choice.choose(model.network, starts, following, **options)
         return [LETTERS[i] for i in chosen.argmax(1)]
-    stop = generate.stop_ids(loaded.tokenizer)
-    options = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
-    return generate.decode(loaded.tokenizer, generate.greedy(loaded.model, starts, stop=stop, pad=pad, **options))
+    stop = generate.stop_ids(model.tokenizer)
+    options["max_new_tokens"] = config.max_new_tokens
+    return generate.decode(model.tokenizer, generate.greedy(model.network, starts, stop=stop, **options))
 
 
 def swapped(facts: Sequence[Fact], *, seed: int) -> list[Fact | None]:

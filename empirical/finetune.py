@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 
 from core.errors import InputError
 from empirical.lm import train
-from empirical.lm.model import Loaded
+from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.lm.train import TrainConfig
 
@@ -20,27 +20,27 @@ class Lora:
     """A low-rank adapter (Hu et al. 2022)."""
 
     rank: int = 8
-    """Rank of each update."""
+    """Rank of the adapter's updates."""
     alpha: float = 16.0
     """Updates are scaled by alpha/rank."""
     dropout: float = 0.05
     """Dropout probability on the adapter's input."""
     modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Linear layers that get one, by the end of their name."""
+    """Linear layers that get an adapter, by the end of their name."""
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """What is trained, and at which rates."""
+    """How an arm is finetuned."""
 
     method: Literal["full", "lora"] = "full"
-    """`full`: every weight. `lora`: an adapter alone."""
+    """`full`: train every weight. `lora`: train an adapter only."""
     learning_rates: tuple[float, ...] = (3e-4,)
-    """AdamW's peak rate. Of several, each arm takes the one that answers most dev facts (ties: the smaller)."""
+    """AdamW's peak learning rates to try; each arm takes the one that answers most dev facts (ties: the smallest)."""
     lora: Lora = Lora()
-    """The adapter."""
+    """The low-rank adapter (only for the method `lora`)."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """Length and steps."""
+    """The training loop."""
 
 
 def check(config: FinetuneConfig) -> None:
@@ -57,15 +57,15 @@ def check(config: FinetuneConfig) -> None:
 
 def run(
     config: FinetuneConfig,
-    base: Loaded,
+    base: LanguageModel,
     examples: Sequence[Encoded],
     *,
     learning_rate: float,
     seed: int,
     work: Path,
-    probe: Callable[[Any], dict[str, float]],
+    evaluate: Callable[[Any], dict[str, float]],
     progress: Callable[[str, float], None] = lambda doing, share: None,
-) -> tuple[Loaded, list[dict[str, Any]]]:
+) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """Return the tuned model, which is `base` changed in place, and its trace.
 
     Adapters of one seed begin alike, whatever the examples.
@@ -73,25 +73,25 @@ def run(
     Raises:
         InputError: the training diverges, or the model has no layer of the adapter's names.
     """
-    net = base.model
+    network: Any = base.network
     if config.method == "lora":
         torch.manual_seed(seed)
-        net = _with_adapter(config.lora, base)
+        network = _with_adapter(config.lora, base)
     else:
-        net.requires_grad_(True)
-    options: dict[str, Any] = {"seed": seed, "work": work, "probe": probe, "progress": progress}
+        network.requires_grad_(True)
+    options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "progress": progress}
     try:
-        trace = train.fit(net, examples, config.train, learning_rate=learning_rate, pad=base.pad, **options)
+        trace = train.fit(network, examples, config.train, learning_rate=learning_rate, pad=base.pad, **options)
     except train.Diverged as error:
         raise InputError(
             f"finetuning at rate {learning_rate:g} diverged at {error}.\nLower --finetune.learning-rates."
         ) from error
-    return Loaded(net, base.tokenizer, base.name), trace
+    return LanguageModel(network, base.tokenizer, base.name), trace
 
 
-def _with_adapter(config: Lora, base: Loaded) -> Any:
+def _with_adapter(config: Lora, base: LanguageModel) -> Any:
     """Return the model with a fresh adapter on it, which names its base and the base's revision."""
-    layers = [name for name, _ in base.model.named_modules()]
+    layers = [name for name, _ in base.network.named_modules()]
     absent = [name for name in config.modules if not any(f".{layer}".endswith(f".{name}") for layer in layers)]
     if absent:
         raise InputError(
@@ -106,7 +106,7 @@ def _with_adapter(config: Lora, base: Loaded) -> Any:
         revision=base.revision,
     )
     try:
-        return get_peft_model(base.model, adapter)
+        return get_peft_model(base.network, adapter)
     except ValueError as error:
         raise InputError(
             f"no adapter fits {base.name} ({str(error).splitlines()[0]}).\nName layers with --finetune.lora.modules."

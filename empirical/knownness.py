@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from core.errors import InputError
 from core.facts.record import Fact
 from empirical.lm import generate, multiple_choice, prompts, scores
+from empirical.progress import Done, Progress, counter, silent
 
 CLASSES = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
 """Gekhman et al. 2024, the best known first."""
@@ -27,22 +28,22 @@ CHOICE_SHOTS = 5
 
 @dataclass(frozen=True)
 class KnownnessConfig:
-    """By what the facts are ranked before finetuning, and how the base model is asked."""
+    """What ranks the facts before finetuning, and how the base model is asked."""
 
     measure: Literal["popularity", "logprob", "greedy", "sampled"] = "popularity"
-    """`popularity`: the source's; by the base model after a few examples: `logprob`: the answer's log-probability per
-    token (of multiple choice: the right letter's margin over the best other); `greedy`: how often its most probable
-    answer is right; `sampled`: the same, ties broken by how often a random answer is."""
+    """`popularity`: as the source gives it. The others ask the base model after a few examples. `logprob`: the answer's
+    log-probability per token (multiple choice: how far the right letter is ahead of the best other one). `greedy`: how
+    often the most probable answer is right. `sampled`: the same, ties broken by how often a random answer is right."""
     shots: int = 4
-    """Answered questions before the one that is asked (of multiple choice always 5)."""
+    """Number of answered questions before the one that is asked (multiple choice: always 5)."""
     n_prompts: int = 4
-    """Few-shot prompts, with other examples each, over which a fact's score is averaged (of multiple choice 1)."""
+    """Number of few-shot prompts, each with other examples, over which a score is averaged (multiple choice: 1)."""
     samples: int = 8
-    """Random answers to each prompt, where the measure is `sampled`."""
+    """Number of random answers to each prompt (only for the measure `sampled`)."""
     temperature: float = 0.5
-    """Temperature of the random answers, above 0; as in Gekhman et al. 2024."""
+    """Temperature at which random answers are drawn, above 0; the default is that of Gekhman et al. 2024."""
     batch_size: int = 64
-    """Questions that the model reads at once."""
+    """Number of questions that the model reads at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,7 @@ def score(
     pool: Sequence[Fact],
     *,
     seed: int,
+    progress: Progress = silent,
 ) -> Scores:
     """Return how well each fact is known.
 
@@ -79,11 +81,14 @@ def score(
         return Scores(popularity(facts), None)
     if facts[0].choices:
         chosen = exemplars(facts, pool, CHOICE_SHOTS, seed=seed)
-        found = multiple_choice.answer(model, tokenizer, facts, chosen, batch_size=config.batch_size)
-        return Scores(multiple_choice.margin(found, facts), None)
+        options: dict[str, Any] = {"batch_size": config.batch_size, "done": counter(progress, len(facts))}
+        logprobs = multiple_choice.answer(model, tokenizer, facts, chosen, **options)
+        return Scores(multiple_choice.margin(logprobs, facts), None)
+    n_texts = len(facts) * config.n_prompts * (1 + config.samples if config.measure == "sampled" else 1)
+    inputs = (config, model, tokenizer, facts, pool, seed, counter(progress, n_texts))
     if config.measure == "logprob":
-        return Scores(_logprob(config, model, tokenizer, facts, pool, seed), None)
-    greedy, sampled = _correctness(config, model, tokenizer, facts, pool, seed)
+        return Scores(_logprob(*inputs), None)
+    greedy, sampled = _correctness(*inputs)
     if config.measure == "greedy":
         return Scores(greedy, None)
     return Scores(greedy + sampled / (2 * config.n_prompts), classify(greedy, sampled))
@@ -185,12 +190,12 @@ def _few_shot(
     for index in range(config.n_prompts):
         groups: dict[str, list[int]] = defaultdict(list)
         for row, own in enumerate(exemplars(facts, pool, config.shots, seed=seed, prompt=index)):
-            blocks = (prompts.build(fact) for fact in own)
-            groups["".join(block.text + block.completion + "\n\n" for block in blocks)].append(row)
+            examples = (prompts.build(fact) for fact in own)
+            groups["".join(example.text + example.completion + "\n\n" for example in examples)].append(row)
         for before, rows in groups.items():
-            asked = [prompts.build(facts[row]) for row in rows]
+            own_prompts = [prompts.build(facts[row]) for row in rows]
             # Only the tokens are wanted here, not where the subject is.
-            texts = [prompts.Prompt(before + p.text, p.completion, (0, 0), None) for p in asked]
+            texts = [prompts.Prompt(before + p.text, p.completion, (0, 0), None) for p in own_prompts]
             yield rows, prompts.encode(tokenizer, texts)
 
 
@@ -201,10 +206,11 @@ def _logprob(
     facts: Sequence[Fact],
     pool: Sequence[Fact],
     seed: int,
+    done: Done,
 ) -> Float[np.ndarray, " fact"]:
     """Return the log-probability per token of each fact's first answer, in nats, the mean over the prompts."""
     value = np.zeros(len(facts))
-    settings = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size}
+    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size, "done": done}
     for rows, encoded in _few_shot(config, tokenizer, facts, pool, seed):
         # Without the end token: after the examples it is a line break that ends an answer.
         answers = [e.completion[:-1] for e in encoded]
@@ -220,10 +226,12 @@ def _correctness(
     facts: Sequence[Fact],
     pool: Sequence[Fact],
     seed: int,
+    done: Done,
 ) -> tuple[Float[np.ndarray, " fact"], Float[np.ndarray, " fact"]]:
     """Return the shares of right answers over the prompts: greedy, and sampled (zero where nothing is sampled)."""
     n_greedy, n_sampled = np.zeros((2, len(facts)))
-    settings = {"stop": generate.stop_ids(tokenizer), "pad": tokenizer.pad_token_id, "batch_size": config.batch_size}
+    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size, "done": done}
+    settings["stop"] = generate.stop_ids(tokenizer)
     draws = np.random.default_rng([seed, 11])
     for rows, encoded in _few_shot(config, tokenizer, facts, pool, seed):
         ids = [e.prompt for e in encoded]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 
 from core import statistics
@@ -15,9 +14,10 @@ from core.facts.record import Fact
 from core.split import ROLES
 from empirical import attention, evaluate
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import batch, capture, generate, prompts, scores
-from empirical.lm.model import Loaded
+from empirical.lm import batch, capture, completion, generate, prompts, scores
+from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
+from empirical.progress import Done, Progress, counter, part, silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +33,11 @@ class Questions:
     held_out: Int[np.ndarray, " test"]
     """Rows of the tested facts."""
     base_correct: Bool[np.ndarray, " test"]
-    """Which of the tested facts the base model recalls in a format it knows."""
+    """Which tested facts the base model recalls in a format it knows."""
     generic: Mapping[str, str]
     """Each relation's most frequent first answer among all training facts."""
     seed: int
-    """Seed of the subjects that are swapped in."""
+    """Random seed of the subjects that are swapped in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,13 @@ class Measured:
 
 
 def arm(
-    name: str, loaded: Loaded, questions: Questions, own: Int[np.ndarray, " _"] | None, config: EvaluateConfig
+    name: str,
+    model: LanguageModel,
+    questions: Questions,
+    own: Int[np.ndarray, " _"] | None,
+    config: EvaluateConfig,
+    *,
+    progress: Progress = silent,
 ) -> Measured:
     """Return what the arm's model does: on held-out facts everything, on the arm's own facts the answers.
 
@@ -60,9 +66,13 @@ def arm(
     """
     test = questions.held_out
     facts, encoded = _take(questions.facts, test), _take(questions.encoded, test)
-    answers = evaluate.answer(config, loaded, facts, encoded)
-    mass = attention.measure(loaded, encoded, batch_size=config.batch_size)
-    swapped = _swapped(config, loaded, facts, questions.seed)
+    answers = evaluate.answer(config, model, facts, encoded, progress=part(progress, "answers", 0.0, 0.4))
+    done = counter(part(progress, "attention", 0.4, 0.5), len(test))
+    mass = attention.by_question(model, encoded, batch_size=config.batch_size, done=done)
+    done = counter(part(progress, "swapped subjects", 0.5, 0.7), len(test))
+    swapped = _swapped(config, model, facts, questions.seed, done)
+    done = counter(part(progress, "knockout", 0.7, 0.8), len(test))
+    drop = attention.knockout_drop(model, encoded, batch_size=config.batch_size, done=done)
     generic = questions.generic if own is None else generic_answers(_take(questions.facts, own))
     columns = _fact_columns(name, questions, test, answers) | {
         "is_generic": _is(answers.predicted, facts, questions.generic),
@@ -71,13 +81,14 @@ def arm(
         "base_correct": questions.base_correct,
         "in_arm": False,
         "swapped_predicted": swapped,
-        "knockout_drop": attention.knockout_drop(loaded, encoded, batch_size=config.batch_size),
+        "knockout_drop": drop,
     }
     columns |= attention.columns(mass[:, 0], encoded)
     metrics = _metrics(columns, questions, mass[:, 0], encoded)
     if own is not None:
         trained = _take(questions.facts, own)
-        own_answers = evaluate.answer(config, loaded, trained, _take(questions.encoded, own))
+        trained_progress = part(progress, "answers to the arm's own questions", 0.8, 1.0)
+        own_answers = evaluate.answer(config, model, trained, _take(questions.encoded, own), progress=trained_progress)
         metrics |= {"train_accuracy": float(own_answers.exact_match.mean()), "n_trained": len(own)}
     table = attention.table(name, mass, encoded, questions.subject[test])
     return Measured(metrics, columns, table, mass[:, 0].astype(np.float16))
@@ -91,23 +102,13 @@ def generic_answers(facts: Sequence[Fact]) -> dict[str, str]:
     return {relation: min(count, key=lambda text, c=count: (-c[text], text)) for relation, count in counts.items()}
 
 
-def probe(loaded_facts: Sequence[Encoded], net: generate.Model, pad: int) -> dict[str, float]:
+def eval_subset(network: generate.Model, encoded: Sequence[Encoded], pad: int) -> dict[str, float]:
     """Return accuracy (every answer token the most likely one) and mean subject attention, for the trace."""
-    net.eval()
-    tokens, mask = batch.of_rows([one.tokens for one in loaded_facts], pad)
-    spans = batch.spans(loaded_facts, tokens.shape[1])
-    queries = torch.tensor([[one.n_prompt - 1] for one in loaded_facts])
-    mass = capture.measure(net, tokens, mask, queries, spans)
-    has = torch.tensor([one.has_subject for one in loaded_facts])
-    with torch.no_grad():
-        device = next(net.parameters()).device
-        best = net(input_ids=tokens[:, :-1].to(device)).logits.argmax(-1).cpu()
-    right = [
-        bool((best[i, one.n_prompt - 1 : len(one.tokens) - 1] == tokens[i, one.n_prompt : len(one.tokens)]).all())
-        for i, one in enumerate(loaded_facts)
-    ]
-    share = float(mass[has, 0, :, :, 0].mean()) if bool(has.any()) else float("nan")
-    return {"accuracy": float(np.mean(right)), "subject_attention": share}
+    network.eval()
+    questions = batch.of_questions(encoded, pad)
+    correct = completion.most_likely(network, questions, questions.completion)
+    subject = attention.to_subject(network, questions, [question.has_subject for question in encoded])
+    return {"accuracy": float(correct.mean()), "subject_attention": subject}
 
 
 def _fact_columns(
@@ -158,8 +159,8 @@ def _metrics(
         "generic_rate": _mean(generic),
         "generic_rate_wrong": _mean(generic[wrong]),
         "swap_invariance": _mean([scores.normalise(a) == scores.normalise(b) for a, b in pairs]),
-        "substring_match": _mean([one for one in columns["substring_match"] if one is not None]),
-        "token_f1": _mean([one for one in columns["token_f1"] if one is not None]),
+        "substring_match": _mean([match for match in columns["substring_match"] if match is not None]),
+        "token_f1": _mean([f1 for f1 in columns["token_f1"] if f1 is not None]),
         "loss": float(-np.mean(columns["answer_logprob"])),
         "knockout_drop": _mean(drop[~np.isnan(drop)]),
         **{f"{span}_attention": _nanmean(columns[f"{span}_attention"]) for span in capture.SPANS},
@@ -185,14 +186,16 @@ def _is(predicted: Sequence[str], facts: Sequence[Fact], generic: Mapping[str, s
     ]
 
 
-def _swapped(config: EvaluateConfig, loaded: Loaded, facts: Sequence[Fact], seed: int) -> list[str | None]:
+def _swapped(
+    config: EvaluateConfig, model: LanguageModel, facts: Sequence[Fact], seed: int, done: Done
+) -> list[str | None]:
     """Return what the model answers about another subject of the relation; None where there is none."""
     others = evaluate.swapped(facts, seed=seed)
     rows = [row for row, other in enumerate(others) if other is not None]
-    asked = [other for other in others if other is not None]
-    encoded = prompts.encode(loaded.tokenizer, [prompts.build(one) for one in asked]) if asked else []
+    swapped_facts = [other for other in others if other is not None]
+    encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in swapped_facts]) if swapped_facts else []
     answers: list[str | None] = [None] * len(facts)
-    for row, text in zip(rows, evaluate.predict(config, loaded, asked, encoded), strict=True):
+    for row, text in zip(rows, evaluate.predict(config, model, swapped_facts, encoded, done=done), strict=True):
         answers[row] = text
     return answers
 

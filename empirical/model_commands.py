@@ -20,6 +20,7 @@ from empirical import config as configs
 from empirical.config import Config
 from empirical.lm import model as models
 from empirical.lm import prompts
+from empirical.progress import part
 
 Flat = tyro.conf.arg(name="")
 
@@ -30,9 +31,9 @@ class OnModel:
 
     config: Annotated[Config, Flat] = field(default_factory=Config)
     split_seed: int = 0
-    """Seed of the held-out set and the random half: the same for every stage that belongs together."""
+    """Random seed of the held-out set and the random half; give every stage the same one."""
     out: Path = Path("runs")
-    """Folder of what is written."""
+    """Folder of the results."""
 
     def base(self) -> study.Base:
         """Return the model named and the questions."""
@@ -52,23 +53,27 @@ class Score(OnModel):
     """Score how well a model knows each question's fact, and write scores.parquet."""
 
     def __call__(self) -> int:
-        one = self.base()
-        asked, halves, notes = study.questions(self.config, one, self.out, seed=self.split_seed)
+        base_model = self.base()
+        with progress("scoring", len(base_model.facts)) as advance:
+            scoring = part(absolute(advance), "", 0, len(base_model.facts))
+            questions, halves, notes = study.questions(
+                self.config, base_model, self.out, seed=self.split_seed, progress=scoring
+            )
         path = self.out / "scores.parquet"
-        in_arm = {arm: np.isin(np.arange(len(one.facts)), rows) for arm, rows in halves.arms.items()}
+        in_arm = {arm: np.isin(np.arange(len(base_model.facts)), rows) for arm, rows in halves.arms.items()}
         columns = {
-            "id": [fact.id for fact in one.facts],
-            "question": [fact.question for fact in one.facts],
-            "answer": [fact.answers[0] for fact in one.facts],
-            "knownness": asked.knownness,
+            "id": [fact.id for fact in base_model.facts],
+            "question": [fact.question for fact in base_model.facts],
+            "answer": [fact.answers[0] for fact in base_model.facts],
+            "knownness": questions.knownness,
             "role": [split.ROLES[code] for code in halves.role],
         }
         written = pa.table(columns | in_arm)
         runs.replace_file(path, lambda file: pq.write_table(written, file))
-        for note in one.notes:
+        for note in base_model.notes:
             OUTPUT.print(f"[dim]{note}[/dim]")
         OUTPUT.print(json.dumps(notes))
-        OUTPUT.print(f"{len(one.facts)} questions scored: {path}", soft_wrap=True)
+        OUTPUT.print(f"{len(base_model.facts)} questions scored: {path}", soft_wrap=True)
         return 0
 
 
@@ -77,26 +82,35 @@ class Finetune(OnModel):
     """Finetune a model on one arm of the questions, and save model or adapter to OUT/ARM."""
 
     arm: str = "top"
-    """top, bottom, whole or random (mixture, if --split.known-share is given)."""
+    """Arm to finetune on: top, bottom, whole or random (or mixture, if --split.known-share is given)."""
     seed: int = 0
-    """Seed of batches, adapter and dropout."""
+    """Random seed of batches, adapter and dropout."""
 
     def __call__(self) -> int:
         if self.arm not in self.config.split.names:
             raise InputError(f"--arm is {self.arm!r}: it must be one of {', '.join(self.config.split.names)}.")
-        one, path = self.base(), self.out / self.arm
+        base_model, path = self.base(), self.out / self.arm
         if path.exists():
             raise InputError(f"{path} is there already.\nName another place with --out DIR, or remove it.")
-        asked, halves, _ = study.questions(self.config, one, self.out, seed=self.split_seed)
+        with progress("scoring", len(base_model.facts)) as advance:
+            scoring = part(absolute(advance), "", 0, len(base_model.facts))
+            questions, halves, _ = study.questions(
+                self.config, base_model, self.out, seed=self.split_seed, progress=scoring
+            )
         own = halves.arms[self.arm]
         # Apart from the checkpoints of another config, seed or questions.
         settings = [configs.to_json(self.config), self.split_seed, self.seed]
-        identity = config_json.config_hash([settings, facts.fingerprint(facts.FactSet(one.facts))])
+        identity = config_json.config_hash([settings, facts.fingerprint(facts.FactSet(base_model.facts))])
         work = self.out / f".{self.arm}.{identity[:16]}.work"
-        with progress(f"finetuning on {self.arm}", 1) as told:
-            options = {"work": work, "progress": absolute(told)}
-            rate, by_rate = study.choose_rate(self.config, one, asked, own, **options)
-            tuned, trace = study.tune(self.config, one, asked, own, rate=rate, seed=self.seed, **options)
+        n_rates = len(self.config.finetune.learning_rates)
+        n_trainings = n_rates + 1 if n_rates > 1 else 1
+        with progress(f"finetuning on {self.arm}", n_trainings) as advance:
+            now = absolute(advance)
+            choosing, tuning = part(now, "", 0, n_trainings - 1), part(now, "", n_trainings - 1, n_trainings)
+            rate, by_rate = study.choose_rate(self.config, base_model, questions, own, work=work, progress=choosing)
+            tuned, trace = study.tune(
+                self.config, base_model, questions, own, rate=rate, seed=self.seed, work=work, progress=tuning
+            )
         models.save(tuned, path)
         for finished in self.out.glob(f".{self.arm}.*.work"):
             shutil.rmtree(finished, ignore_errors=True)
@@ -109,15 +123,17 @@ class Evaluate(OnModel):
     """Ask a model the held-out questions, or all of them, and write answers.parquet."""
 
     which: Literal["held_out", "all"] = "held_out"
-    """Which questions: those that `finetune` with the same split seed never saw, or all."""
+    """Which questions to ask: `held_out` are those that `finetune` with the same split seed never saw."""
 
     def __call__(self) -> int:
-        one = self.base()
-        rows = study.held_out(self.config, one, seed=self.split_seed)
-        rows = rows if self.which == "held_out" else np.arange(len(one.facts))
-        chosen, loaded = [one.facts[row] for row in rows], one.load()
-        encoded = prompts.encode(loaded.tokenizer, [prompts.build(fact) for fact in chosen])
-        answers = evaluate.answer(self.config.evaluate, loaded, chosen, encoded)
+        base_model = self.base()
+        rows = study.held_out(self.config, base_model, seed=self.split_seed)
+        rows = rows if self.which == "held_out" else np.arange(len(base_model.facts))
+        chosen, model = [base_model.facts[row] for row in rows], base_model.load()
+        encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in chosen])
+        with progress("asking", len(chosen)) as advance:
+            asking = part(absolute(advance), "", 0, len(chosen))
+            answers = evaluate.answer(self.config.evaluate, model, chosen, encoded, progress=asking)
         path = self.out / "answers.parquet"
         columns = {
             "id": [fact.id for fact in chosen],
@@ -139,11 +155,13 @@ class Attention(OnModel):
     """Measure where a model looks when it answers the held-out questions, and write attention.parquet."""
 
     def __call__(self) -> int:
-        one = self.base()
-        chosen = [one.facts[row] for row in study.held_out(self.config, one, seed=self.split_seed)]
-        loaded = one.load()
-        encoded = prompts.encode(loaded.tokenizer, [prompts.build(fact) for fact in chosen])
-        mass = attention.measure(loaded, encoded, batch_size=self.config.evaluate.batch_size)
+        base_model = self.base()
+        chosen = [base_model.facts[row] for row in study.held_out(self.config, base_model, seed=self.split_seed)]
+        model = base_model.load()
+        encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in chosen])
+        with progress("measuring", len(chosen)) as advance:
+            options = {"batch_size": self.config.evaluate.batch_size, "done": lambda n: advance("", n)}
+            mass = attention.by_question(model, encoded, **options)
         columns = attention.table("model", mass, encoded, study.identify(chosen).subject)
         if not columns:
             raise InputError("no held-out question names its subject, so there is no attention to measure.")

@@ -25,13 +25,16 @@ from core import config_json, provenance, runs
 from core.errors import InputError
 from core.facts.record import FactSet
 from empirical import facts
-from empirical.lm import checkpoint, completion, model, tokenizer
+from empirical.lm import checkpoint, completion
+from empirical.lm import tokenizer as tokenizers
+from empirical.lm.model import device
+from empirical.lm.tokenizer import special_token_id
 from empirical.worlds import corpus
 from empirical.worlds import world as worlds
 from empirical.worlds.world import World, WorldConfig
 
 N_BUCKETS = 5
-"""Recall is probed by fifths of popularity."""
+"""Recall is measured by fifths of popularity."""
 SCHEMA = 1
 """Raised by one whenever what pretraining does changes, so that no stale model is taken from the cache."""
 
@@ -43,27 +46,27 @@ class PretrainConfig:
     d_model: int = 128
     """Width of the residual stream."""
     layers: int = 4
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = 4
-    """Attention heads, each d_model/heads wide."""
+    """Number of attention heads, each d_model/heads wide."""
     key_value_heads: int = 4
-    """Heads of keys and values; fewer than `heads` is grouped-query attention."""
+    """Number of heads for keys and values; fewer than `heads` gives grouped-query attention."""
     vocabulary: int = 2048
-    """Most tokens of the tokenizer."""
+    """Size of the tokenizer's vocabulary, at most."""
     learning_rate: float = 2e-3
-    """Peak rate of AdamW, cosine to zero."""
+    """AdamW's peak learning rate; it falls to zero along a cosine."""
     warmup: float = 0.05
-    """Share of the steps in which the rate rises."""
+    """Share of the steps during which the learning rate rises."""
     weight_decay: float = 0.01
     """AdamW's weight decay, on all weights."""
     batch_size: int = 128
-    """Sentences per step."""
+    """Number of sentences per step."""
     epochs: float = 1.0
-    """Multiplies every expected number of sentences."""
+    """Factor on the expected number of sentences about every fact."""
     n_probes: int = 8
-    """Times that recall is measured, evenly along the training, its end included."""
+    """Number of times that recall is measured, evenly along the training, its end included."""
     checkpoint_every: int = 200
-    """Steps between the checkpoints from which an interrupted pretraining goes on."""
+    """Number of steps between checkpoints; an interrupted pretraining goes on from the last one."""
 
 
 def check(config: PretrainConfig) -> None:
@@ -77,7 +80,7 @@ def check(config: PretrainConfig) -> None:
             "heads must divide d_model into even parts, and key-value-heads must divide heads."
         )
     if config.vocabulary < 300:
-        raise InputError(f"--pretrain.vocabulary is {config.vocabulary}: 256 bytes and 3 marks leave too few tokens.")
+        raise InputError(f"--pretrain.vocabulary is {config.vocabulary}: 256 bytes and 3 special tokens fill it.")
     for name in ("learning_rate", "epochs"):
         if not 0 < getattr(config, name) < float("inf"):
             raise InputError(f"--pretrain.{name.replace('_', '-')} is {getattr(config, name)}: it must be positive.")
@@ -134,11 +137,11 @@ def _make(
     """Pretrain, and put everything into a folder of this name at once."""
     world = worlds.build(world_config, given, seed=seed)
     partial = path.with_name(f".{path.name}.partial")
-    words = tokenizer.train(corpus.vocabulary(world), size=config.vocabulary)
+    tokenizer = tokenizers.train(corpus.vocabulary(world), size=config.vocabulary)
     started = time.monotonic()
-    trained, probes = _train(config, world, words, partial, seed=seed, progress=progress)
+    trained, recall_trace = _train(config, world, tokenizer, partial, seed=seed, progress=progress)
     trained.save_pretrained(partial / "model")
-    words.save_pretrained(partial / "model")
+    tokenizer.save_pretrained(partial / "model")
     _write_facts(world, partial / "model" / "facts.parquet")
     record = {
         "config": config_json.plain(config),
@@ -146,7 +149,7 @@ def _make(
         "seed": seed,
         "parameters": trained.num_parameters(),
         "sentences": float(world.exposures.sum() * config.epochs),
-        "recall": probes,
+        "recall": recall_trace,
         "seconds": time.monotonic() - started,
     } | provenance.environment()
     (partial / "model" / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -162,57 +165,57 @@ def n_steps(config: PretrainConfig, world: World) -> int:
 def _train(
     config: PretrainConfig,
     world: World,
-    words: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     partial: Path,
     *,
     seed: int,
     progress: Callable[[str, float], None],
 ) -> tuple[LlamaForCausalLM, list[dict]]:
-    """Return the trained model and its recall by fifth at every probe."""
+    """Return the trained model and its recall by fifth along the training."""
     torch.manual_seed(seed)
-    net: Any = LlamaForCausalLM(architecture(config, words)).to(device=model.device())  # type: ignore[call-arg]
+    model: Any = LlamaForCausalLM(architecture(config, tokenizer)).to(device=device())  # type: ignore[call-arg]
     steps = n_steps(config, world)
-    optimizer = torch.optim.AdamW(net.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(config.warmup * steps), steps)
-    state = checkpoint.State(net, optimizer, schedule, partial / "checkpoint.pt")
-    start, probes = state.resume() or (0, [])
-    sentences = corpus.build(world, words)
+    state = checkpoint.State(model, optimizer, schedule, partial / "checkpoint.pt")
+    start, recall_trace = state.resume() or (0, [])
+    sentences = corpus.build(world, tokenizer)
     at = {round(steps * (i + 1) / config.n_probes) for i in range(config.n_probes)}
     for step in range(start, steps):
         batch = sentences.draw(config.batch_size, np.random.default_rng([seed, 6, step]))
-        loss = _step(
-            net, optimizer, torch.as_tensor(batch, dtype=torch.long), pad=tokenizer.special_token_id(words, "pad")
-        )
+        loss = _step(model, optimizer, torch.as_tensor(batch, dtype=torch.long), pad=special_token_id(tokenizer, "pad"))
         schedule.step()
         if step + 1 in at:
-            probes.append({"step": step + 1, "loss": float(loss), "recall": recall_by_fifth(net, words, world)})
+            recall_trace.append(
+                {"step": step + 1, "loss": float(loss), "recall": recall_by_fifth(model, tokenizer, world)}
+            )
         if (step + 1) % config.checkpoint_every == 0:
-            state.save(step + 1, probes)
+            state.save(step + 1, recall_trace)
         if step % 10 == 0:
             progress(f"loss {float(loss):.2f}", (step + 1) / steps)
-    return net.eval(), probes
+    return model.eval(), recall_trace
 
 
 def _step(
-    net: LlamaForCausalLM, optimizer: torch.optim.Optimizer, tokens: Int[torch.Tensor, "sentence token"], *, pad: int
+    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, tokens: Int[torch.Tensor, "sentence token"], *, pad: int
 ) -> torch.Tensor:
     """Take one step on a batch of right-padded sentences and return its loss."""
-    net.train()
-    tokens = tokens.to(net.device)
+    model.train()
+    tokens = tokens.to(model.device)
     # No mask is needed: attention is causal, and padding comes last and is not scored.
-    logits = net(tokens[:, :-1]).logits
+    logits = model(tokens[:, :-1]).logits
     loss = functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), ignore_index=pad)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     return loss.detach()
 
 
-def architecture(config: PretrainConfig, words: PreTrainedTokenizerBase) -> LlamaConfig:
+def architecture(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     """Return the Llama architecture of this size, embeddings tied."""
     return LlamaConfig(
-        vocab_size=len(words),
+        vocab_size=len(tokenizer),
         hidden_size=config.d_model,
         intermediate_size=(8 * config.d_model // 3 + 7) // 8 * 8,
         num_hidden_layers=config.layers,
@@ -220,17 +223,17 @@ def architecture(config: PretrainConfig, words: PreTrainedTokenizerBase) -> Llam
         num_key_value_heads=config.key_value_heads,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.special_token_id(words, "bos"),
-        eos_token_id=tokenizer.special_token_id(words, "eos"),
-        pad_token_id=tokenizer.special_token_id(words, "pad"),
+        bos_token_id=special_token_id(tokenizer, "bos"),
+        eos_token_id=special_token_id(tokenizer, "eos"),
+        pad_token_id=special_token_id(tokenizer, "pad"),
     )
 
 
-def recall_by_fifth(net: LlamaForCausalLM, words: PreTrainedTokenizerBase, world: World) -> list[float]:
-    """Return the share of recalled facts, by cloze, in each fifth of popularity, the best known first."""
-    told = world.fact_set().facts
-    recalled = completion.recall(net, words, told, n_paraphrases=world.n_paraphrases) >= 0.5
-    return [float(recalled[rows].mean()) for rows in fifths(np.array([fact.popularity for fact in told]))]
+def recall_by_fifth(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, world: World) -> list[float]:
+    """Return the share of facts whose sentences are completed, in each fifth of popularity, the best known first."""
+    facts_told = world.fact_set().facts
+    recalled = completion.recall(model, tokenizer, facts_told, n_paraphrases=world.n_paraphrases) >= 0.5
+    return [float(recalled[rows].mean()) for rows in fifths(np.array([fact.popularity for fact in facts_told]))]
 
 
 def fifths(popularity: Float64[np.ndarray, " fact"]) -> list[Int[np.ndarray, " _"]]:

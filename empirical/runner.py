@@ -18,12 +18,15 @@ from empirical import config as configs
 from empirical import facts, study
 from empirical.config import Config
 from empirical.measure import Measured, Questions
-from empirical.study import Base, Progress
+from empirical.progress import Progress, part
+from empirical.study import Base
 
 FLOW = "empirical"
 TABLES = ("facts", "trace", "attention")
-PRETRAINING, MEASURING = 0.3, 0.35
-"""Shares of a run's time, roughly, by which the base model is there, and by which it is measured."""
+PRETRAINING, SCORING, MEASURING = 0.3, 0.33, 0.35
+"""Shares of a run's time, roughly, by which the base model is there, its facts are scored, and it is measured."""
+CHOOSING, TUNING = 0.6, 0.85
+"""Shares of an arm's time, roughly, by which its learning rate is chosen, and by which it is finetuned."""
 
 
 def run(
@@ -39,31 +42,17 @@ def run(
     """Run the cells, one after another; a cell that was interrupted goes on after its last arm or checkpoint.
 
     Args:
-        progress: told what is being done, and how many of all cells (with a fraction) are done by then.
+        progress: Called with what is being done, and how many of the cells are done (with a fraction).
     """
     configs.check(config)
     facts_hash = facts.fingerprint(given)
     for number, cell in enumerate(wanted):
         label = f"{cell.pretrain}/{cell.split}/{cell.seed}"
-        told = Told(progress, label, number)
-        base = study.base(config, given, out, seed=cell.pretrain, progress=told.part("pretraining", 0.0, PRETRAINING))
-        _Cell(config, facts_hash, name, cell, base, out, overwrite, told).run()
+        own = part(progress, label, number, number + 1)
+        pretraining = part(own, "pretraining", 0.0, PRETRAINING)
+        base = study.base(config, given, out, seed=cell.pretrain, progress=pretraining)
+        _Cell(config, facts_hash, name, cell, base, out, overwrite, own).run()
         progress(label, number + 1.0)
-
-
-@dataclass(frozen=True)
-class Told:
-    """A run's part of the progress."""
-
-    progress: Progress
-    label: str
-    number: int
-
-    def part(self, doing: str, start: float, stop: float) -> Progress:
-        """Return the progress function of what takes the run from one share of its time to another."""
-        return lambda detail, share: self.progress(
-            f"{self.label} {doing} {detail}", self.number + start + share * (stop - start)
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,18 +76,21 @@ class _Cell:
     base: Base
     out: Path
     overwrite: bool
-    told: Told
+    progress: Progress
 
     def run(self) -> None:
         """Measure base and arms, those that are not kept already, and write the run."""
         path = runs.directory(self.out, FLOW, self.name, self.cell)
-        self.told.part("measuring the base model", PRETRAINING, MEASURING)("", 0.0)
-        asked, halves, notes = study.questions(self.config, self.base, self.out, seed=self.cell.split)
-        parts = [self._keep(self._shared / "base", lambda: self._base(asked))]
+        scoring = part(self.progress, "questions:", PRETRAINING, SCORING)
+        scoring("", 0.0)
+        questions, halves, notes = study.questions(
+            self.config, self.base, self.out, seed=self.cell.split, progress=scoring
+        )
+        parts = [self._keep(self._shared / "base", lambda: self._base(questions))]
         width = (1 - MEASURING) / len(self.config.arms)
         for number, arm in enumerate(self.config.arms):
-            tell = self.told.part(arm, MEASURING + width * number, MEASURING + width * (number + 1))
-            parts.append(self._arm(arm, asked, halves, tell))
+            own = part(self.progress, f"{arm}:", MEASURING + width * number, MEASURING + width * (number + 1))
+            parts.append(self._arm(arm, questions, halves, own))
         roles = {role: int((halves.role == code).sum()) for code, role in enumerate(ROLES)}
         self._write(path, parts, notes | roles)
         shutil.rmtree(self._work, ignore_errors=True)
@@ -117,15 +109,16 @@ class _Cell:
         identity = config_json.config_hash([configs.to_json(self.config), self.facts_hash])
         return folder.with_name(f"{folder.name}.{identity[:16]}.work")
 
-    def _base(self, asked: Questions) -> Part:
-        return Part("base", study.measure_base(self.config, self.base, asked))
+    def _base(self, questions: Questions) -> Part:
+        measuring = part(self.progress, "base:", SCORING, MEASURING)
+        return Part("base", study.measure_base(self.config, self.base, questions, progress=measuring))
 
-    def _arm(self, arm: str, asked: Questions, halves: Split, progress: Progress) -> Run:
+    def _arm(self, arm: str, questions: Questions, halves: Split, progress: Progress) -> Run:
         own = halves.arms[arm]
-        shared = {"work": self._training(self._shared / "rates" / arm), "progress": progress}
 
         def choose() -> Part:
-            rate, by_rate = study.choose_rate(self.config, self.base, asked, own, **shared)
+            work, choosing = self._training(self._shared / "rates" / arm), part(progress, "", 0.0, CHOOSING)
+            rate, by_rate = study.choose_rate(self.config, self.base, questions, own, work=work, progress=choosing)
             return Part(arm, choice={"learning_rate": rate, "dev_accuracy": by_rate})
 
         choice = self._keep(self._shared / "rates" / arm, choose).report["choice"]
@@ -134,15 +127,17 @@ class _Cell:
             tuned, trace = study.tune(
                 self.config,
                 self.base,
-                asked,
+                questions,
                 own,
                 rate=choice["learning_rate"],
                 seed=self.cell.seed,
                 work=self._training(self._work / arm),
-                progress=progress,
+                progress=part(progress, "finetuning", CHOOSING, TUNING),
             )
+            measuring = part(progress, "", TUNING, 1.0)
+            measured = study.measure_arm(self.config, arm, tuned, questions, own, progress=measuring)
             columns = {name: [record.get(name) for record in trace] for name in trace[-1]}
-            return Part(arm, study.measure_arm(self.config, arm, tuned, asked, own), choice, {"arm": arm} | columns)
+            return Part(arm, measured, choice, {"arm": arm} | columns)
 
         return self._keep(self._work / arm, tune)
 
@@ -156,15 +151,15 @@ class _Cell:
             if not self.overwrite:
                 raise
         started = time.monotonic()
-        part = make()
-        report = {"config": stored, "facts_hash": self.facts_hash, "arm": part.arm, "choice": part.choice}
+        kept = make()
+        report = {"config": stored, "facts_hash": self.facts_hash, "arm": kept.arm, "choice": kept.choice}
         report["seconds"] = time.monotonic() - started
-        tables: dict[str, Columns] = {"trace": part.trace} if part.trace else {}
+        tables: dict[str, Columns] = {"trace": kept.trace} if kept.trace else {}
         arrays = None
-        if part.measured is not None:
-            report["metrics"] = part.measured.metrics
-            tables |= {"facts": part.measured.facts, "attention": part.measured.attention}
-            arrays = {"by_question": {"mass": part.measured.by_question}}
+        if kept.measured is not None:
+            report["metrics"] = kept.measured.metrics
+            tables |= {"facts": kept.measured.facts, "attention": kept.measured.attention}
+            arrays = {"by_question": {"mass": kept.measured.by_question}}
         runs.write_run(folder, report, tables, arrays, overwrite=self.overwrite)
         for finished in folder.parent.glob(f"{folder.name}.*.work"):
             shutil.rmtree(finished, ignore_errors=True)

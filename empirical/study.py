@@ -1,6 +1,6 @@
 """One cell of a study, stage by stage: base model, knownness, split, and each arm finetuned and measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +13,15 @@ from core.facts.record import Fact, FactSet
 from core.split import Split
 from empirical import evaluate, finetune, knownness, measure, pretrain
 from empirical.config import Config
-from empirical.lm import completion, model, prompts
-from empirical.lm.model import Loaded, ModelConfig
+from empirical.lm import completion, prompts
+from empirical.lm import model as models
+from empirical.lm.model import LanguageModel, ModelConfig
 from empirical.measure import Measured, Questions
+from empirical.progress import Progress, part, silent
 from empirical.worlds import world
 
-Progress = Callable[[str, float], None]
-"""Told what is being done, and which share of it is."""
-N_PROBED = 128
-"""Facts on which a training's trace is measured: dev facts where there are any, else held out."""
+N_EVAL = 128
+"""Size of the eval subset, on which traces measure: dev facts where there are any, else held out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +32,9 @@ class Base:
     facts: tuple[Fact, ...]
     notes: tuple[str, ...]
 
-    def load(self) -> Loaded:
+    def load(self) -> LanguageModel:
         """Return the model, fresh from its folder."""
-        return model.load(self.model)
+        return models.load(self.model)
 
 
 def base(config: Config, given: FactSet | None, out: Path, *, seed: int, progress: Progress) -> Base:
@@ -43,10 +43,10 @@ def base(config: Config, given: FactSet | None, out: Path, *, seed: int, progres
         assert given is not None
         return Base(config.model, given.facts, given.notes)
     choices = _multiple_choice(config, given)
-    told = None if choices else given
-    path = pretrain.run(config.pretrain, config.world, told, out, seed=seed, progress=progress)
-    asked = choices or world.build(config.world, told, seed=seed).fact_set()
-    return Base(replace(config.model, name=str(path)), asked.facts, asked.notes)
+    told_facts = None if choices else given
+    path = pretrain.run(config.pretrain, config.world, told_facts, out, seed=seed, progress=progress)
+    fact_set = choices or world.build(config.world, told_facts, seed=seed).fact_set()
+    return Base(replace(config.model, name=str(path)), fact_set.facts, fact_set.notes)
 
 
 def _multiple_choice(config: Config, given: FactSet | None) -> FactSet | None:
@@ -60,28 +60,40 @@ def _multiple_choice(config: Config, given: FactSet | None) -> FactSet | None:
     return given
 
 
-def questions(config: Config, one: Base, out: Path, *, seed: int) -> tuple[Questions, Split, dict[str, Any]]:
+def questions(
+    config: Config, base_model: Base, out: Path, *, seed: int, progress: Progress = silent
+) -> tuple[Questions, Split, dict[str, Any]]:
     """Return the facts as the models see them, the split, and what there is to say of knownness.
 
     Raises:
         InputError: too few facts for the arms, a knownness that is missing, or a tokenizer that will not do.
     """
-    knownness.check_facts(config.knownness, one.facts)
-    loaded = one.load()
-    encoded = prompts.encode(loaded.tokenizer, [prompts.build(fact) for fact in one.facts])
-    subject, relation, question = identify(one.facts)
-    drawn = split.roles(subject, config.split, question=question, seed=seed)
-    split.check_size(drawn.role, relation, config.split)  # before anything is scored
-    held_out = np.flatnonzero(drawn.role == split.HELD_OUT)
-    examples = [one.facts[row] for row in np.flatnonzero(drawn.role == split.TRAIN).tolist()]
-    score, notes = _knownness(config, loaded, one, examples, out, seed=seed)
-    halves = split.arms(drawn, relation, score, config.split)
-    recalled = _recalled(config, loaded, [one.facts[row] for row in held_out.tolist()], examples, seed=seed)
-    generic = measure.generic_answers(examples)
-    asked = Questions(one.facts, encoded, subject, relation, score, halves.role, held_out, recalled, generic, seed)
+    knownness.check_facts(config.knownness, base_model.facts)
+    model = base_model.load()
+    encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in base_model.facts])
+    ids = identify(base_model.facts)
+    roles = _roles(config, ids, seed=seed)
+    held_out = np.flatnonzero(roles.role == split.HELD_OUT)
+    examples = [base_model.facts[row] for row in np.flatnonzero(roles.role == split.TRAIN).tolist()]
+    scoring, recalling = part(progress, "scoring", 0.0, 0.7), part(progress, "what the base model recalls", 0.7, 1.0)
+    score, notes = _knownness(config, model, base_model, examples, out, seed=seed, progress=scoring)
+    halves = split.arms(roles, ids.relation, score, config.split)
+    tested = [base_model.facts[row] for row in held_out.tolist()]
+    questions = Questions(
+        facts=base_model.facts,
+        encoded=encoded,
+        subject=ids.subject,
+        relation=ids.relation,
+        knownness=score,
+        role=halves.role,
+        held_out=held_out,
+        base_correct=_recalled(config, model, tested, examples, seed=seed, progress=recalling),
+        generic=measure.generic_answers(examples),
+        seed=seed,
+    )
     known = {fact.answers[0].casefold() for fact in examples}
-    shared = np.mean([any(a.casefold() in known for a in one.facts[row].answers) for row in held_out])
-    return asked, halves, notes | {"held_out_answers_seen_in_training": float(shared)}
+    shared = np.mean([any(answer.casefold() in known for answer in fact.answers) for fact in tested])
+    return questions, halves, notes | {"held_out_answers_seen_in_training": float(shared)}
 
 
 class Ids(NamedTuple):
@@ -92,49 +104,66 @@ class Ids(NamedTuple):
     question: Int[np.ndarray, " fact"]
 
 
-def identify(asked: Sequence[Fact]) -> Ids:
+def identify(facts: Sequence[Fact]) -> Ids:
     """Return the facts' ids, case ignored; a fact without a subject is its own."""
     return Ids(
-        _ids([fact.subject.casefold() or f"\n{fact.question.casefold()}" for fact in asked]),
-        _ids([fact.relation for fact in asked]),
-        _ids(["\n".join((fact.question.casefold(), *fact.choices)) for fact in asked]),
+        _ids([fact.subject.casefold() or f"\n{fact.question.casefold()}" for fact in facts]),
+        _ids([fact.relation for fact in facts]),
+        _ids(["\n".join((fact.question.casefold(), *fact.choices)) for fact in facts]),
     )
 
 
-def held_out(config: Config, one: Base, *, seed: int) -> Int[np.ndarray, " test"]:
+def held_out(config: Config, base_model: Base, *, seed: int) -> Int[np.ndarray, " test"]:
     """Return the rows of the tested facts, which do not depend on knownness."""
-    subject, _, question = identify(one.facts)
-    drawn = split.roles(subject, config.split, question=question, seed=seed)
-    return np.flatnonzero(drawn.role == split.HELD_OUT)
+    return np.flatnonzero(_roles(config, identify(base_model.facts), seed=seed).role == split.HELD_OUT)
 
 
-def measure_base(config: Config, one: Base, asked: Questions) -> Measured:
+def _roles(config: Config, ids: Ids, *, seed: int) -> split.Roles:
+    return split.roles(ids.subject, ids.relation, config.split, question=ids.question, seed=seed)
+
+
+def measure_base(config: Config, base_model: Base, questions: Questions, *, progress: Progress = silent) -> Measured:
     """Return the base model's own measurements, in the questions' format."""
-    return measure.arm("base", one.load(), asked, None, config.evaluate)
+    return measure.arm("base", base_model.load(), questions, None, config.evaluate, progress=progress)
 
 
-def measure_arm(config: Config, arm: str, tuned: Loaded, asked: Questions, own: Int[np.ndarray, " _"]) -> Measured:
+def measure_arm(
+    config: Config,
+    arm: str,
+    tuned: LanguageModel,
+    questions: Questions,
+    own: Int[np.ndarray, " _"],
+    *,
+    progress: Progress = silent,
+) -> Measured:
     """Return the measurements of an arm's finetuned model."""
-    return measure.arm(arm, tuned, asked, own, config.evaluate)
+    return measure.arm(arm, tuned, questions, own, config.evaluate, progress=progress)
 
 
 def choose_rate(
-    config: Config, one: Base, asked: Questions, own: Int[np.ndarray, " _"], *, work: Path, progress: Progress
+    config: Config,
+    base_model: Base,
+    questions: Questions,
+    own: Int[np.ndarray, " _"],
+    *,
+    work: Path,
+    progress: Progress,
 ) -> tuple[float, dict[str, float]]:
     """Return the learning rate of an arm, and the dev accuracy by rate that chose it (ties: the lowest).
 
-    Always with finetuning seed 0, so that all seeds of a split take the same one.
+    Always with finetuning seed 0, so that all seeds of a split take the same base_model.
     """
     rates = sorted(config.finetune.learning_rates)
     if len(rates) == 1:
         return rates[0], {}
-    rows = np.flatnonzero(asked.role == split.DEV)
-    there, encoded = [asked.facts[row] for row in rows.tolist()], [asked.encoded[row] for row in rows.tolist()]
+    rows = np.flatnonzero(questions.role == split.DEV)
+    facts, encoded = [questions.facts[row] for row in rows.tolist()], [questions.encoded[row] for row in rows.tolist()]
     accuracy = {}
-    for rate in rates:
+    for number, rate in enumerate(rates):
         folder = work / f"rate_{rate:g}"
-        tuned, _ = tune(config, one, asked, own, rate=rate, seed=0, work=folder, progress=progress)
-        answers = evaluate.answer(config.evaluate, tuned, there, encoded)
+        trying = part(progress, f"rate {rate:g}", number / len(rates), (number + 1) / len(rates))
+        tuned, _ = tune(config, base_model, questions, own, rate=rate, seed=0, work=folder, progress=trying)
+        answers = evaluate.answer(config.evaluate, tuned, facts, encoded)
         accuracy[f"{rate:g}"] = float(answers.exact_match.mean())
     best = max(rates, key=lambda rate: (accuracy[f"{rate:g}"], -rate))
     return best, accuracy
@@ -142,63 +171,71 @@ def choose_rate(
 
 def tune(
     config: Config,
-    one: Base,
-    asked: Questions,
+    base_model: Base,
+    questions: Questions,
     own: Int[np.ndarray, " _"],
     *,
     rate: float,
     seed: int,
     work: Path,
     progress: Progress,
-) -> tuple[Loaded, list[dict[str, Any]]]:
+) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """Return a fresh copy of the base model finetuned on an arm's facts, and its trace."""
-    loaded = one.load()
-    dev = np.flatnonzero(asked.role == split.DEV)
-    probed = [asked.encoded[row] for row in (dev if len(dev) else asked.held_out)[:N_PROBED]]
+    model = base_model.load()
+    dev = np.flatnonzero(questions.role == split.DEV)
+    subset = [questions.encoded[row] for row in (dev if len(dev) else questions.held_out)[:N_EVAL]]
     return finetune.run(
         config.finetune,
-        loaded,
-        [asked.encoded[row] for row in own],
+        model,
+        [questions.encoded[row] for row in own],
         learning_rate=rate,
         seed=seed,
         work=work,
-        probe=lambda net: measure.probe(probed, net, loaded.pad),
+        evaluate=lambda network: measure.eval_subset(network, subset, model.pad),
         progress=progress,
     )
 
 
 def _knownness(
-    config: Config, loaded: Loaded, one: Base, examples: list[Fact], out: Path, *, seed: int
+    config: Config,
+    model: LanguageModel,
+    base_model: Base,
+    examples: list[Fact],
+    out: Path,
+    *,
+    seed: int,
+    progress: Progress,
 ) -> tuple[Float[np.ndarray, " fact"], dict[str, Any]]:
     """Return the scores that facts are ranked by, kept once made, and their rank correlation with popularity."""
-    settings = config.knownness
-    identity = [config.model, one.model, settings, [asdict(f) for f in one.facts], [f.id for f in examples], seed]
+    settings, facts = config.knownness, base_model.facts
+    identity = [config.model, base_model.model, settings, [asdict(f) for f in facts], [f.id for f in examples], seed]
     path = out / "scores" / f"{config_json.config_hash(identity)[:24]}.npz"
     if settings.measure == "popularity" or not path.exists():
-        value = knownness.score(settings, loaded.model, loaded.tokenizer, one.facts, examples, seed=seed).value
+        inputs = (model.network, model.tokenizer, facts, examples)
+        value = knownness.score(settings, *inputs, seed=seed, progress=progress).value
         if settings.measure != "popularity":
             runs.replace_file(path, lambda file: np.savez(file, value=value))
     else:
         value = np.load(path)["value"]
-    popularity = np.array([np.nan if fact.popularity is None else fact.popularity for fact in one.facts])
+    popularity = np.array([np.nan if fact.popularity is None else fact.popularity for fact in facts])
     return value, {"knownness": settings.measure, "rank_correlation": knownness.rank_correlation(popularity, value)}
 
 
 def _recalled(
-    config: Config, loaded: Loaded, tested: list[Fact], examples: list[Fact], *, seed: int
+    config: Config, model: LanguageModel, tested: list[Fact], examples: list[Fact], *, seed: int, progress: Progress
 ) -> Bool[np.ndarray, " test"]:
-    """Return which facts the base model recalls: of a model of ours most of their sentences, of another few-shot.
+    """Return which facts the base model recalls: our own model most of their sentences, another after few examples.
 
-    Of multiple choice: those whose right letter is its first after examples.
+    Of multiple choice: those whose right letter is the most likely one after examples.
     """
-    if tested[0].choices:
-        settings = replace(config.knownness, measure="logprob")
-        return knownness.score(settings, loaded.model, loaded.tokenizer, tested, examples, seed=seed).value > 0
-    if config.pretrains:
-        share = completion.recall(loaded.model, loaded.tokenizer, tested, n_paraphrases=config.world.paraphrases)
+    is_choice = bool(tested[0].choices)
+    if config.pretrains and not is_choice:
+        share = completion.recall(model.network, model.tokenizer, tested, n_paraphrases=config.world.paraphrases)
         return share >= 0.5
-    settings = replace(config.knownness, measure="greedy")
-    return knownness.score(settings, loaded.model, loaded.tokenizer, tested, examples, seed=seed).value >= 0.5
+    settings = replace(config.knownness, measure="logprob" if is_choice else "greedy")
+    inputs = (model.network, model.tokenizer, tested, examples)
+    value = knownness.score(settings, *inputs, seed=seed, progress=progress).value
+    return value > 0 if is_choice else value >= 0.5
 
 
 def _ids(names: list[str]) -> Int[np.ndarray, " fact"]:

@@ -25,9 +25,9 @@ class Background:
     size: float = 0.0
     """Background facts per fact of a relation, each with a subject of its own; 0 for none."""
     share: float = setting(0.5, traced=0.5)
-    """Their part of the pretraining draws, equal among them."""
+    """Share of the pretraining draws that are about background facts, equally many about each."""
     skew: float = setting(1.0, traced=0.0)
-    """Their answers are the relation's own, ∝ rank^-skew, ranked by how many of its facts have them."""
+    """Background answers are the relation's own, in proportion to rank^-skew by how many of its facts have them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,14 +18,14 @@ OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen
 class State:
     """A model, its optimizer and schedule, and the file that holds them between runs."""
 
-    net: torch.nn.Module
+    model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
     path: Path
 
     def save(self, step: int, record: Any) -> None:
         """Write the state after this many steps, with a record of one's own: whole, or not at all."""
-        weights, moments = get_state_dict(self.net, self.optimizer, options=OPTIONS)
+        weights, moments = get_state_dict(self.model, self.optimizer, options=OPTIONS)
         state = {"step": step, "weights": weights, "moments": moments, "schedule": self.schedule.state_dict()}
         state |= {"record": record, "random": torch.get_rng_state()}
         if torch.cuda.is_available():
@@ -38,7 +38,7 @@ class State:
             return None
         state = torch.load(self.path, map_location="cpu", weights_only=True)
         set_state_dict(
-            self.net,
+            self.model,
             self.optimizer,
             model_state_dict=state["weights"],
             optim_state_dict=state["moments"],

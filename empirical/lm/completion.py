@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from core.facts.record import Fact
 from empirical.lm import batch
+from empirical.lm.batch import Batch
 from empirical.lm.tokenizer import special_token_id
 from empirical.worlds import templates, world
 
@@ -16,7 +17,7 @@ BATCH_SIZE = 256
 
 
 def recall(
-    net: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], *, n_paraphrases: int = 8
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], *, n_paraphrases: int = 8
 ) -> Float[np.ndarray, " fact"]:
     """Return, of the first `n_paraphrases` of each fact's relation that end with the answer, the share completed right.
 
@@ -29,7 +30,7 @@ def recall(
             texts.append((before, rest))
             owner.append(row)
     right = np.concatenate(
-        [_is_right(net, tokenizer, texts[i : i + BATCH_SIZE]) for i in range(0, len(texts), BATCH_SIZE)]
+        [_is_right(model, tokenizer, texts[i : i + BATCH_SIZE]) for i in range(0, len(texts), BATCH_SIZE)]
     )
     counts = np.bincount(owner, minlength=len(facts))
     return np.bincount(owner, weights=right, minlength=len(facts)) / counts
@@ -39,24 +40,28 @@ def _cut(fact: Fact, n_paraphrases: int) -> list[tuple[str, str]]:
     """Return the fact's paraphrases that end with the answer, cut before it; all of them where none does."""
     slots = {"subject": fact.subject, "answer": fact.answers[0]}
     paraphrases = templates.for_relation(fact.relation).paraphrases[:n_paraphrases]
-    at_the_end = [text for text in paraphrases if len(text.split("{answer}")[1]) <= 1]
-    return [world.split_at_answer(text, slots) for text in at_the_end or paraphrases]
+    ending = [text for text in paraphrases if len(text.split("{answer}")[1]) <= 1]
+    return [world.split_at_answer(text, slots) for text in ending or paraphrases]
+
+
+def _is_right(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]
+) -> Bool[np.ndarray, " text"]:
+    """Return whether every token from the answer on is the most likely one."""
+    joint = tokenizer([before + rest for before, rest in texts], return_offsets_mapping=True)
+    end, pad = special_token_id(tokenizer, "eos"), special_token_id(tokenizer, "pad")
+    padded = batch.pad_right([[*tokens, end] for tokens in joint["input_ids"]], pad)
+    pairs = zip(texts, joint["offset_mapping"], strict=True)
+    first = [next(i for i, (_, stop) in enumerate(offsets) if stop > len(before)) for (before, _), offsets in pairs]
+    return most_likely(model, padded, padded.tail(first))
 
 
 @torch.no_grad()
-def _is_right(
-    net: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]
-) -> Bool[np.ndarray, " text"]:
-    """Return whether every token from the answer on is the most likely one."""
-    net.eval()
-    joint = tokenizer([before + rest for before, rest in texts], return_offsets_mapping=True)
-    rows = [[*tokens, tokenizer.eos_token_id] for tokens in joint["input_ids"]]
-    tokens, _ = batch.of_rows(rows, special_token_id(tokenizer, "pad"))
-    starts = [
-        next(index for index, (_, stop) in enumerate(offsets) if stop > len(before))
-        for (before, _), offsets in zip(texts, joint["offset_mapping"], strict=True)
-    ]
-    scored = batch.between(zip(starts, map(len, rows), strict=True), tokens.shape[1])
-    device = next(net.parameters()).device
-    best = net(tokens[:, :-1].to(device)).logits.argmax(-1).cpu()
-    return ((best == tokens[:, 1:]) | ~scored[:, 1:]).all(1).numpy()
+def most_likely(
+    model: torch.nn.Module, rows: Batch, scored: Bool[torch.Tensor, "row token"]
+) -> Bool[np.ndarray, " row"]:
+    """Return whether each of a row's scored tokens is the most likely one, given the true ones before it."""
+    model.eval()
+    device = next(model.parameters()).device
+    best = model(input_ids=rows.tokens[:, :-1].to(device)).logits.argmax(-1).cpu()
+    return ((best == rows.tokens[:, 1:]) | ~scored[:, 1:]).all(1).numpy()

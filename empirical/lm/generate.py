@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from empirical.lm import prefix
+from empirical.lm import batch, prefix
 from empirical.lm.prefix import Prefix
+from empirical.progress import Done, uncounted
 
 Model = PreTrainedModel | PeftModel
 
@@ -27,16 +28,17 @@ def greedy(
     pad: int,
     max_new_tokens: int = 16,
     batch_size: int = 64,
+    done: Done = uncounted,
 ) -> list[list[int]]:
     """Return each prompt's most probable continuation, token by token, up to the first token of `stop`.
 
-    The model's own generation settings (temperature, penalties) are not applied.
+    The model's own generation settings (temperature, penalties) are not applied. `done` counts prompts.
 
     Raises:
         ValueError: the model is in training mode, or a prompt is empty.
     """
     config = _config(stop, pad, max_new_tokens, do_sample=False)
-    return _continue(model, prompts, config, batch_size)
+    return _continue(model, prompts, config, batch_size, done)
 
 
 def sample(
@@ -49,10 +51,11 @@ def sample(
     max_new_tokens: int = 16,
     batch_size: int = 64,
     seed: int,
+    done: Done = uncounted,
 ) -> list[list[int]]:
     """Return a continuation of each prompt drawn from the whole vocabulary at this temperature.
 
-    The draws depend on the batch size; the global random state is left as it was.
+    The draws depend on the batch size; the global random state is left as it was. `done` counts prompts.
 
     Raises:
         ValueError: the model is in training mode, or a prompt is empty.
@@ -60,7 +63,7 @@ def sample(
     config = _config(stop, pad, max_new_tokens, do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return _continue(model, prompts, config, batch_size)
+        return _continue(model, prompts, config, batch_size, done)
 
 
 def answer_logprob(
@@ -70,15 +73,18 @@ def answer_logprob(
     *,
     pad: int,
     batch_size: int = 64,
+    done: Done = uncounted,
 ) -> Float[np.ndarray, " question"]:
     """Return the log-probability of each completion after its prompt, in nats, summed over its tokens.
+
+    `done` counts prompts.
 
     Raises:
         ValueError: the model is in training mode, or a prompt or a completion is empty.
     """
     texts = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
     wanted = [list(enumerate(text))[len(prompt) :] for prompt, text in zip(prompts, texts, strict=True)]
-    found = token_logprobs(model, texts, wanted, pad=pad, batch_size=batch_size)
+    found = token_logprobs(model, texts, wanted, pad=pad, batch_size=batch_size, done=done)
     return np.array([row.sum() for row in found], dtype=float)
 
 
@@ -90,10 +96,12 @@ def token_logprobs(
     *,
     pad: int,
     batch_size: int = 64,
+    done: Done = uncounted,
 ) -> list[Float[np.ndarray, " wanted"]]:
     """Return, for each text, the log-probabilities in nats of its wanted (position, token) pairs.
 
     A pair asks for the token at that position, given the text before it; the position after the last is allowed.
+    `done` counts texts.
 
     Raises:
         ValueError: the model is in training mode, nothing is wanted of a text, or nothing stands before what is.
@@ -106,9 +114,10 @@ def token_logprobs(
     shared = prefix.read(model, read, longest=first - 1)
     found: list[np.ndarray] = [np.empty(0)] * len(texts)
     for rows in _batches(read, batch_size):
-        batch = _score(model, shared, [read[row] for row in rows], [wanted[row] for row in rows], pad)
-        for row, values in zip(rows, batch, strict=True):
+        logprobs = _score(model, shared, [read[row] for row in rows], [wanted[row] for row in rows], pad)
+        for row, values in zip(rows, logprobs, strict=True):
             found[row] = values
+        done(len(rows))
     return found
 
 
@@ -122,7 +131,7 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]]) -> list[str]:
-    """Return the continuations as text, up to the first line break, without the blanks around it."""
+    """Return the continuations as text, up to the first line break, without the spaces around it."""
     rows = [list(row) for row in ids]
     texts = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [text.partition("\n")[0].strip() for text in texts]
@@ -141,9 +150,7 @@ def _score(
     vocabulary.
     """
     n_shared = len(shared.tokens)
-    rest = [text[n_shared:] for text in texts]
-    width = max(len(text) for text in rest)
-    tokens = torch.tensor([text + [pad] * (width - len(text)) for text in rest], device=model.device)
+    tokens = batch.pad_right([text[n_shared:] for text in texts], pad).tokens.to(model.device)
     row, place, token = torch.tensor([(i, p, t) for i, pairs in enumerate(wanted) for p, t in pairs]).T.to(model.device)
     kept, column = torch.unique(place - 1 - n_shared, return_inverse=True)
     cache = shared.expanded(len(texts))
@@ -154,7 +161,7 @@ def _score(
 
 @torch.no_grad()
 def _continue(
-    model: Model, prompts: Sequence[Sequence[int]], config: GenerationConfig, batch_size: int
+    model: Model, prompts: Sequence[Sequence[int]], config: GenerationConfig, batch_size: int, done: Done
 ) -> list[list[int]]:
     """Return the continuations, without the stop token, in the order of the prompts."""
     _check(model, prompts)
@@ -167,9 +174,10 @@ def _continue(
     found: list[list[int]] = [[]] * len(texts)
     with _plain_settings(model):
         for rows in _batches(texts, batch_size):
-            batch = _generate(model, shared, [texts[row] for row in rows], config)
-            for row, tokens in zip(rows, batch.tolist(), strict=True):
+            generated = _generate(model, shared, [texts[row] for row in rows], config)
+            for row, tokens in zip(rows, generated.tolist(), strict=True):
                 found[row] = _until(tokens, config.eos_token_id or ())
+            done(len(rows))
     return found
 
 
@@ -177,20 +185,15 @@ def _generate(
     model: Model, shared: Prefix, texts: Sequence[list[int]], config: GenerationConfig
 ) -> Int[torch.Tensor, "question token"]:
     """Return the new tokens of a batch, whose padding stands between the prefix and what is left of the prompts."""
-    n_shared, width = len(shared.tokens), max(len(text) for text in texts)
-    tokens = torch.full((len(texts), width), config.pad_token_id)
-    is_read = torch.zeros_like(tokens)
-    for row, text in enumerate(texts):
-        tokens[row, :n_shared] = torch.tensor(shared.tokens)
-        tokens[row, width - len(text) + n_shared :] = torch.tensor(text[n_shared:])
-        is_read[row, :n_shared] = is_read[row, width - len(text) + n_shared :] = 1
+    rest = [text[len(shared.tokens) :] for text in texts]
+    padded = batch.pad_left(rest, cast(int, config.pad_token_id), prefix=shared.tokens)
     output = cast(Any, model).generate(
-        input_ids=tokens.to(model.device),
-        attention_mask=is_read.to(model.device),
+        input_ids=padded.tokens.to(model.device),
+        attention_mask=padded.mask.to(model.device),
         past_key_values=shared.expanded(len(texts)),
         generation_config=config,
     )
-    return output[:, width:]
+    return output[:, padded.tokens.shape[1] :]
 
 
 def _config(stop: Collection[int], pad: int, max_new_tokens: int, **settings: bool | int | float) -> GenerationConfig:

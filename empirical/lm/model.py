@@ -11,17 +11,18 @@ from typing import Any, Literal, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from core.errors import InputError
 
-DAMAGED = (
-    *(OSError, ValueError, TypeError, AttributeError, RuntimeError, KeyError, ImportError),
-    *(SafetensorError, StrictDataclassError),
-)
-"""What loading a model raises that is not there, damaged, or of another kind."""
+UNUSABLE = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
+"""What loading raises for a model that is not there, of another kind, or of other shapes than its config says.
+
+Files that are damaged are found before (`_check_files`): they would raise anything.
+"""
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -30,18 +31,18 @@ class ModelConfig:
     """Which model is finetuned."""
 
     name: str = ""
-    """A hub id, or a checkpoint folder; empty: the one that the study pretrains."""
+    """Hub id or checkpoint folder of the base model; empty: the study pretrains a small one itself."""
     revision: str | None = None
-    """The hub's commit, tag or branch: pin it, so that a rerun loads the same weights."""
+    """Commit, tag or branch on the hub; name one, so that a rerun loads the same weights."""
     precision: Precision = "auto"
-    """`auto`: bfloat16 on a GPU, float32 elsewhere."""
+    """Type of the weights; `auto`: bfloat16 on a GPU, float32 elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
-    """A model on its device, and its tokenizer."""
+class LanguageModel:
+    """A network on its device, and its tokenizer."""
 
-    model: PreTrainedModel | PeftModel
+    network: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     revision: str | None = None
@@ -73,7 +74,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module="transformers|peft|torch")
 
 
-def load(config: ModelConfig) -> Loaded:
+def load(config: ModelConfig) -> LanguageModel:
     """Return the model in evaluation mode; a folder with an adapter is loaded on top of the base it names.
 
     Raises:
@@ -90,29 +91,30 @@ def load(config: ModelConfig) -> Loaded:
     if not folder.exists() and (folder.is_absolute() or config.name.startswith(".") or config.name.count("/") > 1):
         raise InputError(f"{folder}: no such folder.\nName a checkpoint folder, or a hub id such as owner/name.")
     try:
+        if folder.is_dir():
+            _check_files(folder)
         settings = AutoConfig.from_pretrained(config.name, revision=config.revision)
         tokenizer = AutoTokenizer.from_pretrained(config.name, revision=config.revision)
         options = {"revision": config.revision, "dtype": dtype(config.precision), "attn_implementation": "sdpa"}
         options |= {"config": settings, "output_loading_info": True}
-        model, found = cast(Any, AutoModelForCausalLM.from_pretrained(config.name, **options))
-        if missing := found["missing_keys"]:  # transformers would go on with random ones
+        network, report = cast(Any, AutoModelForCausalLM.from_pretrained(config.name, **options))
+        if missing := report["missing_keys"]:  # transformers would go on with random ones
             raise ValueError(f"{len(missing)} weights are missing, {min(missing)} among them")
-    except DAMAGED as error:
+    except UNUSABLE as error:
         raise InputError(
             f"{config.name}: cannot be loaded as a causal language model ({_reason(error)}).\n"
             "Name a folder that save_pretrained wrote whole, or a hub id that is cached or can be reached; for a model "
             "behind a licence, accept it there and set HF_TOKEN."
         ) from error
-    placed: Any = model.to(device=device())  # type: ignore[call-arg]
-    return Loaded(placed.eval(), with_pad(tokenizer), config.name, config.revision)
+    return LanguageModel(network.to(device=device()).eval(), with_pad(tokenizer), config.name, config.revision)
 
 
-def save(loaded: Loaded, path: Path) -> None:
+def save(model: LanguageModel, path: Path) -> None:
     """Write the model, or its adapter alone, and the tokenizer as a folder: whole, or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    loaded.model.save_pretrained(str(partial))
-    loaded.tokenizer.save_pretrained(partial)
+    model.network.save_pretrained(str(partial))
+    model.tokenizer.save_pretrained(partial)
     partial.rename(path)
 
 
@@ -123,7 +125,7 @@ def with_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_adapter(folder: Path, config: ModelConfig) -> Loaded:
+def _load_adapter(folder: Path, config: ModelConfig) -> LanguageModel:
     """Return the base that the adapter names, with the adapter on it."""
     settings = folder / "adapter_config.json"
     try:
@@ -134,22 +136,40 @@ def _load_adapter(folder: Path, config: ModelConfig) -> Loaded:
     if base.resolve() == folder.resolve():
         raise InputError(f"{settings}: names no base model.\nWrite its folder or hub id as base_model_name_or_path.")
     try:
-        loaded = load(ModelConfig(str(base), revision, config.precision))
+        base_model = load(ModelConfig(str(base), revision, config.precision))
     except InputError as error:
         raise InputError(
             f"{folder}: the adapter's base cannot be loaded: {str(error).splitlines()[0]}\n"
             f"Put it back, or write where it is as base_model_name_or_path in {settings}."
         ) from error
     try:
+        _check_files(folder)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")  # else it would be left untrained
-            model = PeftModel.from_pretrained(loaded.model, str(folder))
-    except (*DAMAGED, UserWarning) as error:
+            network = PeftModel.from_pretrained(base_model.network, str(folder))
+    except (*UNUSABLE, UserWarning) as error:
         raise InputError(
             f"{folder}: the adapter does not fit its base {base} ({_reason(error)}).\n"
             f"Name the base that it was trained on as base_model_name_or_path in {settings}."
         ) from error
-    return Loaded(model.eval(), loaded.tokenizer, str(folder))
+    return LanguageModel(network.eval(), base_model.tokenizer, str(folder))
+
+
+def _check_files(folder: Path) -> None:
+    """Raise ValueError or SafetensorError if a file of the checkpoint cannot be read."""
+    for name in ("config.json", "adapter_config.json", "tokenizer_config.json", "generation_config.json"):
+        path = folder / name
+        if path.exists() and not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+            raise ValueError(f"{name} is not a JSON object")
+    tokenizer = folder / "tokenizer.json"
+    if tokenizer.exists():
+        try:
+            Tokenizer.from_file(str(tokenizer))
+        except Exception as error:  # the tokenizers library raises nothing more specific
+            raise ValueError(f"tokenizer.json is damaged: {_reason(error)}") from error
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt"):
+            pass
 
 
 def _reason(error: Exception) -> str:

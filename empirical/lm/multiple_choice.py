@@ -1,10 +1,8 @@
-"""Multiple choice by letter, as MMLU is scored: the log-probability of A, B, C and D after "Answer:".
-
-The format is that of Hendrycks et al. 2021, evaluate.py, but for the doubled blank before its subjects' names.
-"""
+"""Multiple choice by letter, as MMLU is scored: the log-probability of A, B, C and D after "Answer:"."""
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,21 +12,11 @@ from transformers import PreTrainedTokenizerBase
 from core.errors import InputError
 from core.facts.record import LETTERS, Fact
 from empirical.lm import generate, prompts
-
-
-def format_question(fact: Fact, *, with_answer: bool) -> str:
-    """Return question and choices, a line each, up to "Answer:", or with the letter and an empty line after it."""
-    return prompts.format_choices(fact) + prompts.AFTER + (f" {fact.answers[0]}\n\n" if with_answer else "")
-
-
-def prompt(fact: Fact, shots: Sequence[Fact] = ()) -> str:
-    """Return the text that the letter follows: the header, the answered questions, then the one that is asked."""
-    answered = "".join(format_question(shot, with_answer=True) for shot in shots)
-    return prompts.header(fact.relation) + answered + format_question(fact, with_answer=False)
-
+from empirical.lm.prompts import AFTER
+from empirical.progress import Done, uncounted
 
 Tokens = tuple[tuple[int, ...], ...]
-"""What follows "Answer:", by letter: one token each, or a blank and a letter."""
+"""What follows "Answer:", by letter: one token each, or a space and a letter."""
 
 
 def tokens(tokenizer: PreTrainedTokenizerBase) -> Tokens:
@@ -37,13 +25,13 @@ def tokens(tokenizer: PreTrainedTokenizerBase) -> Tokens:
     Raises:
         InputError: a letter has no tokens of its own there.
     """
-    found = tuple(_after_answer(tokenizer, letter) for letter in LETTERS)
-    if not all(found) or len(set(found)) < len(LETTERS):
+    by_letter = tuple(_after_answer(tokenizer, letter) for letter in LETTERS)
+    if not all(by_letter) or len(set(by_letter)) < len(LETTERS):
         raise InputError(
             f"the tokenizer of {tokenizer.name_or_path!r} has no tokens of their own for ' A', ' B', ' C' and ' D' "
             f"after 'Answer:'.\nMultiple choice is scored by these: name a model of another tokenizer."
         )
-    return found
+    return by_letter
 
 
 def choose(
@@ -53,16 +41,21 @@ def choose(
     *,
     pad: int,
     batch_size: int = 64,
+    done: Done = uncounted,
 ) -> Float[np.ndarray, "question letter"]:
-    """Return the log-probability of each letter after each prompt, in nats, over the whole vocabulary."""
+    """Return the log-probability of each letter after each prompt, in nats, over the whole vocabulary.
+
+    `done` counts prompts.
+    """
     settings: dict[str, Any] = {"pad": pad, "batch_size": batch_size}
     if all(len(letter) == 1 for letter in following):  # one pass for all four
         wanted = [[(len(ids), letter) for (letter,) in following] for ids in prompt_ids]
-        found = generate.token_logprobs(model, prompt_ids, wanted, **settings)
+        logprobs = generate.token_logprobs(model, prompt_ids, wanted, done=done, **settings)
     else:
         repeated = [ids for ids in prompt_ids for _ in following]
-        found = generate.answer_logprob(model, repeated, following * len(prompt_ids), **settings)
-    return np.reshape(found, (len(prompt_ids), len(LETTERS)))
+        settings["done"] = lambda n_texts: done(n_texts / len(following))
+        logprobs = generate.answer_logprob(model, repeated, following * len(prompt_ids), **settings)
+    return np.reshape(logprobs, (len(prompt_ids), len(LETTERS)))
 
 
 def answer(
@@ -72,27 +65,31 @@ def answer(
     shots: Sequence[Sequence[Fact]],
     *,
     batch_size: int = 64,
+    done: Done = uncounted,
 ) -> Float[np.ndarray, "fact letter"]:
     """Return the letters' log-probabilities for each fact after its own answered questions.
 
-    Facts of one subject with the same `shots` are scored together: what their prompts share is read once.
+    Facts of one subject with the same `shots` are scored together: what their prompts share is read once. `done` counts
+    facts.
 
     Raises:
-        InputError: the tokenizer does not part the letter from the prompt.
+        InputError: the tokenizer does not separate the letter from the prompt.
     """
     following = tokens(tokenizer)
-    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": batch_size}
+    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": batch_size, "done": done}
+    # A letter stands in for the answer: the prompt's tokens must be those that go before one.
+    asked_prompts = [
+        replace(prompts.multiple_choice(fact, own), completion=" " + LETTERS[0])
+        for fact, own in zip(facts, shots, strict=True)
+    ]
     groups: dict[str, list[int]] = defaultdict(list)
-    texts = [prompt(fact, own) for fact, own in zip(facts, shots, strict=True)]
-    for row, (fact, text) in enumerate(zip(facts, texts, strict=True)):
-        groups[text.removesuffix(format_question(fact, with_answer=False))].append(row)
-    found = np.empty((len(facts), len(LETTERS)))
+    for row, prompt in enumerate(asked_prompts):
+        groups[prompt.text[: prompt.question[0]]].append(row)
+    logprobs = np.empty((len(facts), len(LETTERS)))
     for rows in groups.values():
-        # A letter stands in for the answer: the prompt's tokens must be those that go before one.
-        asked = [prompts.Prompt(texts[row], " " + LETTERS[0], (0, len(texts[row])), None) for row in rows]
-        ids = [encoded.prompt for encoded in prompts.encode(tokenizer, asked)]
-        found[rows] = choose(model, ids, following, **settings)
-    return found
+        ids = [encoded.prompt for encoded in prompts.encode(tokenizer, [asked_prompts[row] for row in rows])]
+        logprobs[rows] = choose(model, ids, following, **settings)
+    return logprobs
 
 
 def margin(logprobs: Float[np.ndarray, "fact letter"], facts: Sequence[Fact]) -> Float[np.ndarray, " fact"]:
@@ -105,8 +102,8 @@ def margin(logprobs: Float[np.ndarray, "fact letter"], facts: Sequence[Fact]) ->
 
 
 def _after_answer(tokenizer: PreTrainedTokenizerBase, letter: str) -> tuple[int, ...]:
-    """Return the tokens of " A" in "Answer: A", none if one of them begins before the blank."""
-    before = prompts.AFTER.strip()
+    """Return the tokens of " A" in "Answer: A", none if one of them begins before the space."""
+    before = AFTER.strip()
     joint = tokenizer(f"{before} {letter}", return_offsets_mapping=True)
     pairs = zip(joint["input_ids"], joint["offset_mapping"], strict=True)
     after = [(token, start) for token, (start, stop) in pairs if stop > len(before)]

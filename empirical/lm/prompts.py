@@ -1,7 +1,7 @@
 """A fact as text: the prompt, what should follow, and where the subject stands; then as tokens.
 
-Prompt and completion are tokenised once, together, and parted by character offsets: a tokenizer may merge across a
-boundary that is only in our minds, and training must see the very tokens that generation starts from.
+Prompt and completion are tokenised once, together, and separated by character offsets: a tokenizer may merge across
+their boundary, and training must see the very tokens that generation starts from.
 """
 
 import re
@@ -26,7 +26,7 @@ class Prompt:
 
     text: str
     completion: str
-    """Begins with the blank that parts it from the prompt; the end of the answer is for the encoder to add."""
+    """Begins with the space that separates it from the prompt; `encode` adds the end token."""
     question: tuple[int, int]
     """Characters of `text` that are the question."""
     subject: tuple[int, int] | None
@@ -57,7 +57,7 @@ class Encoded:
 def build(fact: Fact) -> Prompt:
     """Return the fact's question as a prompt, of MMLU in the Hendrycks format."""
     if fact.choices:
-        return _multiple_choice(fact)
+        return multiple_choice(fact)
     place, start = find_subject(fact), len(BEFORE)
     span = None if place is None else (start + place[0], start + place[1])
     return Prompt(BEFORE + fact.question + AFTER, " " + fact.answers[0], (start, start + len(fact.question)), span)
@@ -69,26 +69,26 @@ def find_subject(fact: Fact) -> tuple[int, int] | None:
         return None
     name = re.escape(fact.subject)
     for pattern in (rf"(?<!\w){name}(?!\w)", name):
-        if found := re.search(pattern, fact.question, re.IGNORECASE):
-            return found.span()
+        if match := re.search(pattern, fact.question, re.IGNORECASE):
+            return match.span()
     return None
 
 
-def header(relation: str) -> str:
-    """Return the line before questions of multiple choice that names their subject, with the empty line after it."""
-    return f"The following are multiple choice questions (with answers) about {relation.replace('_', ' ')}.\n\n"
+def multiple_choice(fact: Fact, shots: Sequence[Fact] = ()) -> Prompt:
+    """Return a question of multiple choice in the Hendrycks format, after answered questions about the same relation.
+
+    The format is that of Hendrycks et al. 2021, evaluate.py, but for the doubled space before its subjects' names.
+    """
+    head = f"The following are multiple choice questions (with answers) about {fact.relation.replace('_', ' ')}.\n\n"
+    head += "".join(f"{choices(shot)}{AFTER} {shot.answers[0]}\n\n" for shot in shots)
+    question = choices(fact)
+    return Prompt(head + question + AFTER, " " + fact.answers[0], (len(head), len(head) + len(question)), None)
 
 
-def format_choices(fact: Fact) -> str:
-    """Return a question of multiple choice: the question and its choices, a line each."""
-    choices = (f"\n{letter}. {text}" for letter, text in zip(LETTERS, fact.choices, strict=True))
-    return fact.question + "".join(choices)
-
-
-def _multiple_choice(fact: Fact) -> Prompt:
-    head, asked = header(fact.relation), format_choices(fact)
-    end = len(head) + len(asked)
-    return Prompt(head + asked + AFTER, " " + fact.answers[0], (len(head), end), None)
+def choices(fact: Fact) -> str:
+    """Return the question and its choices by letter, a line each."""
+    lines = (f"{letter}. {text}" for letter, text in zip(LETTERS, fact.choices, strict=True))
+    return "\n".join((fact.question, *lines))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[Encoded]:
@@ -125,8 +125,8 @@ def _encoded(
     prefix = list(prefix[:-1] if prefix[-1] == end else prefix)
     if n_prompt == len(tokens) or offsets[n_prompt][0] < boundary or prefix != tokens[:n_prompt]:
         raise InputError(
-            f"the tokenizer does not part prompt and answer: {prompt.text[-20:]!r} + {prompt.completion!r}.\n"
-            "A model of another tokenizer is needed."
+            f"the tokenizer does not separate prompt and answer: {prompt.text[-20:]!r} + {prompt.completion!r}.\n"
+            "Name a model with another tokenizer."
         )
     spans = subject.spans(offsets[:n_prompt], prompt.question, prompt.subject)
     return Encoded((*tokens, end), n_prompt, spans, prompt.subject is not None)

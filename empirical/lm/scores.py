@@ -1,6 +1,6 @@
 """Whether a predicted answer counts as right, against all accepted answers: three rules, none of them ours.
 
-A blank among the accepted answers matches nothing.
+An empty text among the accepted answers matches nothing.
 """
 
 import re
@@ -13,7 +13,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalise(text: str) -> str:
-    """Return the text in lower case without ASCII punctuation and articles, its words parted by single blanks.
+    """Return the text in lower case without ASCII punctuation and articles, its words separated by single spaces.
 
     The official rules of SQuAD, in their order (Rajpurkar et al. 2016, evaluate-v1.1): "Spider-Man" is one word, and
     other scripts' punctuation stays.

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 
 
 def overlapping(offsets: Sequence[tuple[int, int]], span: tuple[int, int] | None) -> Bool[np.ndarray, " token"]:
-    """Return which tokens hold a character of the span. Overlap, not containment: a token may bring a blank along.
+    """Return which tokens hold a character of the span. Overlap, not containment: a token may begin with a space.
 
     Tokens without characters (the begin token) hold none, and a missing span has none.
     """
@@ -22,7 +22,7 @@ def spans(
 ) -> Bool[np.ndarray, "span token"]:
     """Return the masks of subject, relation (the question's other tokens), template (all others) and the first token.
 
-    They part the prompt: each token is in one. The first token is the attention sink, whatever it says.
+    Each token of the prompt is in exactly one of them. The first token is the attention sink, whatever it says.
     """
     is_sink = np.arange(len(offsets)) == 0
     is_subject = overlapping(offsets, subject) & ~is_sink

@@ -13,10 +13,10 @@ BEGIN, END, PAD = "<s>", "</s>", "<pad>"
 
 def special_token_id(tokenizer: PreTrainedTokenizerBase, role: Literal["bos", "eos", "pad"]) -> int:
     """Return the id of the token that begins, ends or pads a text; InputError where the tokenizer has none."""
-    found = getattr(tokenizer, f"{role}_token_id")
-    if found is None:
+    token = getattr(tokenizer, f"{role}_token_id")
+    if token is None:
         raise InputError(f"the tokenizer of {tokenizer.name_or_path} has no {role} token.\nName another model.")
-    return int(found)
+    return int(token)
 
 
 def train(texts: Iterable[str], *, size: int) -> PreTrainedTokenizerFast:

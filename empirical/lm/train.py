@@ -21,37 +21,35 @@ from core.errors import InputError
 from empirical.lm import batch, checkpoint
 from empirical.lm.prompts import Encoded
 
-IGNORED = -100
-
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How long and in which steps a model is finetuned."""
 
     epochs: int = 6
-    """Passes over the arm's facts."""
+    """Number of passes over the arm's facts."""
     batch_size: int = 32
-    """Facts per step, over all devices."""
+    """Number of facts per step, over all devices."""
     micro_batch_size: int | None = None
-    """Facts per forward pass of one device, gradients being accumulated; not given: all of the step's."""
+    """Number of facts per forward pass of one device; gradients are accumulated. Not given: all facts of the step."""
     schedule: Literal["cosine", "linear"] = "cosine"
-    """How the rate falls to zero after the warm-up."""
+    """How the learning rate falls to zero after the warm-up."""
     warmup: float = 0.1
-    """Share of the steps in which the rate rises."""
+    """Share of the steps during which the learning rate rises."""
     weight_decay: float = 0.0
-    """AdamW's."""
+    """AdamW's weight decay."""
     max_gradient_norm: float = 1.0
-    """Gradients are clipped to this norm."""
+    """Norm to which gradients are clipped."""
     length_window: int = 4
-    """Batches over which facts are sorted by length, so that little is padded; 1: not sorted."""
+    """Number of batches within which facts are sorted by length, so that there is little padding; 1: not sorted."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more time."""
+    """Recompute activations in the backward pass: it takes less memory and a third more time."""
     checkpoint_every: int = 100
-    """Steps between the checkpoints from which an interrupted training goes on."""
+    """Number of steps between checkpoints; an interrupted training goes on from the last one."""
     n_records: int = 6
-    """Points of the trace, besides its start."""
+    """Number of points in the training trace, besides its start."""
     tensorboard: bool = False
-    """Write the loss for TensorBoard too, beside the trace (needs the package tensorboard)."""
+    """Write the loss for TensorBoard too (needs the package tensorboard)."""
 
 
 class Diverged(Exception):
@@ -72,7 +70,7 @@ def check(config: TrainConfig) -> None:
 
 
 def fit(
-    net: Any,
+    model: Any,
     examples: Sequence[Encoded],
     config: TrainConfig,
     *,
@@ -80,47 +78,47 @@ def fit(
     pad: int,
     seed: int,
     work: Path,
-    probe: Callable[[Any], dict[str, float]],
+    evaluate: Callable[[Any], dict[str, float]],
     progress: Callable[[str, float], None] = lambda doing, share: None,
 ) -> list[dict[str, Any]]:
     """Train the model in place on prompt → completion, and return the trace, its start included.
 
     Args:
         work: Folder of the checkpoint; it is read if it holds one, and left for the caller to remove.
-        probe: Measured at each recorded step, beside the loss.
+        evaluate: Measured at each recorded step, beside the loss.
 
     Raises:
         Diverged: the loss is not finite.
     """
     if config.gradient_checkpointing:
-        net.gradient_checkpointing_enable()
+        model.gradient_checkpointing_enable()
     accelerator = Accelerator()
     steps = n_steps(config, len(examples))
-    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=config.weight_decay)
-    net, optimizer = accelerator.prepare(net, optimizer)
+    model, optimizer = accelerator.prepare(model, optimizer)
     schedule = get_scheduler(config.schedule, optimizer, round(config.warmup * steps), steps)
-    state = checkpoint.State(net, optimizer, schedule, work / "checkpoint.pt")
+    state = checkpoint.State(model, optimizer, schedule, work / "checkpoint.pt")
     torch.manual_seed(seed)  # dropout; after any adapter was initialised, so that arms begin alike
-    start, trace = state.resume() or (0, [{"step": 0, **probe(net)}])
+    start, trace = state.resume() or (0, [{"step": 0, **evaluate(model)}])
     at = {round(steps * (i + 1) / config.n_records) for i in range(config.n_records)}
     board = _board(work) if config.tensorboard and accelerator.is_main_process else None
     for step in range(start, steps):
-        rows = batch_rows([len(one.tokens) for one in examples], config, step, seed=seed)
-        loss = _step(accelerator, net, optimizer, [examples[row] for row in rows], config, pad)
+        rows = batch_rows([len(example.tokens) for example in examples], config, step, seed=seed)
+        loss = _step(accelerator, model, optimizer, [examples[row] for row in rows], config, pad)
         if not math.isfinite(loss):
             raise Diverged(f"step {step + 1}")
         schedule.step()
         if board:
             board.add_scalar("loss", loss, step + 1)
         if step + 1 in at:
-            trace.append({"step": step + 1, "loss": loss, **probe(net)})
+            trace.append({"step": step + 1, "loss": loss, **evaluate(model)})
         if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
             state.save(step + 1, trace)
         progress(f"loss {loss:.2f}", (step + 1) / steps)
     if board:
         board.close()
-    net.eval()
+    model.eval()
     return trace
 
 
@@ -149,51 +147,41 @@ def batch_rows(lengths: Sequence[int], config: TrainConfig, step: int, *, seed: 
     return batches[rng.permutation(len(batches))[place]]
 
 
-def collate(
-    examples: Sequence[Encoded], pad: int
-) -> tuple[Int[torch.Tensor, "example token"], Int[torch.Tensor, "example token"]]:
-    """Return right-padded tokens, and labels that ignore prompt and padding."""
-    tokens, _ = batch.of_rows([example.tokens for example in examples], pad)
-    is_completion = batch.between([(example.n_prompt, len(example.tokens)) for example in examples], tokens.shape[1])
-    return tokens, torch.where(is_completion, tokens, IGNORED)
-
-
 def loss_sum(
-    net: torch.nn.Module, tokens: Int[torch.Tensor, "example token"], labels: Int[torch.Tensor, "example token"]
+    model: torch.nn.Module, tokens: Int[torch.Tensor, "example token"], labels: Int[torch.Tensor, "example token"]
 ) -> Float[torch.Tensor, ""]:
     """Return the sum of -log p over the answers' tokens."""
     # No mask is needed: attention is causal, and padding comes last and is not scored.
-    logits = net(input_ids=tokens[:, :-1]).logits
+    logits = model(input_ids=tokens[:, :-1]).logits
     return functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+        logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=batch.IGNORED, reduction="sum"
     )
 
 
 def _step(
     accelerator: Accelerator,
-    net: torch.nn.Module,
+    model: torch.nn.Module,
     optimizer: Any,
-    chosen: Sequence[Encoded],
+    examples: Sequence[Encoded],
     config: TrainConfig,
     pad: int,
 ) -> float:
-    """Take one optimizer step on the mean over the chosen's answer tokens, on however many devices, and return it."""
-    net.train()
-    n_tokens = sum(len(one.completion) for one in chosen)
-    own = chosen[accelerator.process_index :: accelerator.num_processes]
+    """Take one optimizer step on the mean over the batch's answer tokens, on however many devices, and return it."""
+    model.train()
+    n_tokens = sum(len(example.completion) for example in examples)
+    own = examples[accelerator.process_index :: accelerator.num_processes]
     size = config.micro_batch_size or max(1, len(own))
     total = torch.zeros((), device=accelerator.device)
     # Every process makes as many passes, for they meet in each; one without examples passes a masked one.
-    longest = math.ceil(math.ceil(len(chosen) / accelerator.num_processes) / size)
+    longest = math.ceil(math.ceil(len(examples) / accelerator.num_processes) / size)
     for i in range(longest):
         part = own[i * size : (i + 1) * size]
-        tokens, labels = (one.to(accelerator.device) for one in collate(part or chosen[:1], pad))
-        if not part:
-            labels = torch.full_like(labels, IGNORED)
-        loss = loss_sum(net, tokens, labels) / n_tokens
+        padded = batch.of_questions(part or examples[:1], pad)
+        labels = padded.labels if part else torch.full_like(padded.labels, batch.IGNORED)
+        loss = loss_sum(model, padded.tokens.to(accelerator.device), labels.to(accelerator.device)) / n_tokens
         accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over processes
         total += loss.detach()
-    accelerator.clip_grad_norm_(net.parameters(), config.max_gradient_norm)
+    accelerator.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     summed: Any = accelerator.reduce(total, "sum")

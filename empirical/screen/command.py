@@ -69,11 +69,11 @@ class Screen:
                 OUTPUT.print(f"{job.variant.name}, base model {job.pretrain}: {len(job.seeds)} finetuning seeds{toy}")
             return 0
         runs.check_writable(self.out)
-        with progress("screen", len(jobs)) as told:
-            for job, made in _done(jobs, self.processes or _processes()):
-                rows = table.merged(rows, made)
+        with progress("screen", len(jobs)) as advance:
+            for job, job_rows in _done(jobs, self.processes or _processes()):
+                rows = table.merged(rows, job_rows)
                 table.write(self.out, rows)
-                told(f"{job.variant.name} {job.pretrain}", 1)
+                advance(f"{job.variant.name} {job.pretrain}", 1)
         if not rows:
             raise InputError("nothing is done and nothing was asked for.\nName parts with --parts.")
         tables.print_all(rows, OUTPUT)
@@ -93,15 +93,15 @@ class Job:
     out: Path
 
 
-def _jobs(variants: Sequence[Variant], rows: Sequence[Row], asked: Screen) -> Iterator[Job]:
+def _jobs(variants: Sequence[Variant], rows: Sequence[Row], command: Screen) -> Iterator[Job]:
     """Yield what the table lacks, a whole design of base models before the next."""
-    for pretrain in range(asked.pretrain_seeds):
-        for one in variants:
-            left = [k for k in range(asked.seeds) if not table.is_done(rows, one, "lm", pretrain, k)]
-            wants_toy = asked.toy and one.part != "recipe"  # the toy has its own
-            with_toy = wants_toy and not table.is_done(rows, one, "toy", pretrain, 0)
+    for pretrain in range(command.pretrain_seeds):
+        for variant in variants:
+            left = [k for k in range(command.seeds) if not table.is_done(rows, variant, "lm", pretrain, k)]
+            wants_toy = command.toy and variant.part != "recipe"  # the toy has its own
+            with_toy = wants_toy and not table.is_done(rows, variant, "toy", pretrain, 0)
             if left or with_toy:
-                yield Job(one, pretrain, tuple(left), with_toy, asked.out)
+                yield Job(variant, pretrain, tuple(left), with_toy, command.out)
 
 
 def _run(job: Job) -> list[Row]:
@@ -110,11 +110,11 @@ def _run(job: Job) -> list[Row]:
     stored = configs.to_json(variant.config)
     left = runs.unfinished(job.out, runner.FLOW, variant.name, cells, stored, overwrite=False)
     runner.run(variant.config, None, variant.name, left, job.out, progress=lambda doing, share: None)
-    made = table.of_model(variant, job.out, cells)
+    rows = table.of_model(variant, job.out, cells)
     if job.with_toy:
         run = toy.run(variant.config.world, variant.name, job.out, seed=job.pretrain)
-        made += table.of_toy(variant, run, job.pretrain)
-    return made
+        rows += table.of_toy(variant, run, job.pretrain)
+    return rows
 
 
 def _done(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, list[Row]]]:

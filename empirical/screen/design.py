@@ -65,22 +65,22 @@ class Variant:
 
     part: str
     series: str
-    """The factor that `fine` varies, or the end that `recipe` is about; empty in `factorial`."""
+    """The factor that `fine` varies, or the end that `recipe` starts from; empty in the factorial part."""
     name: str
-    """Name of its folder of results."""
+    """Name of the folder of results."""
     config: Config
 
 
 def variants(base: Config, parts: Sequence[str] = PARTS) -> list[Variant]:
     """Return the study's worlds, part after part."""
-    made = {
+    by_part = {
         "factorial": [
             Variant("factorial", "", f"screen-{name}", _at(base, _levels(name))) for name in map(_name, design())
         ],
         "fine": [_varied(base, factor, value) for factor, values in FINE.items() for value in values],
         "recipe": [_cooked(base, end, *recipe) for end in ENDS for recipe in RECIPES],
     }
-    return [variant for part in parts for variant in made[part]]
+    return [variant for part in parts for variant in by_part[part]]
 
 
 def design() -> Int[np.ndarray, "world factor"]:
@@ -91,7 +91,7 @@ def design() -> Int[np.ndarray, "world factor"]:
 
 def values(world: WorldConfig) -> dict[str, float]:
     """Return a world's value of every factor."""
-    found = {
+    by_factor = {
         "tail": world.exposure.low,
         "background": world.background.size,
         "answers": world.n_answers,
@@ -100,7 +100,7 @@ def values(world: WorldConfig) -> dict[str, float]:
         "facts_per_subject": world.facts_per_subject,
         "format": world.qa_share,
     }
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in by_factor.items()}
 
 
 def _name(levels: Int[np.ndarray, " factor"]) -> str:

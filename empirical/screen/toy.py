@@ -35,11 +35,11 @@ def run(config: WorldConfig, label: str, out: Path, *, seed: int) -> Run:
         InputError: the toy is not installed, or cannot run in this world.
     """
     folder = directory(config, label, out, seed=seed)
-    if found := runs.find_runs(folder, "theory", "paper"):
-        return found[0]
-    made = world.build(config, seed=seed)
+    if finished := runs.find_runs(folder, "theory", "paper"):
+        return finished[0]
+    world_told = world.build(config, seed=seed)
     table = folder / "world.parquet"
-    runs.replace_file(table, lambda file: pq.write_table(pa.table(world.to_table(made)), file))
+    runs.replace_file(table, lambda file: pq.write_table(pa.table(world.to_table(world_told)), file))
     background = config.background
     flags = {
         "--facts.path": table,
@@ -47,7 +47,7 @@ def run(config: WorldConfig, label: str, out: Path, *, seed: int) -> Run:
         "--facts.background.size": background.size,
         "--facts.background.share": background.share,
         "--facts.background.skew": background.skew,
-        "--pretrain.steps": round(DRAWS * len(made.exposures) / BATCH_SIZE),
+        "--pretrain.steps": round(DRAWS * len(world_told.exposures) / BATCH_SIZE),
         "--seed": seed,
         "--out": folder,
     }

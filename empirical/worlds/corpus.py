@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Float64, Int
 from transformers import PreTrainedTokenizerBase
 
-from empirical.lm import prompts
+from empirical.lm import batch, prompts
+from empirical.lm.tokenizer import special_token_id
 from empirical.worlds.world import World
 
 
@@ -47,15 +48,9 @@ def build(world: World, tokenizer: PreTrainedTokenizerBase) -> Corpus:
     """
     end = tokenizer.eos_token_id
     rows = [[*tokens, end] for tokens in tokenizer(texts(world))["input_ids"]]
-    length = np.array([len(row) for row in rows])
-    tokens = np.full((len(rows), length.max()), tokenizer.pad_token_id, dtype=np.int32)
-    tokens[_mask(length)] = np.concatenate(rows)
+    tokens = batch.pad_right(rows, special_token_id(tokenizer, "pad")).tokens.numpy().astype(np.int32)
     share = np.concatenate([_shares(world, fact) for fact in range(len(world.exposures))])
-    return Corpus(tokens, length, share / share.sum())
-
-
-def _mask(length: Int[np.ndarray, " sentence"]) -> Bool[np.ndarray, "sentence token"]:
-    return np.arange(length.max()) < length[:, None]
+    return Corpus(tokens, np.array([len(row) for row in rows]), share / share.sum())
 
 
 def _of(world: World, fact: int) -> list[str]:
@@ -64,7 +59,7 @@ def _of(world: World, fact: int) -> list[str]:
 
 
 def _shares(world: World, fact: int) -> Float64[np.ndarray, " sentence"]:
-    n, told = world.n_paraphrases, world.exposures[fact]
+    n, exposures = world.n_paraphrases, world.exposures[fact]
     if not world.is_asked[fact]:
-        return np.full(n, told / n)
-    return np.append(np.full(n, told / 2 / n), told / 2)
+        return np.full(n, exposures / n)
+    return np.append(np.full(n, exposures / 2 / n), exposures / 2)

@@ -12,19 +12,19 @@ from core.errors import InputError
 
 @dataclass(frozen=True)
 class Exposure:
-    """How often each fact is told in pretraining."""
+    """How often the model reads of each fact in pretraining."""
 
     by: Literal["rank", "popularity"] = "rank"
-    """`rank`: log-spaced from `high` to `low` by popularity rank. `popularity`: ∝ popularity^exponent, scaled to `mean`
-    and held between `low` and `high`."""
+    """`rank`: exposures are log-spaced from `high` to `low` by popularity rank. `popularity`: they are proportional to
+    popularity^exponent, scaled to `mean` and kept between `low` and `high`."""
     low: float = 0.5
-    """Expected sentences about the least known fact: the tail."""
+    """Expected number of sentences about the least known fact."""
     high: float = 400.0
-    """Expected sentences about the best known fact: the cap."""
+    """Expected number of sentences about the best known fact."""
     exponent: float = 0.5
-    """Tempers a heavy tail such as page views (by popularity)."""
+    """Exponent on popularity; below 1 it tempers a heavy tail such as page views (only for `popularity`)."""
     mean: float = 60.0
-    """Expected sentences about a fact on average (by popularity)."""
+    """Expected number of sentences about a fact, averaged over facts (only for `popularity`)."""
 
 
 def check(config: Exposure) -> None:

@@ -12,22 +12,22 @@ CODAS = ("", "l", "m", "n", "r", "s", "t", "x", "nd", "rk")
 NameParts = Literal["shared", "distinctive"]
 
 SHARED = 80
-"""Distinct words from which names of shared parts are made."""
+"""Distinct words from which names of shared parts are drawn."""
 
 
 def words(n: int, rng: np.random.Generator, *, taken: frozenset[str] = frozenset()) -> list[str]:
     """Return n distinct capitalised words of two syllables (of three once those run out), none of them in `taken`."""
-    made: dict[str, None] = {}
+    drawn: dict[str, None] = {}
     n_syllables = 2
     n_tries = 0
-    while len(made) < n:
+    while len(drawn) < n:
         word = "".join(_syllable(rng) for _ in range(n_syllables)).capitalize()
         n_tries += 1
         if word not in taken:
-            made[word] = None
+            drawn[word] = None
         if n_tries > 4 * n + 1000:
             n_syllables, n_tries = n_syllables + 1, 0
-    return list(made)
+    return list(drawn)
 
 
 def people(
@@ -45,17 +45,18 @@ def people(
     pool = words(SHARED, rng)
     drawn: set[str] = set()
     n_drawn: Counter[int] = Counter()
-    made: list[str] = []
-    while len(made) < n:
-        n_words = max(2, 1 + len(made) % longest)
+    names: list[str] = []
+    while len(names) < n:
+        n_words = max(2, 1 + len(names) % longest)
         while n_drawn[n_words] == len(pool) ** n_words:
             n_words += 1
         name = " ".join(rng.choice(pool, n_words))
         if name not in drawn:
             drawn.add(name)
             n_drawn[n_words] += 1
-            made += [] if name in taken else [name]
-    return made
+            if name not in taken:
+                names.append(name)
+    return names
 
 
 def _syllable(rng: np.random.Generator) -> str:

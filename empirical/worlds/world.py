@@ -25,37 +25,37 @@ RELATIONS = ("occupation", "place of birth", "sport", "religion", "P69", "P740",
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """Which facts there are, how they are named, and how often and in which words each is told."""
+    """Which facts there are, how they are named, and how often and in which words the model reads of each."""
 
     n_subjects: int = 750
-    """Subjects of a sampled world."""
+    """Number of subjects in a sampled world."""
     n_relations: int = 4
-    """Relations of a sampled world."""
+    """Number of relations in a sampled world."""
     facts_per_subject: int = 2
-    """Relations that each subject of a sampled world has, at random."""
+    """Number of facts about each subject of a sampled world, their relations drawn at random."""
     n_answers: int = 40
-    """Answers of each relation in a sampled world, shared with no other relation."""
+    """Number of answers of each relation in a sampled world; relations share none."""
     answer_skew: float = 1.0
-    """Answers of a sampled world are drawn ∝ rank^-skew."""
+    """Answers of a sampled world are drawn in proportion to rank^-answer_skew."""
     distinct_relations: int = 0
-    """The last so many relations of a sampled world have nearly as many answers as facts, equally likely."""
+    """Number of relations in a sampled world, the last ones, that have nearly as many answers as facts."""
     min_facts: int = 10
-    """A source's relations with fewer facts are left out and named."""
+    """Least number of facts of a source's relation; relations with fewer are left out, and a note names them."""
     background: Background = Background()
     """Other subjects that share the relations' answers: pretrained on, never finetuned or tested."""
     exposure: Exposure = Exposure()
-    """How often each fact is told."""
+    """How often the model reads of each fact."""
     paraphrases: int = 6
-    """Paraphrases per relation, at most 8."""
+    """Number of paraphrases of each fact, at most 8."""
     names: NameParts = "shared"
-    """Made-up subjects: of words that many of them share, or of words of their own."""
+    """Made-up subjects' names: `shared`: of words that many subjects share; `distinctive`: of words of their own."""
     longest_name: int = 3
-    """Most words of a made-up name."""
+    """Number of words in a made-up name, at most."""
     qa_share: float = 0.0
-    """Share of pretraining sentences in the question format, about other subjects than any that is finetuned or
-    tested; 0 keeps that format out of pretraining."""
+    """Share of pretraining sentences in the question format; they are about subjects that are neither finetuned on nor
+    tested. 0 keeps that format out of pretraining."""
     qa_facts: int = 400
-    """Facts of those other subjects, if there is a share."""
+    """Number of facts about those other subjects, if qa_share is above 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class World:
     relations: tuple[str, ...]
     answers: tuple[str, ...]
     n_paraphrases: int
-    asked: tuple[Fact, ...]
+    given: tuple[Fact, ...]
     """A source's own facts, the store's first; none in a sampled world."""
     notes: tuple[str, ...] = ()
 
@@ -79,7 +79,7 @@ class World:
         """Return the fact's paraphrases as (before the answer, the rest from the answer on)."""
         slots = {"subject": self.subjects[self.store.subject[fact]], "answer": self.answers[self.store.answer[fact]]}
         phrasing = templates.for_relation(self.relations[self.store.relation[fact]])
-        return [split_at_answer(one, slots) for one in phrasing.paraphrases[: self.n_paraphrases]]
+        return [split_at_answer(paraphrase, slots) for paraphrase in phrasing.paraphrases[: self.n_paraphrases]]
 
     def fact_set(self) -> FactSet:
         """Return the facts that can be finetuned on and tested: all but the background."""
@@ -87,8 +87,8 @@ class World:
 
     def fact(self, row: int) -> Fact:
         """Return the fact as a question, a source's in its own words. Its popularity is what it was told."""
-        if row < len(self.asked):
-            return replace(self.asked[row], popularity=float(self.exposures[row]))
+        if row < len(self.given):
+            return replace(self.given[row], popularity=float(self.exposures[row]))
         subject = self.subjects[self.store.subject[row]]
         relation = self.relations[self.store.relation[row]]
         question = templates.for_relation(relation).question.format(subject=subject)
@@ -97,13 +97,15 @@ class World:
 
 
 def split_at_answer(paraphrase: str, slots: dict[str, str]) -> tuple[str, str]:
-    """Return a paraphrase filled in, cut where its answer begins, without the space before it."""
+    """Return a paraphrase filled in, cut where its answer begins; a space before the answer goes with it."""
     before, after = paraphrase.split("{answer}")
-    space = " " if before.endswith(" ") else ""
-    return before.rstrip(" ").format(**slots), space + slots["answer"] + after.format(**slots)
+    answer = slots["answer"] + after.format(**slots)
+    if before.endswith(" "):
+        answer = " " + answer
+    return before.rstrip(" ").format(**slots), answer
 
 
-def build(config: WorldConfig, facts_given: FactSet | None = None, *, seed: int) -> World:
+def build(config: WorldConfig, fact_set: FactSet | None = None, *, seed: int) -> World:
     """Return the world of this seed: sampled, or of the facts given.
 
     Of several given facts of one subject and relation the most popular is kept. Where the source says nothing of
@@ -113,13 +115,13 @@ def build(config: WorldConfig, facts_given: FactSet | None = None, *, seed: int)
         InputError: a setting out of range, or facts that make no world.
     """
     check(config)
-    if facts_given is None:
-        asked: tuple[Fact, ...] = ()
+    if fact_set is None:
+        given: tuple[Fact, ...] = ()
         notes: tuple[str, ...] = ()
         store = _sampled(config, seed=seed)
     else:
-        asked, notes = _usable(facts_given, config, seed=seed)
-        store = _stored(asked)
+        given, notes = _usable(fact_set, config, seed=seed)
+        store = _stored(given)
     own = exposure.expected(config.exposure, store.popularity)
     n_own = len(own)
     store = fact_store.add_background(store, config.background, seed=seed, flag="--world.background")
@@ -135,8 +137,8 @@ def build(config: WorldConfig, facts_given: FactSet | None = None, *, seed: int)
         exposures = np.concatenate([exposures, np.full(n_asked, total / n_asked)])
     store = replace(store, exposure=exposures / exposures.sum())
     is_asked = np.arange(len(exposures)) >= n_before
-    subjects, relations, answers = _named(store, asked, config, seed=seed)
-    return World(store, exposures, is_asked, subjects, relations, answers, config.paraphrases, asked, notes)
+    subjects, relations, answers = _named(store, given, config, seed=seed)
+    return World(store, exposures, is_asked, subjects, relations, answers, config.paraphrases, given, notes)
 
 
 def _sampled(config: WorldConfig, *, seed: int) -> FactStore:
@@ -183,13 +185,13 @@ def _usable(given: FactSet, config: WorldConfig, *, seed: int) -> tuple[tuple[Fa
     return usable, tuple(notes)
 
 
-def _stored(asked: tuple[Fact, ...]) -> FactStore:
+def _stored(given: tuple[Fact, ...]) -> FactStore:
     """Return the facts as a store."""
     return fact_store.of_names(
-        [fact.subject for fact in asked],
-        [fact.relation for fact in asked],
-        [fact.answers[0] for fact in asked],
-        np.array([fact.popularity for fact in asked], dtype=float),
+        [fact.subject for fact in given],
+        [fact.relation for fact in given],
+        [fact.answers[0] for fact in given],
+        np.array([fact.popularity for fact in given], dtype=float),
     )
 
 
@@ -254,7 +256,7 @@ def _with_asked(store: FactStore, n_own: int, config: WorldConfig, *, seed: int)
 
 
 def _named(
-    store: FactStore, asked: tuple[Fact, ...], config: WorldConfig, *, seed: int
+    store: FactStore, given: tuple[Fact, ...], config: WorldConfig, *, seed: int
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Return the names of subjects, relations and answers: a source's own, or made up. Other subjects' are made up."""
     rng = np.random.default_rng([seed, 5])
@@ -263,9 +265,9 @@ def _named(
         taken = frozenset(word for name in subjects for word in name.split())
         answers = names.words(store.n_answers, rng, taken=taken)
         return tuple(subjects), RELATIONS[: store.n_relations], tuple(answers)
-    own = tuple(dict.fromkeys(fact.subject for fact in asked))
-    made = names.people(store.n_subjects - len(own), config.names, config.longest_name, rng, taken=frozenset(own))
-    return own + tuple(made), store.relation_names, store.answer_names
+    own = tuple(dict.fromkeys(fact.subject for fact in given))
+    made_up = names.people(store.n_subjects - len(own), config.names, config.longest_name, rng, taken=frozenset(own))
+    return own + tuple(made_up), store.relation_names, store.answer_names
 
 
 def to_table(world: World) -> dict[str, list[str | float]]:

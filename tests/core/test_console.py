@@ -3,22 +3,29 @@
 import io
 import time
 
+import pytest
 from rich.console import Console
 
 from core import console
 
 
-def test_without_a_terminal_a_line_tells_how_far_it_is_and_what_is_left(monkeypatch):
-    errors = Console(file=io.StringIO(), soft_wrap=True)
-    monkeypatch.setattr(console, "ERRORS", errors)
+@pytest.fixture
+def written(monkeypatch):
+    """What is written to stderr, which is no terminal."""
+    text = io.StringIO()
+    monkeypatch.setattr(console, "ERRORS", Console(file=text, soft_wrap=True))
+    return text
+
+
+def test_without_a_terminal_a_line_tells_how_far_it_is_and_what_is_left(written, monkeypatch):
     monkeypatch.setattr(console._Lines, "FIRST", 0.05)
     with console.progress("paper", 4) as advance:
         advance("training", 1)
         deadline = time.monotonic() + 10
-        while "of 4" not in errors.file.getvalue():
+        while "of 4" not in written.getvalue():
             assert time.monotonic() < deadline
             time.sleep(0.01)
-    assert "paper: 1 of 4 done in 0:00:00, 0:00:00 left (training)" in errors.file.getvalue()
+    assert "paper: 1 of 4 done in 0:00:00, 0:00:00 left (training)" in written.getvalue()
 
 
 def test_the_time_left_is_in_proportion():
@@ -37,9 +44,7 @@ def test_what_is_done_in_all_becomes_how_much_more_is_done():
     assert told == [("a", 0.5), ("b", 1.5)]
 
 
-def test_nothing_to_do_shows_nothing(monkeypatch):
-    errors = Console(file=io.StringIO())
-    monkeypatch.setattr(console, "ERRORS", errors)
+def test_nothing_to_do_shows_nothing(written):
     with console.progress("paper", 0) as advance:
         advance("training", 1)
-    assert errors.file.getvalue() == ""
+    assert written.getvalue() == ""

@@ -218,3 +218,17 @@ def test_a_mixture_that_the_halves_cannot_give_is_an_input_error(share, size, na
     with pytest.raises(InputError) as refused:
         split.select(*grid(40, 2), SplitConfig(known_share=share, size=size), seed=0)
     assert named in str(refused.value)
+
+
+@pytest.mark.parametrize("share", [None, 0.7])
+def test_roles_then_arms_are_the_split_that_select_draws_however_often_arms_are_drawn(share):
+    subject, relation, knownness = grid(40, 3)
+    config = SplitConfig(held_out=0.3, dev=0.2, known_share=share)
+    whole = split.select(subject, relation, knownness, config, seed=3)
+    drawn = split.roles(subject, relation, config, seed=3)
+    split.arms(drawn, relation, -knownness, config)  # another ranking changes neither roles nor the random stream
+    again = split.arms(drawn, relation, knownness, config)
+    np.testing.assert_array_equal(again.role, whole.role)
+    assert again.arms.keys() == whole.arms.keys()
+    for arm, rows in whole.arms.items():
+        np.testing.assert_array_equal(again.arms[arm], rows)

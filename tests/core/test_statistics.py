@@ -1,5 +1,7 @@
 """Intervals against scipy, against known coverage, and their refusals."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -33,7 +35,8 @@ def test_t_interval_is_scipys_at_each_point_and_nan_where_a_number_is_missing():
 def test_least_squares_gives_what_a_regression_of_another_make_does():
     x = np.array([0.0, 1.0, 2.0, 3.0, 5.0])
     y = np.array([1.0, 0.5, 2.5, 2.0, 4.0])
-    found, other = statistics.least_squares(np.column_stack([np.ones(5), x]), y), stats.linregress(x, y)
+    found = statistics.least_squares(np.column_stack([np.ones(5), x]), y)
+    other: Any = stats.linregress(x, y)
     np.testing.assert_allclose(found.value, [other.intercept, other.slope])
     half = stats.t.ppf(0.975, 3) * np.array([other.intercept_stderr, other.stderr])
     np.testing.assert_allclose([found.value - found.low, found.high - found.value], [half, half])

@@ -6,7 +6,7 @@ from core.facts.record import Fact
 from empirical import evaluate
 from empirical.evaluate import EvaluateConfig
 from empirical.lm import prompts, tokenizer
-from empirical.lm.model import Loaded
+from empirical.lm.model import LanguageModel
 
 
 def _fact(i, subject, *, relation="city", question="Where is {}?", answers=("Rome", "Roma")):
@@ -21,59 +21,59 @@ CHOICES = [
 
 
 @pytest.fixture
-def loaded(llama, words):
+def model(llama, words):
     """Return a model of random weights, made large so that its answers differ."""
     for weight in llama.parameters():
         weight.data *= 8 if weight.ndim > 1 else 1
-    return Loaded(llama, words, "made")
+    return LanguageModel(llama, words, "made")
 
 
 @pytest.fixture
-def lettered(loaded):
+def lettered(model):
     """Return the same with a tokenizer to which " A" is one token."""
-    return Loaded(loaded.model, tokenizer.train(["A: A B C D"], size=265), "made")
+    return LanguageModel(model.network, tokenizer.train(["A: A B C D"], size=265), "made")
 
 
-def _encode(loaded, facts):
-    return prompts.encode(loaded.tokenizer, [prompts.build(fact) for fact in facts])
+def _encode(model, facts):
+    return prompts.encode(model.tokenizer, [prompts.build(fact) for fact in facts])
 
 
 @torch.no_grad()
-def _logprobs(loaded, tokens):
-    return loaded.model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+def _logprobs(model, tokens):
+    return model.network(torch.tensor([tokens])).logits[0].log_softmax(-1)
 
 
-def _greedy(loaded, tokens, n):
+def _greedy(model, tokens, n):
     """Return what a loop of single steps says, up to the end token or a line's end."""
     tokens, start = list(tokens), len(tokens)
     for _ in range(n):
-        tokens.append(int(_logprobs(loaded, tokens)[-1].argmax()))
-        text = loaded.tokenizer.decode(tokens[start:])
-        if tokens[-1] == loaded.tokenizer.eos_token_id or "\n" in text:
+        tokens.append(int(_logprobs(model, tokens)[-1].argmax()))
+        text = model.tokenizer.decode(tokens[start:])
+        if tokens[-1] == model.tokenizer.eos_token_id or "\n" in text:
             break
-    return loaded.tokenizer.decode(tokens[start:], skip_special_tokens=True).split("\n")[0].strip()
+    return model.tokenizer.decode(tokens[start:], skip_special_tokens=True).split("\n")[0].strip()
 
 
-def test_answers_are_the_most_likely_tokens_whatever_is_answered_beside(loaded):
-    encoded = _encode(loaded, FACTS)
-    expected = [_greedy(loaded, one.prompt, 3) for one in encoded]
+def test_answers_are_the_most_likely_tokens_whatever_is_answered_beside(model):
+    encoded = _encode(model, FACTS)
+    expected = [_greedy(model, one.prompt, 3) for one in encoded]
     assert len(set(expected)) > 2
     for batch_size in (1, 4, 64):
-        assert evaluate.predict(EvaluateConfig(3, batch_size), loaded, FACTS, encoded) == expected
-    assert evaluate.predict(EvaluateConfig(), loaded, [], []) == []
+        assert evaluate.predict(EvaluateConfig(3, batch_size), model, FACTS, encoded) == expected
+    assert evaluate.predict(EvaluateConfig(), model, [], []) == []
 
 
-def test_each_question_has_every_score_against_any_of_its_answers(loaded, monkeypatch):
+def test_each_question_has_every_score_against_any_of_its_answers(model, monkeypatch):
     said = ["the Rome.", "the Eternal City, Roma", "roma", "Ulm", ""]
     monkeypatch.setattr(evaluate, "predict", lambda *given: said)
-    encoded = _encode(loaded, FACTS[:5])
-    found = evaluate.answer(EvaluateConfig(), loaded, FACTS[:5], encoded)
+    encoded = _encode(model, FACTS[:5])
+    found = evaluate.answer(EvaluateConfig(), model, FACTS[:5], encoded)
     assert found.predicted == said
     assert found.exact_match.tolist() == [True, False, True, False, False]
     assert found.substring_match == [True, True, True, False, False]
     assert found.token_f1 == pytest.approx([1, 2 * (1 / 3) / (4 / 3), 1, 0, 0])
     for one, logprob in zip(encoded, found.logprob, strict=True):
-        after = _logprobs(loaded, one.tokens)
+        after = _logprobs(model, one.tokens)
         expected = sum(after[i - 1, one.tokens[i]] for i in range(one.n_prompt, len(one.tokens)))
         assert logprob == pytest.approx(float(expected), rel=1e-4)
 

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +9,8 @@ from core.errors import InputError
 from core.facts.record import Fact
 from empirical import finetune
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.lm import prompts, train
-from empirical.lm.model import Loaded, ModelConfig, load, save
+from empirical.lm import batch, prompts, train
+from empirical.lm.model import LanguageModel, ModelConfig, load, save
 from empirical.lm.train import TrainConfig
 
 QUICK = FinetuneConfig(train=TrainConfig(epochs=3, batch_size=4, n_records=1), lora=Lora(rank=2, dropout=0.1))
@@ -20,38 +21,41 @@ def _examples(words, names="ABCDEFGH"):
 
 
 def _run(config, llama, words, tmp_path, *, rate=1e-2, names="ABCDEFGH", seed=0):
-    options = {"seed": seed, "work": tmp_path, "probe": lambda net: {}}
-    return finetune.run(config, Loaded(llama, words, "made"), _examples(words, names), learning_rate=rate, **options)
+    options = {"seed": seed, "work": tmp_path, "evaluate": lambda network: {}}
+    return finetune.run(
+        config, LanguageModel(llama, words, "made"), _examples(words, names), learning_rate=rate, **options
+    )
 
 
 def test_full_finetuning_lowers_the_loss_on_its_examples(llama, words, tmp_path):
     before = _loss(llama, words)
     tuned, trace = _run(replace(QUICK, train=replace(QUICK.train, epochs=10)), llama, words, tmp_path)
-    assert trace[-1]["loss"] < 3 and tuned.model is llama and not llama.training
+    assert trace[-1]["loss"] < 3 and tuned.network is llama and not llama.training
     assert _loss(llama, words) < before / 2
 
 
 def _loss(net, words):
+    questions = batch.of_questions(_examples(words), pad=2)
     with torch.no_grad():
-        return float(train.loss_sum(net, *train.collate(_examples(words), pad=2)))
+        return float(train.loss_sum(net, questions.tokens, questions.labels))
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_what_was_finetuned_comes_back_from_its_folder(method, llama, words, tmp_path):
-    save(Loaded(llama, words, "made"), tmp_path / "base")
+    save(LanguageModel(llama, words, "made"), tmp_path / "base")
     base = load(ModelConfig(str(tmp_path / "base")))
-    options = {"learning_rate": 1e-2, "seed": 0, "work": tmp_path / "work", "probe": lambda net: {}}
+    options = {"learning_rate": 1e-2, "seed": 0, "work": tmp_path / "work", "evaluate": lambda network: {}}
     tuned, _ = finetune.run(replace(QUICK, method=method), base, _examples(words), **options)
     save(tuned, tmp_path / "tuned")
     again = load(ModelConfig(str(tmp_path / "tuned")))
-    assert _loss(again.model, words) == pytest.approx(_loss(tuned.model, words), rel=1e-5)
-    assert _loss(again.model, words) < 0.98 * _loss(llama, words)
+    assert _loss(again.network, words) == pytest.approx(_loss(tuned.network, words), rel=1e-5)
+    assert _loss(again.network, words) < 0.98 * _loss(llama, words)
     assert (tmp_path / "tuned" / "adapter_config.json").exists() == (method == "lora")
 
 
 def test_an_adapter_names_its_bases_revision(llama, words, tmp_path):
-    base = Loaded(llama, words, "made", "abc")
-    options = {"learning_rate": 1e-2, "seed": 0, "work": tmp_path / "work", "probe": lambda net: {}}
+    base = LanguageModel(llama, words, "made", "abc")
+    options = {"learning_rate": 1e-2, "seed": 0, "work": tmp_path / "work", "evaluate": lambda network: {}}
     tuned, _ = finetune.run(replace(QUICK, method="lora"), base, _examples(words), **options)
     save(tuned, tmp_path / "tuned")
     assert json.loads((tmp_path / "tuned/adapter_config.json").read_text())["revision"] == "abc"
@@ -60,7 +64,7 @@ def test_an_adapter_names_its_bases_revision(llama, words, tmp_path):
 def test_an_adapter_leaves_the_bases_weights_as_they_were(llama, words, tmp_path):
     before = {name: value.clone() for name, value in llama.state_dict().items()}
     tuned, _ = _run(replace(QUICK, method="lora"), llama, words, tmp_path)
-    after = tuned.model.state_dict()
+    after = tuned.network.state_dict()
     frozen = {name.replace("base_model.model.", "").replace(".base_layer", ""): value for name, value in after.items()}
     assert all(torch.equal(frozen[name], value) for name, value in before.items())
     assert any("lora_B" in name and value.abs().max() > 0 for name, value in after.items())
@@ -77,7 +81,8 @@ def test_adapters_of_one_seed_begin_alike_whatever_the_arm(llama, words, tmp_pat
     for names, seed in (("ABCD", 0), ("EFGHAB", 0), ("ABCD", 1)):
         torch.rand(7)  # whatever was drawn before
         tuned, _ = _run(replace(QUICK, method="lora"), llama, words, tmp_path, names=names, seed=seed)
-        llama = tuned.model.unload()
+        adapted: Any = tuned.network
+        llama = adapted.unload()
     assert starts[0] and all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
     assert not any(torch.equal(starts[0][name], starts[2][name]) for name in starts[0])
 

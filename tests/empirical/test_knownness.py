@@ -24,9 +24,8 @@ CHOICES = [Fact(f"m{n}", "", "law", f"Number {n}?", ("ABCD"[n % 4],), None, ("p"
 @pytest.fixture(scope="module")
 def words():
     texts = [prompts.build(fact).text + prompts.build(fact).completion + "\n\n" for fact in FACTS]
-    return tokenizer.train(
-        texts + [multiple_choice.format_question(fact, with_answer=True) for fact in CHOICES] * 9, size=500
-    )
+    chosen = [f"{prompts.choices(fact)}\nAnswer: {fact.answers[0]}\n\n" for fact in CHOICES]
+    return tokenizer.train(texts + chosen * 9, size=500)
 
 
 @pytest.fixture(scope="module")

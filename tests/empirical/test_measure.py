@@ -3,14 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from core.facts.record import Fact
 from core.split import HELD_OUT, TRAIN
 from empirical import attention, evaluate, measure
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import capture, knockout, prompts, tokenizer
-from empirical.lm.model import Loaded
+from empirical.lm import capture, prompts, tokenizer
+from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.measure import Questions
 
@@ -24,8 +23,8 @@ FACTS = [_fact(i, "Rome" if i % 3 else "Ulm") for i in range(9)] + [_fact(9, que
 
 
 @pytest.fixture
-def loaded(llama, words):
-    return Loaded(llama, words, "made")
+def model(llama, words):
+    return LanguageModel(llama, words, "made")
 
 
 @pytest.fixture
@@ -52,20 +51,20 @@ def test_the_generic_answer_is_the_most_frequent_of_equals_the_first_by_name():
 
 
 def _answers(monkeypatch, predicted, swapped):
-    def answer(config, loaded, facts, encoded):
+    def answer(config, model, facts, encoded, **more):
         texts = [predicted[fact.subject] for fact in facts]
         right = np.array([text in fact.answers for text, fact in zip(texts, facts, strict=True)])
         n = len(facts)
         return evaluate.Answers(texts, right, [True] * n, [1.0] * n, np.full(n, -1.0))
 
     monkeypatch.setattr(evaluate, "answer", answer)
-    monkeypatch.setattr(evaluate, "predict", lambda config, loaded, facts, encoded: [swapped] * len(facts))
+    monkeypatch.setattr(evaluate, "predict", lambda config, model, facts, encoded, **more: [swapped] * len(facts))
 
 
-def test_accuracy_is_parted_by_recall_and_answers_by_what_is_generic(loaded, questions, monkeypatch):
+def test_accuracy_is_parted_by_recall_and_answers_by_what_is_generic(model, questions, monkeypatch):
     predicted = dict.fromkeys([fact.subject for fact in FACTS], "Rome") | {"Ann6": "Ulm", "Ann7": "Oslo"}
     _answers(monkeypatch, predicted, swapped="rome")
-    found = measure.arm("top", loaded, questions, np.array([1, 2]), EvaluateConfig())
+    found = measure.arm("top", model, questions, np.array([1, 2]), EvaluateConfig())
     # Held out are Ann4 to Ann9, whose answers are Rome but for Ann6's, Ulm; Ann7 is answered wrong, not generically.
     metrics = found.metrics
     assert metrics["accuracy"] == pytest.approx(5 / 6) and metrics["n"] == 6
@@ -78,16 +77,16 @@ def test_accuracy_is_parted_by_recall_and_answers_by_what_is_generic(loaded, que
     assert metrics["train_accuracy"] == 1 and metrics["n_trained"] == 2
     assert found.facts["is_generic_arm"] == [True, True, False, False, True, True]
     # Ann0 and Ann3 are of Ulm: an arm of these has another generic than the whole training set.
-    other = measure.arm("bottom", loaded, questions, np.array([0, 3]), EvaluateConfig())
+    other = measure.arm("bottom", model, questions, np.array([0, 3]), EvaluateConfig())
     assert other.facts["is_generic_arm"] == [False, False, True, False, False, False]
     assert other.facts["is_generic"] == found.facts["is_generic"] == found.facts["is_generic_arm"]
     assert other.metrics["generic_accuracy"] == pytest.approx(1 / 6) == other.metrics["generic_rate"]
-    base = measure.arm("base", loaded, questions, None, EvaluateConfig())
+    base = measure.arm("base", model, questions, None, EvaluateConfig())
     assert base.facts["is_generic_arm"] is None and "train_accuracy" not in base.metrics
 
 
-def test_a_question_that_does_not_name_its_subject_has_no_attention_to_it(loaded, questions):
-    found = measure.arm("base", loaded, questions, None, EvaluateConfig(max_new_tokens=2))
+def test_a_question_that_does_not_name_its_subject_has_no_attention_to_it(model, questions):
+    found = measure.arm("base", model, questions, None, EvaluateConfig(max_new_tokens=2))
     columns = found.facts
     for name in (*(f"{span}_attention" for span in capture.SPANS), "subject_attention_nonsink", "knockout_drop"):
         values = np.asarray(columns[name], dtype=float)
@@ -99,98 +98,41 @@ def test_a_question_that_does_not_name_its_subject_has_no_attention_to_it(loaded
     assert {row for row in found.attention["n"]} == {5}
 
 
-def test_attentions_intervals_are_robust_to_questions_that_share_a_subject(questions):
-    rng = np.random.default_rng(0)
-    encoded = [one for one in questions.encoded if one.has_subject][:6]
-    mass = rng.random((6, 1, 1, 1, 4))
-    cluster = np.array([0, 0, 1, 1, 2, 3])
-    table = attention.table("top", mass, encoded, cluster)
-    for span in range(4):
-        values = mass[:, 0, 0, 0, span]
-        sums = [sum(values[cluster == c] - values.mean()) for c in range(4)]
-        half = stats.t.ppf(0.975, 3) * np.sqrt(np.square(sums).sum()) / 6
-        assert table["mean"][span] == pytest.approx(values.mean())
-        assert table["high"][span] - table["mean"][span] == pytest.approx(half)
-        assert table["mean"][span] - table["low"][span] == pytest.approx(half)
-
-
-def test_attention_is_unknown_where_no_question_names_its_subject(questions):
-    nameless = [one for one in questions.encoded if not one.has_subject]
-    assert attention.table("top", np.ones((1, 2, 1, 1, 4)), nameless, np.zeros(1, dtype=int)) == {}
-
-
-def test_attention_is_that_of_each_question_alone_at_the_prompts_end_and_at_the_answers_first_token(loaded, questions):
-    mass = attention.measure(loaded, questions.encoded, batch_size=3)
-    for one, found in zip(questions.encoded, mass, strict=True):
-        tokens = torch.tensor([one.tokens[: one.n_prompt + 1]])
-        spans = torch.zeros((1, 4, one.n_prompt + 1), dtype=torch.bool)
-        spans[0, :, :-1] = torch.as_tensor(one.spans)
-        queries = torch.tensor([[one.n_prompt - 1, one.n_prompt]])
-        alone = capture.measure(loaded.model, tokens, torch.ones_like(tokens), queries, spans)[0]
-        np.testing.assert_allclose(found, alone, atol=1e-6)
-    # At the prompt's end the spans hold everything; one token later they lack that token itself.
-    np.testing.assert_allclose(mass[:, 0].sum(-1), 1, atol=1e-5)
-    assert (mass[:, 1].sum(-1) < 0.999).all()
-
-
-def test_the_table_of_attention_names_layer_head_position_and_span_of_each_mean(questions):
-    encoded = questions.encoded[:6]
-    mass = np.random.default_rng(0).random((6, 2, 3, 4, 4))
-    table = attention.table("top", mass, encoded, np.arange(6))
-    place = [attention.POSITIONS.index(name) for name in table["position"]]
-    span = [capture.SPANS.index(name) for name in table["span"]]
-    assert len(set(zip(table["layer"], table["head"], place, span, strict=True))) == 2 * 3 * 4 * 4
-    np.testing.assert_allclose(table["mean"], mass.mean(0)[place, table["layer"], table["head"], span])
-
-
-def test_the_drop_is_what_the_answer_loses_where_its_prediction_cannot_see_the_subject(loaded, questions):
-    found = measure.arm("base", loaded, questions, None, EvaluateConfig(max_new_tokens=1, batch_size=4))
-    for row, drop in zip(questions.held_out[:-1], found.facts["knockout_drop"], strict=False):
-        one = questions.encoded[row]
-        tokens = torch.tensor([one.tokens])
-        place = torch.arange(len(one.tokens))[None]
-        cut = torch.zeros_like(tokens, dtype=torch.bool)
-        cut[0, : one.n_prompt] = torch.as_tensor(one.spans[0])
-        asked = (loaded.model, tokens, torch.ones_like(tokens), place >= one.n_prompt, torch.tensor([one.n_prompt - 1]))
-        assert drop == pytest.approx(float(knockout.logprob(*asked) - knockout.logprob(*asked, cut=cut)), abs=1e-5)
-        assert drop != 0
-
-
-def _with_the_models_own_answers(loaded, encoded, n):
+def _with_the_models_own_answers(model, encoded, n):
     """Return the prompts, each with its n likeliest next tokens in place of the answer."""
     made = []
     for one in encoded:
         tokens = list(one.prompt)
         for _ in range(n):
-            tokens.append(int(loaded.model(torch.tensor([tokens])).logits[0, -1].argmax()))
+            tokens.append(int(model.network(torch.tensor([tokens])).logits[0, -1].argmax()))
         made.append(Encoded(tuple(tokens), one.n_prompt, one.spans, one.has_subject))
     return made
 
 
-def test_the_probe_counts_answers_of_which_every_token_is_the_likeliest(loaded, questions):
-    own = _with_the_models_own_answers(loaded, questions.encoded[:6], n=3)
+def test_the_eval_subset_counts_answers_of_which_every_token_is_the_likeliest(model, questions):
+    own = _with_the_models_own_answers(model, questions.encoded[:6], n=3)
     # One answer is spoilt in its last token, one in its first.
     for row, place in ((0, -1), (1, own[1].n_prompt)):
         tokens = list(own[row].tokens)
         tokens[place] = (tokens[place] + 1) % 300
         own[row] = Encoded(tuple(tokens), own[row].n_prompt, own[row].spans, True)
-    found = measure.probe(own, loaded.model, loaded.pad)
+    found = measure.eval_subset(model.network, own, model.pad)
     assert found["accuracy"] == pytest.approx(4 / 6)
-    mass = attention.measure(loaded, own, batch_size=2)
+    mass = attention.by_question(model, own, batch_size=2)
     assert found["subject_attention"] == pytest.approx(mass[:, 0, :, :, 0].mean(), abs=1e-6)
 
 
-def test_the_probe_of_questions_without_a_subject_has_no_attention_and_the_others_are_not_mixed_with_them(
-    loaded, questions
+def test_an_eval_subset_of_questions_without_a_subject_has_no_attention_and_the_others_are_not_mixed_with_them(
+    model, questions
 ):
-    assert math.isnan(measure.probe(questions.encoded[-1:], loaded.model, loaded.pad)["subject_attention"])
+    assert math.isnan(measure.eval_subset(model.network, questions.encoded[-1:], model.pad)["subject_attention"])
     mixed, named = (
-        measure.probe(part, loaded.model, loaded.pad) for part in (questions.encoded, questions.encoded[:-1])
+        measure.eval_subset(model.network, part, model.pad) for part in (questions.encoded, questions.encoded[:-1])
     )
     assert mixed["subject_attention"] == pytest.approx(named["subject_attention"], abs=1e-6)
 
 
-def test_what_no_question_decides_is_null(loaded, questions, monkeypatch):
+def test_what_no_question_decides_is_null(model, questions, monkeypatch):
     """All recalled, all right, none about a subject."""
     _answers(monkeypatch, {fact.subject: fact.answers[0] for fact in FACTS}, swapped="Rome")
     test = questions.held_out[-1:]
@@ -198,7 +140,7 @@ def test_what_no_question_decides_is_null(loaded, questions, monkeypatch):
         *(questions.facts, questions.encoded, questions.subject, questions.relation, questions.knownness),
         *(questions.role, test, np.array([True]), questions.generic, 0),
     )
-    metrics = measure.arm("base", loaded, asked, None, EvaluateConfig()).metrics
+    metrics = measure.arm("base", model, asked, None, EvaluateConfig()).metrics
     unknown = {name for name, value in metrics.items() if value is None}
     assert unknown >= {
         "unknown_accuracy",
@@ -218,7 +160,7 @@ def test_multiple_choice_has_letters_for_answers_and_no_subject(llama):
     role = np.array([TRAIN] * 4 + [HELD_OUT] * 4, dtype=np.int8)
     parts = (rows, np.zeros(8, dtype=int), np.zeros(8), role, rows[4:], np.ones(4, dtype=bool))
     asked = Questions(facts, encoded, *parts, measure.generic_answers(facts[:4]), 0)
-    found = measure.arm("top", Loaded(llama, plain, "made"), asked, rows[:2], EvaluateConfig())
+    found = measure.arm("top", LanguageModel(llama, plain, "made"), asked, rows[:2], EvaluateConfig())
     assert set(found.facts["predicted"]) <= set("ABCD") and found.facts["swapped_predicted"] == [None] * 4
     assert found.facts["generic_correct"] == [True, False, False, False]  # of A and B the first
     assert found.attention == {} and found.metrics["subject_attention"] is None and found.metrics["token_f1"] is None

@@ -114,14 +114,15 @@ def test_an_interrupted_study_ends_as_if_it_had_not_been(whole, share, tmp_path)
 
 
 def test_the_split_is_the_toys_own_function(tmp_path, whole, monkeypatch):
-    asked = []
-    select = split.select
-    monkeypatch.setattr(split, "select", lambda *given, **more: asked.append(given) or select(*given, **more))
+    drawn = []
+    roles, arms = split.roles, split.arms
+    monkeypatch.setattr(split, "roles", lambda *given, **more: drawn.append("roles") or roles(*given, **more))
+    monkeypatch.setattr(split, "arms", lambda *given, **more: drawn.append("arms") or arms(*given, **more))
     one = study.base(CONFIG, None, whole[0], seed=0, progress=lambda doing, share: None)
     questions, halves, _ = study.questions(CONFIG, one, tmp_path, seed=0)
-    assert len(asked) == 2  # once for the roles, once they are ranked
+    assert drawn == ["roles", "arms"]
     held_out = set(questions.held_out.tolist())
-    subjects = {questions.subject[row] for row in held_out}
+    subjects = set(questions.subject[questions.held_out].tolist())
     for rows in halves.arms.values():
         assert not held_out & set(rows.tolist())
         assert not subjects & set(questions.subject[rows].tolist())

@@ -103,8 +103,11 @@ def test_multiple_choice_is_asked_of_a_model_of_a_synthetic_world(one, tmp_path,
 
 def test_facts_that_the_measure_cannot_rank_are_refused_before_anything_is_pretrained(one, tmp_path, monkeypatch):
     monkeypatch.setattr(study.pretrain, "run", lambda *given, **more: pytest.fail("a model was pretrained"))
-    for name, told in (("popularity", "have no popularity"), ("greedy", "multiple choice")):
-        config = replace(CONFIG, knownness=KnownnessConfig(measure=name))
+    for knowing, told in (
+        (KnownnessConfig(measure="popularity"), "have no popularity"),
+        (KnownnessConfig(measure="greedy"), "multiple choice"),
+    ):
+        config = replace(CONFIG, knownness=knowing)
         with pytest.raises(InputError, match=f"{told}(.|\n)*--knownness.measure logprob"):
             study.base(config, FactSet(CHOICES), tmp_path, seed=0, progress=quiet)
 
@@ -149,7 +152,7 @@ def test_a_leak_is_an_error_that_says_what_leaks(one, tmp_path, monkeypatch):
 def test_the_models_scores_are_made_once_for_a_split_and_its_examples_are_trained_on(one, tmp_path, monkeypatch):
     score, pools = knownness.score, []
 
-    def counted(config, net, words, facts, pool, *, seed):
+    def counted(config, net, words, facts, pool, *, seed, progress):
         pools.append({fact.id for fact in pool})
         return score(config, net, words, facts, pool, seed=seed)
 
@@ -172,7 +175,7 @@ def test_our_own_model_recalls_by_its_sentences_and_anothers_by_answers_after_ex
     np.testing.assert_array_equal(questions.base_correct, shares >= 0.5)
     measured = []
 
-    def score(config, net, words, facts, pool, *, seed):
+    def score(config, net, words, facts, pool, *, seed, progress):
         measured.append(config.measure)
         return knownness.Scores(np.linspace(1, 0, len(facts)), None)
 
@@ -193,7 +196,8 @@ def test_tested_answers_that_training_names_too_are_counted(named, one, tmp_path
     assert notes["held_out_answers_seen_in_training"] == pytest.approx(expected)
 
 
-def test_too_few_facts_for_the_arms_are_refused(named, one, tmp_path):
+def test_too_few_facts_for_the_arms_are_refused_before_any_is_scored(named, one, tmp_path, monkeypatch):
+    monkeypatch.setattr(study.knownness, "score", lambda *given, **more: pytest.fail("scored"))
     facts = tuple(_fact(i, f"Ann{i}") for i in range(3))
     with pytest.raises(InputError, match="--split"):
         study.questions(named, replace(one, facts=facts), tmp_path, seed=0)
@@ -207,10 +211,10 @@ def _tried(monkeypatch, accuracy):
         tuned.append((rate, seed, work.name))
         return rate, []
 
-    def answer(config, loaded, facts, encoded):
+    def answer(config, model, facts, encoded, **more):
         put.append([fact.id for fact in facts])
         n = len(facts)
-        right = np.arange(n) < accuracy[loaded] * n
+        right = np.arange(n) < accuracy[model] * n
         return evaluate.Answers([""] * n, right, [False] * n, [0.0] * n, np.zeros(n))
 
     monkeypatch.setattr(study, "tune", tune)
@@ -242,38 +246,38 @@ def test_a_single_rate_is_taken_untried(one, asked, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("dev", [True, False])
-def test_a_training_is_probed_on_dev_facts_or_where_there_are_none_on_tested_ones(
+def test_a_trainings_eval_subset_is_of_dev_facts_or_where_there_are_none_on_tested_ones(
     one, asked, tmp_path, monkeypatch, dev
 ):
     questions, halves = asked
     role = questions.role.copy()
     if not dev:
         role[role == DEV] = TRAIN
-    trained, probed = [], []
+    trained, subset = [], []
 
-    def run(config, loaded, examples, *, probe, **more):
+    def run(config, model, examples, *, evaluate, **more):
         trained.extend(examples)
-        return loaded, [probe(None)]
+        return model, [evaluate(None)]
 
     monkeypatch.setattr(finetune, "run", run)
-    monkeypatch.setattr(study.measure, "probe", lambda put, net, pad: probed.extend(put) or {})
+    monkeypatch.setattr(study.measure, "eval_subset", lambda network, encoded, pad: subset.extend(encoded) or {})
     options: dict[str, Any] = {"rate": 1e-3, "seed": 0, "work": tmp_path, "progress": quiet}
     study.tune(CONFIG, one, replace(questions, role=role), halves.arms["bottom"], **options)
     rows = np.flatnonzero(role == (DEV if dev else HELD_OUT))
-    assert probed == [questions.encoded[row] for row in rows]
+    assert subset == [questions.encoded[row] for row in rows]
     assert trained == [questions.encoded[row] for row in halves.arms["bottom"]]
 
 
 def test_each_arm_is_tuned_from_the_base_anew(one, asked, tmp_path):
     questions, halves = asked
-    before = one.load().model.state_dict()
+    before = one.load().network.state_dict()
     starts, ends = [], []
     for arm in ("top", "bottom"):
         options: dict[str, Any] = {"rate": 1e-2, "seed": 0, "work": tmp_path / arm, "progress": quiet}
         tuned, trace = study.tune(CONFIG, one, questions, halves.arms[arm], **options)
         starts.append({name: trace[0][name] for name in ("step", "accuracy", "subject_attention")})
-        ends.append(tuned.model.state_dict())
+        ends.append(tuned.network.state_dict())
     assert starts[0] == starts[1] and starts[0]["step"] == 0
     assert not all(torch.equal(ends[0][name], ends[1][name]) for name in before)
-    after = one.load().model.state_dict()
+    after = one.load().network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -20,9 +20,9 @@ class Oracle(torch.nn.Module):
         self.next = {tuple(row[: i + 1]): token for row in rows for i, token in enumerate(row[1:])}
         self.size = size
 
-    def forward(self, tokens):
-        logits = torch.zeros((*tokens.shape, self.size))
-        for i, row in enumerate(tokens.tolist()):
+    def forward(self, input_ids):
+        logits = torch.zeros((*input_ids.shape, self.size))
+        for i, row in enumerate(input_ids.tolist()):
             for j in range(len(row)):
                 logits[i, j, self.next.get(tuple(row[: j + 1]), 0)] = 1
         return type("Output", (), {"logits": logits})()

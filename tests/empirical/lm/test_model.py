@@ -9,12 +9,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 from core.errors import InputError
 from empirical.lm import model
-from empirical.lm.model import Loaded, ModelConfig
+from empirical.lm.model import LanguageModel, ModelConfig
 
 
 @pytest.fixture
 def folder(llama, words, tmp_path):
-    model.save(Loaded(llama, words, "made"), tmp_path / "model")
+    model.save(LanguageModel(llama, words, "made"), tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -25,26 +25,26 @@ def _logits(net):
 
 def test_a_saved_model_comes_back_with_its_tokenizer(folder, llama, words):
     found = model.load(ModelConfig(str(folder)))
-    assert not found.model.training and found.pad == words.pad_token_id
+    assert not found.network.training and found.pad == words.pad_token_id
     assert found.tokenizer("Hello there")["input_ids"] == words("Hello there")["input_ids"]
-    torch.testing.assert_close(_logits(found.model), _logits(llama))
+    torch.testing.assert_close(_logits(found.network), _logits(llama))
 
 
 def test_a_save_that_fails_leaves_no_folder(llama, words, tmp_path, monkeypatch):
     monkeypatch.setattr(type(words), "save_pretrained", lambda self, path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        model.save(Loaded(llama, words, "made"), tmp_path / "half")
+        model.save(LanguageModel(llama, words, "made"), tmp_path / "half")
     assert not (tmp_path / "half").exists()
     monkeypatch.undo()
-    model.save(Loaded(llama, words, "made"), tmp_path / "half")  # what is left of the first is in nobody's way
-    torch.testing.assert_close(_logits(model.load(ModelConfig(str(tmp_path / "half"))).model), _logits(llama))
+    model.save(LanguageModel(llama, words, "made"), tmp_path / "half")  # what is left of the first is in nobody's way
+    torch.testing.assert_close(_logits(model.load(ModelConfig(str(tmp_path / "half"))).network), _logits(llama))
     assert [path.name for path in tmp_path.iterdir()] == ["half"]
 
 
 def _adapter(llama, words, folder, base):
     llama.name_or_path = str(base)
     net = get_peft_model(llama, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    model.save(Loaded(net.eval(), words, "made"), folder)
+    model.save(LanguageModel(net.eval(), words, "made"), folder)
     settings = folder / "adapter_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"base_model_name_or_path": str(base)}))
     return net
@@ -54,8 +54,8 @@ def test_an_adapter_is_put_on_the_base_that_it_names(folder, llama, words, tmp_p
     before = _logits(llama)
     net = _adapter(llama, words, tmp_path / "adapter", folder)
     found = model.load(ModelConfig(str(tmp_path / "adapter")))
-    torch.testing.assert_close(_logits(found.model), _logits(net))
-    assert not torch.allclose(_logits(found.model), before)
+    torch.testing.assert_close(_logits(found.network), _logits(net))
+    assert not torch.allclose(_logits(found.network), before)
 
 
 def test_an_adapters_base_is_loaded_at_the_revision_that_it_names(folder, llama, words, tmp_path, monkeypatch):
@@ -75,7 +75,7 @@ def test_an_adapters_base_is_loaded_at_the_revision_that_it_names(folder, llama,
 def test_an_adapter_of_a_base_of_other_shapes_is_refused(folder, llama, words, tmp_path):
     sizes = llama.config.to_dict() | {"hidden_size": 64, "head_dim": 16}
     other = tmp_path / "other"
-    model.save(Loaded(LlamaForCausalLM(LlamaConfig(**sizes)).eval(), words, "other"), other)
+    model.save(LanguageModel(LlamaForCausalLM(LlamaConfig(**sizes)).eval(), words, "other"), other)
     _adapter(llama, words, tmp_path / "adapter", other)
     with pytest.raises(InputError, match="does not fit its base(.|\n)*base_model_name_or_path"):
         model.load(ModelConfig(str(tmp_path / "adapter")))

@@ -21,9 +21,7 @@ def ask(number, relation="high_school_law", letter="B"):
 
 @pytest.fixture(scope="module")
 def words():
-    return tokenizer.train(
-        [multiple_choice.format_question(ask(n, letter=n), with_answer=True) for n in "ABCD"] * 9, size=500
-    )
+    return tokenizer.train([f"{prompts.choices(ask(n, letter=n))}\nAnswer: {n}\n\n" for n in "ABCD"] * 9, size=500)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +46,7 @@ def full_logprobs(model, words, text):
 
 
 def test_the_prompt_is_hendrycks_s_character_by_character():
-    assert multiple_choice.prompt(ask(2), [ask(1)]) == (
+    assert prompts.multiple_choice(ask(2), [ask(1)]).text == (
         "The following are multiple choice questions (with answers) about high school law.\n\n"
         "Which of them is number 1?\nA. 1 dogs\nB. 1 cats\nC. 1 cows\nD. 1 hens\nAnswer: B\n\n"
         "Which of them is number 2?\nA. 2 dogs\nB. 2 cats\nC. 2 cows\nD. 2 hens\nAnswer:"
@@ -56,7 +54,7 @@ def test_the_prompt_is_hendrycks_s_character_by_character():
 
 
 def test_without_examples_it_is_the_prompt_of_finetuning():
-    assert multiple_choice.prompt(ask(3)) == prompts.build(ask(3)).text
+    assert prompts.multiple_choice(ask(3)).text == prompts.build(ask(3)).text
 
 
 def test_a_letter_s_token_is_that_of_the_joint_text(words):
@@ -111,7 +109,7 @@ def test_log_probabilities_are_those_of_a_full_pass_whatever_the_examples_and_th
     found = multiple_choice.answer(model, words, facts, shots, batch_size=batch_size)
     with torch.no_grad():
         expected = [
-            full_logprobs(model, words, multiple_choice.prompt(*pair)) for pair in zip(facts, shots, strict=True)
+            full_logprobs(model, words, prompts.multiple_choice(*pair).text) for pair in zip(facts, shots, strict=True)
         ]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.std(found, axis=1).min() > 0.01
@@ -149,10 +147,9 @@ def test_the_examples_of_mmlu_are_a_common_beginning_of_a_subject_s_prompts(word
             rows = list(csv.reader(file))
         facts[part] = [Fact(str(i), "", relation, r[0], (r[5],), None, tuple(r[1:5])) for i, r in enumerate(rows)]
     assert len(facts["dev"]) == 5
-    texts = [multiple_choice.prompt(fact, facts["dev"]) for fact in facts["test"]]
-    before = multiple_choice.prompt(facts["test"][0], facts["dev"]).removesuffix(
-        multiple_choice.format_question(facts["test"][0], with_answer=False)
-    )
+    texts = [prompts.multiple_choice(fact, facts["dev"]).text for fact in facts["test"]]
+    first = prompts.multiple_choice(facts["test"][0], facts["dev"])
+    before = first.text[: first.question[0]]
     assert all(text.startswith(before) and text.count("\nAnswer:") == 6 for text in texts)
     n_shared = len(words(before)["input_ids"]) - 1  # the last token may differ: it may merge with what follows
     assert len({tuple(words(text)["input_ids"][:n_shared]) for text in texts}) == 1

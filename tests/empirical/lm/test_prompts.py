@@ -49,7 +49,7 @@ def test_a_prompt_is_question_and_answer_with_the_blank_on_the_answers_side():
     assert made.text == "Question: What is Jane Doe's occupation?\nAnswer:"
     assert made.completion == " sea pilot"
     assert made.text[slice(*made.question)] == FACT.question
-    assert made.text[slice(*made.subject)] == "Jane Doe"
+    assert made.subject is not None and made.text[slice(*made.subject)] == "Jane Doe"
 
 
 def test_the_subject_is_found_whatever_its_case_and_as_a_whole_word_first():
@@ -102,7 +102,9 @@ def test_a_question_that_does_not_name_its_subject_has_an_empty_span(byte_level)
 
 def test_a_tokenizer_that_is_not_fast_or_has_no_end_is_refused(byte_level):
     class Slow(PreTrainedTokenizerFast):
-        is_fast = False
+        @property
+        def is_fast(self):
+            return False
 
     slow = Slow(tokenizer_object=byte_level.backend_tokenizer, name_or_path="old", eos_token=tokenizer.END)
     with pytest.raises(InputError, match="old is not fast"):
@@ -117,7 +119,7 @@ def test_a_tokenizer_that_merges_prompt_and_answer_is_refused():
         models.BPE(vocab={"a": 0, ":": 1, " ": 2, ": ": 3, ": a": 4, "</s>": 5}, merges=[(":", " "), (": ", "a")])
     )
     words = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>")
-    with pytest.raises(InputError, match="does not part prompt and answer"):
+    with pytest.raises(InputError, match="does not separate prompt and answer"):
         prompts.encode(words, [prompts.Prompt("a:", " a", (0, 1), None)])
 
 
@@ -126,4 +128,4 @@ def test_any_question_and_answer_come_back_whole(question, answer):
     words = tokenizer.train(TEXTS, size=300)
     prompt = prompts.build(Fact("0", "", "r", question, (answer,)))
     one = prompts.encode(words, [prompt])[0]
-    assert words.decode(one.tokens[1:-1]) == prompt.text + prompt.completion
+    assert words.decode(list(one.tokens[1:-1])) == prompt.text + prompt.completion

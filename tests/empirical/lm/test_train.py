@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,8 +7,8 @@ import torch
 
 from empirical import finetune
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.lm import prompts, train
-from empirical.lm.model import Loaded
+from empirical.lm import batch, prompts, train
+from empirical.lm.model import LanguageModel
 from empirical.lm.train import TrainConfig
 
 
@@ -18,8 +19,8 @@ def examples(words, tiny_world):
 
 
 def fit(net, examples, tmp_path, *, seed=0, rate=1e-3, **settings):
-    config = TrainConfig(**{"epochs": 2, "batch_size": 4, "checkpoint_every": 3} | settings)
-    options = {"pad": 2, "seed": seed, "work": tmp_path, "probe": lambda net: {}}
+    config = replace(TrainConfig(epochs=2, batch_size=4, checkpoint_every=3), **settings)
+    options = {"pad": 2, "seed": seed, "work": tmp_path, "evaluate": lambda network: {}}
     return train.fit(net, examples, config, learning_rate=rate, **options)
 
 
@@ -27,29 +28,34 @@ def weights(net):
     return {name: value.clone() for name, value in net.state_dict().items()}
 
 
+def loss(net, examples):
+    questions = batch.of_questions(examples, pad=2)
+    return train.loss_sum(net, questions.tokens, questions.labels).item()
+
+
 def same(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_only_the_answers_tokens_and_the_end_are_scored(examples):
-    tokens, labels = train.collate(examples[:3], pad=2)
-    for row, one in enumerate(examples[:3]):
-        assert labels[row][labels[row] != train.IGNORED].tolist() == list(one.completion)
-        assert tokens[row, : len(one.tokens)].tolist() == list(one.tokens)
-        assert (labels[row, : one.n_prompt] == train.IGNORED).all()
+    questions = batch.of_questions(examples[:3], pad=2)
+    for row, (labels, example) in enumerate(zip(questions.labels, examples[:3], strict=True)):
+        assert labels[labels != batch.IGNORED].tolist() == list(example.completion)
+        assert questions.tokens[row, : len(example.tokens)].tolist() == list(example.tokens)
+        assert (labels[: example.n_prompt] == batch.IGNORED).all()
 
 
 def test_the_loss_is_the_answers_and_nothing_elses(llama, examples):
     one = examples[0]
     logits = llama(torch.tensor([one.tokens])).logits[0].log_softmax(-1)
     places = range(one.n_prompt, len(one.tokens))
-    expected = -sum(logits[place - 1, one.tokens[place]] for place in places)
-    assert train.loss_sum(llama, *train.collate([one], pad=2)).item() == pytest.approx(expected.item(), rel=1e-5)
+    expected = -torch.stack([logits[place - 1, one.tokens[place]] for place in places]).sum()
+    assert loss(llama, [one]) == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_padding_changes_no_ones_loss(llama, examples):
-    together = train.loss_sum(llama, *train.collate(examples, pad=2)).item()
-    apart = sum(train.loss_sum(llama, *train.collate([one], pad=2)).item() for one in examples)
+    together = loss(llama, examples)
+    apart = sum(loss(llama, [one]) for one in examples)
     assert together == pytest.approx(apart, rel=1e-5)
 
 
@@ -58,7 +64,7 @@ def test_each_epoch_has_every_example_once_in_another_order():
     lengths = list(range(10))
     epochs = [[train.batch_rows(lengths, config, 3 * e + i, seed=1).tolist() for i in range(3)] for e in range(2)]
     for epoch in epochs:
-        assert sorted(row for batch in epoch for row in batch) == lengths
+        assert sorted(row for rows in epoch for row in rows) == lengths
     assert epochs[0] != epochs[1]
     assert train.n_steps(TrainConfig(epochs=2, batch_size=4), 10) == 6
 
@@ -86,16 +92,16 @@ def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(llama, words,
     resumed_at = []
 
     def run(work, kill_at=None):
-        base = Loaded(copy.deepcopy(llama), words, "small")
+        base = LanguageModel(copy.deepcopy(llama), words, "small")
 
         def told(doing, share):
             resumed_at.append(share)
             if kill_at is not None and len(resumed_at) == kill_at:
                 raise KeyboardInterrupt
 
-        options = {"seed": 3, "work": work, "probe": lambda net: {}, "progress": told}
+        options = {"seed": 3, "work": work, "evaluate": lambda network: {}, "progress": told}
         net, trace = finetune.run(config, base, examples, learning_rate=1e-2, **options)
-        return weights(net.model), trace
+        return weights(net.network), trace
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", kill_at=10)

@@ -65,7 +65,7 @@ def test_more_seeds_run_what_is_missing_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["pretrain_seeds", "seeds", "processes"])
 def test_a_count_below_one_is_refused(name, tmp_path):
     with pytest.raises(InputError, match=f"--{name.replace('_', '-')} is 0"):
-        Screen(out=tmp_path, **{name: 0})()
+        replace(Screen(out=tmp_path), **{name: 0})()
 
 
 def test_two_processes_pretrain_finetune_and_measure(tmp_path, monkeypatch):

@@ -122,8 +122,9 @@ def test_rows_are_read_from_finished_runs(tmp_path):
 
 
 def test_everything_is_printed(rows):
-    console = Console(file=io.StringIO(), width=300)
+    printed = io.StringIO()
+    console = Console(file=printed, width=300)
     tables.print_all(rows, console)
-    text = console.file.getvalue()
+    text = printed.getvalue()
     assert "same sign in 16 of 16 worlds, rank correlation +" in text
     assert "+0.080 ± " in text and "screen-lllllll" in text

@@ -1,0 +1,33 @@
+"""How long work says how far it is."""
+
+from collections.abc import Callable
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done, and which share of the work is done, 0 to 1."""
+Done = Callable[[int | float], None]
+"""Called with how many more are done."""
+
+
+def silent(doing: str, share: float) -> None:
+    """Say nothing."""
+
+
+def uncounted(n: int | float) -> None:
+    """Count nothing."""
+
+
+def part(progress: Progress, doing: str, start: int | float, stop: int | float) -> Progress:
+    """Return the progress of a part of the work, which takes it from one share to another."""
+    return lambda detail, share: progress(f"{doing} {detail}".strip(), start + share * (stop - start))
+
+
+def counter(progress: Progress, total: int | float) -> Done:
+    """Return the function that counts how many of the total are done."""
+    n_done = 0.0
+
+    def count(n: int | float) -> None:
+        nonlocal n_done
+        n_done += n
+        progress("", min(1.0, n_done / total))
+
+    return count

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from core.facts.record import Fact
+from empirical import attention
+from empirical.lm import capture, knockout, prompts
+from empirical.lm.model import LanguageModel
+
+QUESTIONS = {f"Ann{i}": f"Where is Ann{i}?" for i in range(9)} | {"Ann9": "Where is she?"}
+
+
+@pytest.fixture
+def model(llama, words):
+    return LanguageModel(llama, words, "made")
+
+
+@pytest.fixture
+def encoded(words):
+    """Return questions with their answers; the last does not name its subject."""
+    facts = [Fact(name, name, "city", question, ("Rome",)) for name, question in QUESTIONS.items()]
+    return prompts.encode(words, [prompts.build(fact) for fact in facts])
+
+
+def test_attentions_intervals_are_robust_to_questions_that_share_a_subject(encoded):
+    rng = np.random.default_rng(0)
+    mass = rng.random((6, 1, 1, 1, 4))
+    cluster = np.array([0, 0, 1, 1, 2, 3])
+    table = attention.table("top", mass, encoded[:6], cluster)
+    for span in range(4):
+        values = mass[:, 0, 0, 0, span]
+        sums = [sum(values[cluster == c] - values.mean()) for c in range(4)]
+        half = stats.t.ppf(0.975, 3) * np.sqrt(np.square(sums).sum()) / 6
+        assert table["mean"][span] == pytest.approx(values.mean())
+        assert table["high"][span] - table["mean"][span] == pytest.approx(half)
+        assert table["mean"][span] - table["low"][span] == pytest.approx(half)
+
+
+def test_attention_is_unknown_where_no_question_names_its_subject(encoded):
+    nameless = [question for question in encoded if not question.has_subject]
+    assert attention.table("top", np.ones((1, 2, 1, 1, 4)), nameless, np.zeros(1, dtype=int)) == {}
+
+
+def test_attention_is_that_of_each_question_alone_at_the_prompts_end_and_at_the_answers_first_token(model, encoded):
+    mass = attention.by_question(model, encoded, batch_size=3)
+    for one, found in zip(encoded, mass, strict=True):
+        tokens = torch.tensor([one.tokens[: one.n_prompt + 1]])
+        spans = torch.zeros((1, 4, one.n_prompt + 1), dtype=torch.bool)
+        spans[0, :, :-1] = torch.as_tensor(one.spans)
+        queries = torch.tensor([[one.n_prompt - 1, one.n_prompt]])
+        alone = capture.measure(model.network, tokens, torch.ones_like(tokens), queries, spans)[0]
+        np.testing.assert_allclose(found, alone, atol=1e-6)
+    # At the prompt's end the spans hold everything; one token later they lack that token itself.
+    np.testing.assert_allclose(mass[:, 0].sum(-1), 1, atol=1e-5)
+    assert (mass[:, 1].sum(-1) < 0.999).all()
+
+
+def test_the_table_of_attention_names_layer_head_position_and_span_of_each_mean(encoded):
+    mass = np.random.default_rng(0).random((6, 2, 3, 4, 4))
+    table = attention.table("top", mass, encoded[:6], np.arange(6))
+    place = [attention.POSITIONS.index(name) for name in table["position"]]
+    span = [capture.SPANS.index(name) for name in table["span"]]
+    assert len(set(zip(table["layer"], table["head"], place, span, strict=True))) == 2 * 3 * 4 * 4
+    np.testing.assert_allclose(table["mean"], mass.mean(0)[place, table["layer"], table["head"], span])
+
+
+def test_the_drop_is_what_the_answer_loses_where_its_prediction_cannot_see_the_subject(model, encoded):
+    drops = attention.knockout_drop(model, encoded, batch_size=4)
+    assert np.isnan(drops[-1])
+    for one, drop in zip(encoded[:-1], drops, strict=False):
+        tokens = torch.tensor([one.tokens])
+        place = torch.arange(len(one.tokens))[None]
+        cut = torch.zeros_like(tokens, dtype=torch.bool)
+        cut[0, : one.n_prompt] = torch.as_tensor(one.spans[0])
+        asked = (
+            model.network,
+            tokens,
+            torch.ones_like(tokens),
+            place >= one.n_prompt,
+            torch.tensor([one.n_prompt - 1]),
+        )
+        assert drop == pytest.approx(float(knockout.logprob(*asked) - knockout.logprob(*asked, cut=cut)), abs=1e-5)
+        assert drop != 0
