@@ -231,7 +231,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"cannot write {path}: {error.strerror or error} (nothing was left half-written).\n"
-            "Free space or mend the permissions there, or name another place with --out DIR."
+            "Free space or fix the permissions there, or name another place with --out DIR."
         ) from error
 
 
