@@ -61,14 +61,14 @@ class Run:
         wanted = self.seeds.cells()
         stored = configs.to_json(config)
         left = runs.unfinished(self.out, runner.FLOW, self.name, wanted, stored, overwrite=self.overwrite)
-        with progress(self.name, len(left)) as told:
-            options = {"overwrite": self.overwrite, "save_weights": self.save_weights, "progress": told}
+        with progress(self.name, len(left)) as tell:
+            options = {"overwrite": self.overwrite, "save_weights": self.save_weights, "progress": tell}
             runner.run(config, self.name, left, self.out, **options)
         rows = runner.write_predictions(self.name, self.out)
-        found = runs.find_runs(self.out, runner.FLOW, self.name)
-        for note in found[0].report["notes"]:
+        finished = runs.find_runs(self.out, runner.FLOW, self.name)
+        for note in finished[0].report["notes"]:
             OUTPUT.print(f"[dim]{note}[/dim]")
-        tables.print_arms(self.name, found, OUTPUT)
+        tables.print_arms(self.name, finished, OUTPUT)
         report_tables.print_verdicts(rows, OUTPUT)
         done = f"{len(left)} runs made, {len(wanted) - len(left)} found done"
         OUTPUT.print(f"{done}. Results: {self.out / runner.FLOW / self.name}", soft_wrap=True)
@@ -94,8 +94,8 @@ class Verify:
         done = "found done" if rows else "tested now"
         if not rows:
             runs.check_writable(self.out)
-            with progress("verify", len(checks.CHECKS)) as told:
-                rows = checks.run(self.config, self.seeds, told)
+            with progress("verify", len(checks.CHECKS)) as tell:
+                rows = checks.run(self.config, self.seeds, tell)
             verdicts.write(path, self.config, self.seeds, rows)
         report_tables.print_verdicts(rows, OUTPUT)
         n_failed = sum(row["verdict"] == "fails" for row in rows)
@@ -113,8 +113,8 @@ class Compare:
     """Folder of results."""
 
     def __call__(self) -> int:
-        found = {run.report["experiment"] for run in runs.find_runs(self.out, runner.FLOW)}
-        names = self.experiments or sorted(found)
+        finished = {run.report["experiment"] for run in runs.find_runs(self.out, runner.FLOW)}
+        names = self.experiments or sorted(finished)
         if not names:
             raise InputError(f"no finished runs under {self.out}.\nRun: python -m theory run paper --out {self.out}")
         for name in names:
@@ -132,8 +132,8 @@ class List:
         table = Table("experiment", "what it shows", box=None)
         for name, (sentence, _) in EXPERIMENTS.items():
             table.add_row(name, sentence)
-        for name, one in SWEEPS.items():
-            table.add_row(f"sweep {name}", one.sentence)
+        for name, sweep in SWEEPS.items():
+            table.add_row(f"sweep {name}", sweep.sentence)
         for name, (sentence, _) in DEEP.items():
             table.add_row(f"deep {name}", sentence)
         OUTPUT.print(table)
@@ -189,12 +189,12 @@ def script() -> int:
 
 def _end_on_interrupt() -> None:
     """Let Ctrl-C end the program within two seconds even inside a compiled loop, where Python cannot raise."""
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told)
+    signals, on_signal = os.pipe()
+    os.set_blocking(on_signal, False)
+    signal.set_wakeup_fd(on_signal)
 
     def watch() -> None:
-        while os.read(heard, 1) != bytes([signal.SIGINT]):
+        while os.read(signals, 1) != bytes([signal.SIGINT]):
             pass
         time.sleep(2)
         ERRORS.show_cursor()

@@ -39,8 +39,8 @@ def read(run: Run) -> Outcome:
 def rows(experiment: str, outcomes: Sequence[Outcome], *, is_default_world: bool) -> list[Row]:
     """Return every row that finished runs of one experiment decide; R6 is judged on the default world alone."""
     growths = growth(outcomes, is_judged=is_default_world)
-    made = [threshold(outcomes), recall(outcomes), *order(outcomes), *growths, gap(outcomes)]
-    return [{"experiment": experiment, "seeds": len(outcomes), "statement": _statement(row)} | row for row in made]
+    judged = [threshold(outcomes), recall(outcomes), *order(outcomes), *growths, gap(outcomes)]
+    return [{"experiment": experiment, "seeds": len(outcomes), "statement": _statement(row)} | row for row in judged]
 
 
 def threshold(outcomes: Sequence[Outcome]) -> Row:
@@ -82,10 +82,10 @@ def order(outcomes: Sequence[Outcome]) -> list[Row]:
     )
     if not np.isfinite(predicted["top"]).all():
         return []
-    made = []
+    by_arm = []
     for arm in measured:
         forecast, interval = over_worlds(outcomes, predicted[arm]), over_worlds(outcomes, measured[arm])
-        made.append(
+        by_arm.append(
             {"result": "R5", "arm": arm, "predicted": forecast.mean, "error": abs(forecast.mean - interval.mean)}
             | {"verdict": "reported", "note": "final share, computed from the base model before any finetuning"}
             | _measured(interval)
@@ -106,14 +106,14 @@ def order(outcomes: Sequence[Outcome]) -> list[Row]:
             + ("" if assumed else "; outside R5's assumptions"),
         }
         | _measured(difference),
-        *made,
+        *by_arm,
     ]
 
 
 def growth(outcomes: Sequence[Outcome], *, is_judged: bool) -> list[Row]:
     """Return how well exposure alone predicts salience (R6): subjects' means, their logarithms, and single facts."""
     fits = [_growth(outcome) for outcome in outcomes]
-    made = []
+    by_kind = []
     for kind in fits[0]:
         values = [fit[kind] for fit in fits]
         if not np.isfinite(values).all():  # saliences that do not vary have no R²
@@ -121,12 +121,12 @@ def growth(outcomes: Sequence[Outcome], *, is_judged: bool) -> list[Row]:
         interval = over_worlds(outcomes, values)
         bound = MIN_R_SQUARED if is_judged and kind == "subjects" else None
         verdict = "reported" if bound is None else "holds" if interval.mean >= bound else "fails"
-        made.append(
+        by_kind.append(
             {"result": "R6", "arm": "base", "predicted": 1.0, "error": 1 - interval.mean, "verdict": verdict}
             | {"tolerance": None if bound is None else 1 - bound, "note": f"R², {kind}"}
             | _measured(interval)
         )
-    return made
+    return by_kind
 
 
 def gap(outcomes: Sequence[Outcome]) -> Row:

@@ -118,25 +118,25 @@ def _design(base: Config, axes: Iterable[str], rows: Iterable[Sequence[Any]]) ->
     """Return the design of these values, each config checked."""
     names = tuple(axes)
     values = [dict(zip(names, row, strict=True)) for row in rows]
-    made = [replace(base, row) for row in values]
-    for config, row in zip(made, values, strict=True):
+    designed = [replace(base, row) for row in values]
+    for config, row in zip(designed, values, strict=True):
         try:
             configs.check(config)
         except InputError as error:
             point = ", ".join(f"{name}={value}" for name, value in row.items())
             raise InputError(f"at {point or 'the base config'}: {error}") from error
-    return Design(names, made, values)
+    return Design(names, designed, values)
 
 
 @cache
 def _fields(kind: type) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for name, annotation in get_type_hints(kind).items():
         if dataclasses.is_dataclass(annotation):
-            found |= {f"{name}.{rest}": leaf for rest, leaf in _fields(annotation).items()}
+            leaves |= {f"{name}.{rest}": leaf for rest, leaf in _fields(annotation).items()}
         else:
-            found[name] = annotation
-    return found
+            leaves[name] = annotation
+    return leaves
 
 
 @cache

@@ -81,8 +81,8 @@ class Sweep:
         """Return the configs."""
         if not self.variants:
             return design.grid(self.base, self.axes)
-        made = [design.replace(self.base, changes) for changes in self.variants.values()]
-        return Design((self.label,), made, [{self.label: name} for name in self.variants])
+        variants = [design.replace(self.base, changes) for changes in self.variants.values()]
+        return Design((self.label,), variants, [{self.label: name} for name in self.variants])
 
 
 REMEDIES: dict[str, dict[str, Any]] = {

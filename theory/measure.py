@@ -160,12 +160,12 @@ def trace_columns(config: Config, simulation: Simulation) -> list[dict[str, Any]
     columns = [{"arm": "base", "step": base.step, "loss": base.loss, "accuracy": base.measured}]
     for arm in simulation.split.arms:
         trace = simulation.traces[arm]
-        one = {"arm": arm, "step": trace.step, "loss": trace.loss}
-        one |= {name: getattr(trace.measured, name) for name in ("accuracy", "subject_attention", "subject_share")}
+        recorded = {"arm": arm, "step": trace.step, "loss": trace.loss}
+        recorded |= {name: getattr(trace.measured, name) for name in ("accuracy", "subject_attention", "subject_share")}
         if forecast.applies(config):
             path = predicted_path(config, simulation, arm)
-            one |= {"predicted_subject_share": path.share, "predicted_subject_attention": path.attention[:, 0]}
-        columns.append(one)
+            recorded |= {"predicted_subject_share": path.share, "predicted_subject_attention": path.attention[:, 0]}
+        columns.append(recorded)
     return columns
 
 

@@ -58,12 +58,12 @@ def simulate(config: Config, cells: Sequence[Cell]) -> list[Simulation]:
     with jax.enable_x64(config.precision == "float64"):
         prepared = pretrained([Unit(config, cell) for cell in cells], clock, along_the_way=True)
         loop.check_finite(
-            stack([one.trace for one in prepared]), "pretrain", [f"pretraining seed {c.pretrain}" for c in cells]
+            stack([base.trace for base in prepared]), "pretrain", [f"pretraining seed {c.pretrain}" for c in cells]
         )
         trained = finetuned(prepared, clock, n_probe=PROBE, along_the_way=True)
-        labels = [f"{arm} of {one.prepared.unit.cell}" for one in trained for arm in one.prepared.split.arms]
-        loop.check_finite(stack([one.trace for one in trained]), "finetune", labels)
-        return [_simulation(one, clock.laps) for one in trained]
+        labels = [f"{arm} of {unit.prepared.unit.cell}" for unit in trained for arm in unit.prepared.split.arms]
+        loop.check_finite(stack([unit.trace for unit in trained]), "finetune", labels)
+        return [_simulation(unit, clock.laps) for unit in trained]
 
 
 class Trained(NamedTuple):
@@ -160,16 +160,16 @@ def finetuned(
         arms: of the split; None for all.
     """
     config = prepared[0].unit.config
-    tasks = pad_arms([task(one, n_probe=n_probe, arms=arms) for one in prepared])
+    tasks = pad_arms([task(base, n_probe=n_probe, arms=arms) for base in prepared])
     n_records = [
-        one.unit.config.n_records if along_the_way or config.finetune.early_stopping else 1 for one in prepared
+        base.unit.config.n_records if along_the_way or config.finetune.early_stopping else 1 for base in prepared
     ]
     records = np.stack(
-        [loop.record_steps(one.unit.config.finetune.steps, n) for one, n in zip(prepared, n_records, strict=True)]
+        [loop.record_steps(base.unit.config.finetune.steps, n) for base, n in zip(prepared, n_records, strict=True)]
     )
     result = finetune.run(config.finetune, config.model, stack(tasks), records=records)
     clock.lap("finetune")
-    return [Trained(one, *pick(result, row)) for row, one in enumerate(prepared)]
+    return [Trained(base, *pick(result, row)) for row, base in enumerate(prepared)]
 
 
 def _simulation(trained: Trained, seconds: dict[str, float]) -> Simulation:

@@ -48,13 +48,13 @@ def write_predictions(experiment: str, out: Path) -> list[compare.Row]:
     Raises:
         InputError: there are no finished runs.
     """
-    found = runs.find_runs(out, FLOW, experiment)
-    if not found:
+    finished = runs.find_runs(out, FLOW, experiment)
+    if not finished:
         raise InputError(
             f"no finished runs of {experiment} under {out}.\nRun: python -m theory run {experiment} --out {out}"
         )
-    is_default = all(one.report["config"] == configs.to_json(DEFAULT) for one in found)
-    rows = compare.rows(experiment, [compare.read(one) for one in found], is_default_world=is_default)
+    is_default = all(each.report["config"] == configs.to_json(DEFAULT) for each in finished)
+    rows = compare.rows(experiment, [compare.read(each) for each in finished], is_default_world=is_default)
     runs.write_predictions(out / FLOW / experiment / "predictions.parquet", rows)
     return rows
 
@@ -83,7 +83,9 @@ def _arrays(simulation: Simulation) -> dict[str, np.ndarray]:
     store, halves = simulation.store, simulation.split
     facts = {name: getattr(store, name) for name in ("subject", "relation", "answer", "popularity", "exposure")}
     in_arm = {f"{arm}/in_arm": np.isin(np.arange(len(halves.role)), rows) for arm, rows in halves.arms.items()}
-    weights = {
-        f"{arm}/{name}": array for arm, one in simulation.weights.items() for name, array in one._asdict().items()
+    models = {
+        f"{arm}/{name}": array
+        for arm, weights in simulation.weights.items()
+        for name, array in weights._asdict().items()
     }
-    return facts | {"role": halves.role} | in_arm | weights
+    return facts | {"role": halves.role} | in_arm | models

@@ -51,8 +51,8 @@ class Deep:
             deep_runner.run(self.config, self.name, left, self.out, **options)
         rows = deep_runner.write_predictions(self.name, self.out)
         report_tables.print_verdicts(rows, OUTPUT)
-        found = {name: results.find_runs(self.out, runner.FLOW, name) for name in DEEP}
-        deep_tables.print_depths({name: runs for name, runs in found.items() if runs}, OUTPUT)
+        finished = {name: results.find_runs(self.out, runner.FLOW, name) for name in DEEP}
+        deep_tables.print_depths({name: runs for name, runs in finished.items() if runs}, OUTPUT)
         done = f"{len(left)} runs made, {len(wanted) - len(left)} found done"
         OUTPUT.print(f"{done}. Results: {self.out / runner.FLOW / self.name}", soft_wrap=True)
         return 0

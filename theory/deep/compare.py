@@ -48,7 +48,7 @@ def read(run: Run) -> Outcome:
     lead = correct[top].astype(float) - correct[bottom]
     by_knownness = np.array_split(lead[np.argsort(knownness[top], kind="stable")], len(THIRDS))
     return Outcome(
-        run.report["seeds"]["pretrain"], run.report["metrics"], np.array([one.mean() for one in by_knownness])
+        run.report["seeds"]["pretrain"], run.report["metrics"], np.array([third.mean() for third in by_knownness])
     )
 
 
@@ -58,14 +58,14 @@ def rows(experiment: str, outcomes: Sequence[Outcome]) -> list[Row]:
     def of(arm: str, metric: str) -> Float[np.ndarray, " world"]:
         return np.array([outcome.metrics[arm][metric] for outcome in outcomes], float)
 
-    def difference(result: str, one: str, other: str, metric: str, note: str) -> Row:
-        a, b = of(one, metric), of(other, metric)
-        return _row(result, f"{one} − {other}", a - b, note)
+    def difference(result: str, ahead: str, behind: str, metric: str, note: str) -> Row:
+        a, b = of(ahead, metric), of(behind, metric)
+        return _row(result, f"{ahead} − {behind}", a - b, note)
 
     thirds = np.array([outcome.gaps for outcome in outcomes])
     is_ahead = of("top", "accuracy").mean() >= of("bottom", "accuracy").mean()
     first, last = ("top", "bottom") if is_ahead else ("bottom", "top")
-    made = [
+    judged = [
         difference("a", "top", "bottom", "accuracy", "held-out accuracy"),
         difference("b", "top", "bottom", "subject_attention", "mean over layers and heads, from the last token"),
         difference("c", "bottom", "top", "generic_rate", "share of answers that are the relation's generic one"),
@@ -74,27 +74,27 @@ def rows(experiment: str, outcomes: Sequence[Outcome]) -> list[Row]:
         difference("f", first, "random", "accuracy", "held-out accuracy"),
         difference("f", "random", last, "accuracy", "held-out accuracy"),
     ]
-    made += [
+    judged += [
         _row("d", "top − bottom", thirds[:, third], f"accuracy gap, {name}")
         | {"verdict": "reported", "predicted": None, "stratum": f"third {len(THIRDS) - third}"}
         for third, name in enumerate(THIRDS)
     ]
     common = {"experiment": experiment, "seeds": len(outcomes)}
-    return [common | {"statement": signs.SIGNS[row["result"]]} | row for row in made]
+    return [common | {"statement": signs.SIGNS[row["result"]]} | row for row in judged]
 
 
 def changes(runs: Sequence[Run]) -> list[Change]:
     """Return where attention to the subject changes: every layer, seen from the last token and from the relation."""
     looked = [_by_head(run) for run in runs]
-    made = []
+    by_layer = []
     for position, arms in looked[0].items():
         for layer in range(len(arms["base"])):
-            base, top, bottom = (np.array([one[position][arm][layer] for one in looked]) for arm in _ARMS)
+            base, top, bottom = (np.array([world[position][arm][layer] for world in looked]) for arm in _ARMS)
             gap = top - bottom
             largest = gap[np.arange(len(gap)), np.abs(gap).argmax(axis=1)]
             means = [heads.mean(axis=1) for heads in (base, top, bottom)]
-            made.append(Change(layer, position, means[0], means[1], means[2], largest))
-    return made
+            by_layer.append(Change(layer, position, means[0], means[1], means[2], largest))
+    return by_layer
 
 
 _ARMS = ("base", "top", "bottom")
@@ -105,14 +105,14 @@ def _by_head(run: Run) -> dict[str, dict[str, Float[np.ndarray, "layer head"]]]:
     table = run.table("attention", ["arm", "layer", "head", "position", "span", "mean"])
     arm, position, span = (np.asarray(table[name].to_pylist()) for name in ("arm", "position", "span"))
     layer, head, mean = (table[name].to_numpy() for name in ("layer", "head", "mean"))
-    made: dict[str, dict[str, np.ndarray]] = {}
+    attention: dict[str, dict[str, np.ndarray]] = {}
     for where in dict.fromkeys(position):
-        made[where] = {}
-        for one in _ARMS:
-            chosen = (arm == one) & (position == where) & (span == "subject")
-            made[where][one] = np.empty((layer.max() + 1, head.max() + 1))
-            made[where][one][layer[chosen], head[chosen]] = mean[chosen]
-    return made
+        attention[where] = {}
+        for which in _ARMS:
+            chosen = (arm == which) & (position == where) & (span == "subject")
+            attention[where][which] = np.empty((layer.max() + 1, head.max() + 1))
+            attention[where][which][layer[chosen], head[chosen]] = mean[chosen]
+    return attention
 
 
 def _row(result: str, arm: str, differences: Float[np.ndarray, " world"], note: str) -> Row:

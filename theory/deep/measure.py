@@ -68,8 +68,8 @@ def answer(simulated: DeepRun, arm: str, rows: Int[np.ndarray, " fact"]) -> Said
         parts.append(
             (_answers(logits[:, RELATION], given, tokens), _answers(logits[:, TEMPLATE], given, tokens), looked)
         )
-    told, asked, looked = (list(column) for column in zip(*parts, strict=True))
-    return Said(_join(told), _join(asked), np.concatenate(looked))
+    recalled, answered, looked = (list(column) for column in zip(*parts, strict=True))
+    return Said(_join(recalled), _join(answered), np.concatenate(looked))
 
 
 def attention_columns(

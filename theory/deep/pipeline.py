@@ -98,15 +98,15 @@ def simulate(config: DeepConfig, seeds: Sequence[int]) -> list[DeepRun]:
         World(write_prompts(config, store, seed=seed), store.answer, np.asarray(seed, np.uint32))
         for store, seed in zip(stores, seeds, strict=True)
     ]
-    bases, told = _pretrain(config, stores, worlds)
+    bases, pretraining = _pretrain(config, stores, worlds)
     seconds["pretrain"] = time.perf_counter() - clock
-    tuned, asked = _finetune(config, bases, worlds, splits, sizes(config, stores[0]))
+    tuned, finetuning = _finetune(config, bases, worlds, splits, sizes(config, stores[0]))
     seconds["finetune"] = time.perf_counter() - clock - seconds["pretrain"]
     runs = []
     for row, seed in enumerate(seeds):
         arms = {arm: row * len(splits[row].arms) + which for which, arm in enumerate(splits[row].arms)}
         parameters = {"base": pick(bases, row)} | {arm: pick(tuned, at) for arm, at in arms.items()}
-        traces = {"base": pick(told, row)} | {arm: pick(asked, at) for arm, at in arms.items()}
+        traces = {"base": pick(pretraining, row)} | {arm: pick(finetuning, at) for arm, at in arms.items()}
         runs.append(DeepRun(config, seed, stores[row], splits[row], worlds[row].prompts, parameters, traces, seconds))
     return runs
 
@@ -118,28 +118,30 @@ def _pretrain(config: DeepConfig, stores: list[FactStore], worlds: list[World]) 
     samplers = stack([sampling.alias_table(store.exposure) for store in stores])
     probe = np.stack([inputs.spread(np.flatnonzero(~store.is_background), PROBE) for store in stores])
     given = stack(fresh), stack(worlds), samplers, probe
-    found = _pretraining(config, size)(_records(config, config.pretrain, len(worlds)), *given)
-    _check_sound(found[1], "pretrain", [f"seed {world.seed}" for world in worlds])
-    return found
+    bases, trace = _pretraining(config, size)(_records(config, config.pretrain, len(worlds)), *given)
+    _check_sound(trace, "pretrain", [f"seed {world.seed}" for world in worlds])
+    return bases, trace
 
 
 def _finetune(
     config: DeepConfig, bases: PyTree, worlds: list[World], splits: list[split.Split], size: Sizes
 ) -> tuple[PyTree, loop.Trace]:
     """Return the tuned models and their traces, stacked: world by world, and arm by arm within."""
-    longest = max(len(rows) for one in splits for rows in one.arms.values())
-    held_out = [np.flatnonzero(one.role == split.HELD_OUT) for one in splits]
+    longest = max(len(rows) for halves in splits for rows in halves.arms.values())
+    held_out = [np.flatnonzero(halves.role == split.HELD_OUT) for halves in splits]
     n_probe = min(PROBE, *map(len, held_out))
     tasks = []
-    for row, (world, one) in enumerate(zip(worlds, splits, strict=True)):
+    for row, (world, halves) in enumerate(zip(worlds, splits, strict=True)):
         base, probe = pick(bases, row), inputs.spread(held_out[row], n_probe)
-        for rows in one.arms.values():
+        for rows in halves.arms.values():
             rows = rows.astype(np.int32)
             tasks.append((base, world, Arm(np.resize(rows, longest), np.asarray(len(rows), np.int32)), probe))
-    labels = [f"{arm} of seed {world.seed}" for world, one in zip(worlds, splits, strict=True) for arm in one.arms]
-    found = _finetuning(config, size)(_records(config, config.finetune, len(tasks)), *stack(tasks))
-    _check_sound(found[1], "finetune", labels)
-    return found
+    labels = [
+        f"{arm} of seed {world.seed}" for world, halves in zip(worlds, splits, strict=True) for arm in halves.arms
+    ]
+    tuned, trace = _finetuning(config, size)(_records(config, config.finetune, len(tasks)), *stack(tasks))
+    _check_sound(trace, "finetune", labels)
+    return tuned, trace
 
 
 @lru_cache(maxsize=8)
@@ -148,9 +150,9 @@ def _pretraining(config: DeepConfig, size: Sizes) -> batched.Program:
 
     def losses(output: Output, answer: Int[Array, " fact"]) -> Float[Array, " fact"]:
         # The expectation over which prompts end in the template, and over the filler that follows it.
-        told = optax.softmax_cross_entropy_with_integer_labels(output.logits[:, RELATION], answer)
+        answering = optax.softmax_cross_entropy_with_integer_labels(output.logits[:, RELATION], answer)
         filler = -jax.nn.log_softmax(output.logits[:, TEMPLATE])[:, size.n_answers :].mean(axis=1)
-        return (1 - config.template_share) * told + config.template_share * filler
+        return (1 - config.template_share) * answering + config.template_share * filler
 
     def pretrain(records: Array, fresh: PyTree, world: World, sampler: sampling.AliasTable, probe: Array):
         def draw(key: Array, _: Array) -> Array:

@@ -68,12 +68,12 @@ def write_predictions(experiment: str, out: Path) -> list[Row]:
     Raises:
         InputError: there are no finished runs.
     """
-    found = runs.find_runs(out, runner.FLOW, experiment)
-    if not found:
+    finished = runs.find_runs(out, runner.FLOW, experiment)
+    if not finished:
         raise InputError(
             f"no finished runs of {experiment} under {out}.\nRun: python -m theory deep {experiment} --out {out}"
         )
-    rows = compare.rows(experiment, [compare.read(one) for one in found])
+    rows = compare.rows(experiment, [compare.read(each) for each in finished])
     runs.write_predictions(out / runner.FLOW / experiment / "predictions.parquet", rows)
     return rows
 

@@ -44,10 +44,10 @@ def _print_signs(experiments: Mapping[str, Sequence[Run]], console: Console) -> 
     for name, runs in experiments.items():
         rows = compare.rows(name, [compare.read(run) for run in runs])
         gap = _of(runs, "top", "subject_attention") - _of(runs, "bottom", "subject_attention")
-        layers = [one for one in compare.changes(runs) if one.position == "prompt_end"]
-        most = max(layers, key=lambda one: abs(float((one.top - one.bottom).mean())))
+        layers = [change for change in compare.changes(runs) if change.position == "prompt_end"]
+        most = max(layers, key=lambda change: abs(float((change.top - change.bottom).mean())))
         verdicts = (signs.overall(rows, sign) for sign in signs.SIGNS)
-        marks = (f"[{report_tables.VERDICT_STYLE[one]}]{one}[/]" for one in verdicts)
+        marks = (f"[{report_tables.VERDICT_STYLE[verdict]}]{verdict}[/]" for verdict in verdicts)
         table.add_row(name, report_tables.interval(gap, signed=True), f"layer {most.layer + 1}", *marks)
     console.print(table)
 

@@ -157,7 +157,7 @@ def free_memory() -> int:
     """Return the bytes that are free: on all accelerators together, or in this machine."""
     statistics = [device.memory_stats() for device in jax.local_devices()]
     if all(statistics):
-        return sum(one["bytes_limit"] - one["bytes_in_use"] for one in statistics)
+        return sum(device["bytes_limit"] - device["bytes_in_use"] for device in statistics)
     return psutil.virtual_memory().available
 
 

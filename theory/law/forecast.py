@@ -45,13 +45,13 @@ def applies(config: Config) -> bool:
 
 def run(prepared: Sequence[Prepared], arms: Sequence[str]) -> Forecast:
     """Return the forecast of these arms, as `integrate` does, for factored models of one structure."""
-    sizes = np.array([[len(one.split.arms[arm]) for arm in arms] for one in prepared])
+    sizes = np.array([[len(base.split.arms[arm]) for arm in arms] for base in prepared])
     rows = np.zeros((*sizes.shape, sizes.max()), np.int32)
     for (world, arm), size in np.ndenumerate(sizes):
         rows[world, arm, :size] = prepared[world].split.arms[arms[arm]]
-    finetunings = [one.unit.config.finetune for one in prepared]
+    finetunings = [base.unit.config.finetune for base in prepared]
     horizon = np.array([finetuning.learning_rate * finetuning.steps for finetuning in finetunings])
-    values, facts, constants = stack([(one.base, one.world.facts, one.world.constants) for one in prepared])
+    values, facts, constants = stack([(of.base, of.world.facts, of.world.constants) for of in prepared])
     return integrate(values, facts, constants, rows, sizes, horizon=horizon)
 
 
@@ -128,8 +128,8 @@ def _program(layout: tuple[tuple[int, tuple[int, ...]], ...]) -> Program:
 
         groups = [(rows[np.array(arms), :width], sizes[np.array(arms)]) for width, arms in layout]
         with jax.default_matmul_precision("highest"):
-            found = [jax.lax.map(one_arm, group) for group in groups]
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[order], *found)
+            forecasts = [jax.lax.map(one_arm, group) for group in groups]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[order], *forecasts)
 
     # What pads a turn has `is_real` 0, hence horizon 0, and takes no time.
     return Program(forecast)

@@ -49,8 +49,8 @@ def forward(
     if prompt == "template":
         tokens.append(jnp.broadcast_to(vectors.template, tokens[0].shape))
     stacked = jnp.stack(tokens)
-    asked = tokens[-1] @ parameters.attention.T
-    attention = jax.nn.softmax((stacked * asked).sum(axis=-1), axis=0)
+    query = tokens[-1] @ parameters.attention.T
+    attention = jax.nn.softmax((stacked * query).sum(axis=-1), axis=0)
     read = jnp.asarray(embeddings.read(stacked, vectors.shared, config.value_share))
     if prompt == "fresh_relation":
         read = read.at[1].set(0.0)
@@ -72,7 +72,7 @@ def optimizer(
         chosen = {field: optax.set_to_zero() if rate is None else build(rate) for field, rate in rates.items()}
     except TypeError:
         chosen = {}
-    if not chosen or not all(isinstance(one, optax.GradientTransformation) for one in chosen.values()):
+    if not chosen or not all(isinstance(transform, optax.GradientTransformation) for transform in chosen.values()):
         raise InputError(f"no optimizer {name!r} in optax that takes a learning rate.\nTry sgd, adam, adamw or lion.")
     return optax.partition(chosen, Parameters._make(Parameters._fields))
 

@@ -64,9 +64,9 @@ def _on_ray(ray: Any, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, pa.Table
 
     def finished() -> Iterator[tuple[Chunk, pa.Table]]:
         ready, _ = ray.wait(list(running), num_returns=1)
-        for one in ready:
-            chunk = running.pop(one)
-            yield chunk, ray.get(one)
+        for result in ready:
+            chunk = running.pop(result)
+            yield chunk, ray.get(result)
 
     for chunk in chunks:
         running[compute.remote(chunk)] = chunk

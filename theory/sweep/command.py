@@ -58,17 +58,17 @@ class Sweep:
                 f"no sweep {self.name!r}.{_nearest(self.name, SWEEPS)}\nName axes with --grid for a new one."
             )
         named = named or experiments.Sweep(self.name)
-        made = self._design(named)
+        chosen = self._design(named)
         arms, seeds = self.arms or named.arms, named.seeds if self.seeds is None else self.seeds
-        n_units = len(made.configs) * seeds
+        n_units = len(chosen.configs) * seeds
         if self.dry_run:
             size = units.estimate_bytes(n_units, len(arms) + 1) / 1e6
-            OUTPUT.print(f"{len(made.configs):,} configs × {seeds} seeds = {n_units:,} units; at most {size:,.1f} MB")
+            OUTPUT.print(f"{len(chosen.configs):,} configs × {seeds} seeds = {n_units:,} units; at most {size:,.1f} MB")
             return 0
         options = {"seeds": seeds, "arms": arms, "out": self.out, "tell": ERRORS.print}
-        with cluster.engine(self.engine) as engine, progress(self.name, n_units) as told:
-            summary = runner.run(self.name, made, engine=engine, progress=told, **options)
-        tables.print_sweep(self.name, summary, made.axes, OUTPUT)
+        with cluster.engine(self.engine) as engine, progress(self.name, n_units) as tell:
+            summary = runner.run(self.name, chosen, engine=engine, progress=tell, **options)
+        tables.print_sweep(self.name, summary, chosen.axes, OUTPUT)
         return 0
 
     def _design(self, named: experiments.Sweep) -> Design:
@@ -89,5 +89,5 @@ class Sweep:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {found[0]}?" if found else ""
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {nearest[0]}?" if nearest else ""

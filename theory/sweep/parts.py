@@ -127,9 +127,9 @@ class Store:
                     f"{self.folder}: {len(missing):,} of {len(units):,} units have no results.\n"
                     "Give the same command again: it computes what is missing."
                 )
-            found = [self._read(path) for path in sorted({where[unit] for unit in units})]
-            sound = [part for part in found if part is not None]
-            if len(sound) == len(found):  # else one was damaged since it was read first
+            read = [self._read(path) for path in sorted({where[unit] for unit in units})]
+            sound = [part for part in read if part is not None]
+            if len(sound) == len(read):  # else one was damaged since it was read first
                 return pa.concat_tables([SWEEP.empty_table(), *sound]).unify_dictionaries().combine_chunks()
 
     def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table | None:
@@ -181,7 +181,7 @@ class Store:
         except OSError as error:
             raise InputError(
                 f"cannot lock {path}: {error.strerror or error}.\n"
-                "Mend the permissions there, or name a place on a disk with locks by --out DIR."
+                "Fix the permissions there, or name a place on a disk with locks by --out DIR."
             ) from error
         try:
             yield lock.is_locked

@@ -133,8 +133,8 @@ def compute(chunk: Chunk) -> pa.Table:
         predicted = _predict(prepared, chunk.arms)
     rows = [
         row
-        for name, one, forecasts in zip(chunk.names, trained, predicted, strict=True)
-        for row in _rows(name, one, chunk.arms, forecasts)
+        for name, unit, forecasts in zip(chunk.names, trained, predicted, strict=True)
+        for row in _rows(name, unit, chunk.arms, forecasts)
     ]
     return table({column: [row.get(column) for row in rows] for column in SWEEP.names}, SWEEP)
 
@@ -259,9 +259,9 @@ def _predict(prepared: Sequence[Prepared], arms: Sequence[str]) -> list[list[dic
     config = prepared[0].unit.config
     if not forecast.applies(config) or config.model.parametrisation != "factored" or config.model.value_share:
         return [[{} for _ in arms] for _ in prepared]
-    found = np.stack(forecast.run(prepared, arms), axis=-1).tolist()
+    forecasts = np.stack(forecast.run(prepared, arms), axis=-1).tolist()
     names = ("predicted_subject_share", "predicted_subject_attention")
-    return [[dict(zip(names, pair, strict=True)) for pair in of_unit] for of_unit in found]
+    return [[dict(zip(names, pair, strict=True)) for pair in of_unit] for of_unit in forecasts]
 
 
 def _rows(name: str, trained: Trained, arms: Sequence[str], forecasts: Sequence[dict]) -> list[dict[str, Any]]:

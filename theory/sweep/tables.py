@@ -62,7 +62,7 @@ def _print_orders(name: str, of: Callable[[str, str], np.ndarray], n_configs: in
     )
     for column in ("accuracy", "subject_share"):
         gap = of(column, "top") - of(column, "bottom")
-        intervals = [statistics.mean_interval(one) for one in gap if np.isfinite(one).all()]
+        intervals = [statistics.mean_interval(seeds) for seeds in gap if np.isfinite(seeds).all()]
         leads, trails = sum(i.low > 0 for i in intervals), sum(i.high < 0 for i in intervals)
         table.add_row(column, str(leads), str(trails), str(n_configs - leads - trails))
     console.print(table)

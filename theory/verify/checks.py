@@ -47,20 +47,22 @@ def run(config: Config, n_seeds: int, progress: Callable[[str, int], None] = lam
         raise InputError("R1 to R8 are about prompts with a template.\nLeave --finetune.prompt at template.")
     progress("worlds", 0)
     simulations = simulate(config, n_seeds)
-    made = compare.rows("verify", [outcome(config, one) for one in simulations], is_default_world=config == PAPER)
+    judged = compare.rows(
+        "verify", [outcome(config, simulation) for simulation in simulations], is_default_world=config == PAPER
+    )
     for name, check in CHECKS.items():
         progress(name, 0)
-        made += [{"experiment": "verify", "seeds": n_seeds} | row for row in check(config, simulations)]
+        judged += [{"experiment": "verify", "seeds": n_seeds} | row for row in check(config, simulations)]
         progress(name, 1)
-    for row in made:
+    for row in judged:
         row["statement"] = theorem.STATEMENTS[row["result"]]
-    return sorted(made, key=lambda row: row["result"])
+    return sorted(judged, key=lambda row: row["result"])
 
 
 def simulate(config: Config, n_seeds: int) -> list[Simulation]:
     """Return fresh worlds, pretrained and finetuned."""
     cells = [Cell(k, k, k) for k in range(FIRST_SEED, FIRST_SEED + n_seeds)]
-    return [one for group in pipeline.groups(config, cells) for one in pipeline.simulate(config, group)]
+    return [world for group in pipeline.groups(config, cells) for world in pipeline.simulate(config, group)]
 
 
 def outcome(config: Config, simulation: Simulation) -> Outcome:
@@ -72,8 +74,8 @@ def outcome(config: Config, simulation: Simulation) -> Outcome:
 
 def force_identity(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
     """R1 against the dense model's derivative, and the two parametrisations against each other."""
-    force = max(oracle.force_error(config.model, seed=one.cell.pretrain) for one in simulations)
-    forms = max(oracle.parametrisations_error(config, one.cell) for one in simulations)
+    force = max(oracle.force_error(config.model, seed=world.cell.pretrain) for world in simulations)
+    forms = max(oracle.parametrisations_error(config, world.cell) for world in simulations)
     return [
         _bounded("R1", force, 1e-10, "max |ΔG| / max |G| against autodiff of the dense model, float64"),
         _bounded("R1", forms, 1e-9, "factored against dense model over a whole run, float64: max difference"),
@@ -102,9 +104,11 @@ def _share_change(simulation: Simulation, rows: np.ndarray, model: ModelConfig) 
         (values, logits), facts = _base(simulation)
 
         def change(fact: factored.Facts) -> Array:
-            one = jax.tree.map(lambda ids: ids[None], fact)
-            _, after, _ = factored.question_step(values, logits, one, jnp.asarray(1e-3), None, model, "template")
-            before, now = (jnp.log(factored.forward(values, state, one, model)[0][:, 0]) for state in (logits, after))
+            single = jax.tree.map(lambda ids: ids[None], fact)
+            _, after, _ = factored.question_step(values, logits, single, jnp.asarray(1e-3), None, model, "template")
+            before, now = (
+                jnp.log(factored.forward(values, state, single, model)[0][:, 0]) for state in (logits, after)
+            )
             return (now[0] - now[1]) - (before[0] - before[1])
 
         return np.asarray(jax.jit(lambda chosen: jax.lax.map(change, chosen, batch_size=64))(facts.take(rows)))
@@ -112,7 +116,7 @@ def _share_change(simulation: Simulation, rows: np.ndarray, model: ModelConfig) 
 
 def first_step(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
     """R3: the error of held-out attention after one full-batch step falls with the square of the rate."""
-    errors = np.array([[_step_error(one, config.model, rate) for rate in (1e-2, 1e-3)] for one in simulations])
+    errors = np.array([[_step_error(world, config.model, rate) for rate in (1e-2, 1e-3)] for world in simulations])
     worst = float((errors[:, 0, 0] / errors[:, 1, 0]).min())
     note = f"fall of the largest error at a tenth of the rate (at least 50); relative error {errors[:, 1, 1].max():.0e}"
     row = {"result": "R3", "arm": "whole", "predicted": 100.0, "measured": worst, "tolerance": 50.0, "note": note}
@@ -141,7 +145,7 @@ def reduced_path(config: Config, simulations: Sequence[Simulation]) -> list[Row]
     horizon = config.finetune.learning_rate * config.finetune.steps
     note = f"max |Δt| on the path to τ = {horizon:g}, simulated in full-batch steps of up to {STEP}"
     worst = {
-        arm: max(_path_error(one, config.model, one.split.arms[arm], horizon) for one in simulations)
+        arm: max(_path_error(world, config.model, world.split.arms[arm], horizon) for world in simulations)
         for arm in ("top", "bottom")
     }
     return [_bounded("R5", error, 0.01, note) | {"arm": arm} for arm, error in worst.items()]

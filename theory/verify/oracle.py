@@ -46,15 +46,15 @@ def _force_by_autodiff(
     """Return G from ∂L/∂W_KQ = -Σ_i G_i φ(x_i) φ(q)ᵀ, fact by fact: the tokens' embeddings are independent."""
 
     def loss(matrix: Float[Array, "embedding embedding"], fact: factored.Facts) -> Float[Array, ""]:
-        one = jax.tree.map(lambda ids: ids[None], fact)
-        _, output = dense.forward(parameters._replace(attention=matrix), vectors, one, model, "template")
+        single = jax.tree.map(lambda ids: ids[None], fact)
+        _, output = dense.forward(parameters._replace(attention=matrix), vectors, single, model, "template")
         return -jax.nn.log_softmax(output[0])[fact.answer]
 
     gradient = jax.vmap(jax.grad(loss), (None, 0))(parameters.attention, facts)
     pulled = -(gradient @ vectors.template[0])
     template = jnp.broadcast_to(vectors.template, pulled.shape)
     tokens = jnp.stack([vectors.subject[facts.subject], vectors.relation[facts.relation], template], axis=2)
-    return np.asarray(jax.vmap(lambda one, target: jnp.linalg.lstsq(one, target)[0])(tokens, pulled))
+    return np.asarray(jax.vmap(lambda basis, target: jnp.linalg.lstsq(basis, target)[0])(tokens, pulled))
 
 
 def parametrisations_error(config: Config, cell: seeds.Cell) -> float:
@@ -69,8 +69,8 @@ def parametrisations_error(config: Config, cell: seeds.Cell) -> float:
         n_records=5,
     )
     as_dense = replace(as_factored, model=replace(as_factored.model, parametrisation="dense"))
-    one, other = (pipeline.simulate(form, [cell])[0].weights for form in (as_factored, as_dense))
-    return max(_difference(one[arm], other[arm]) for arm in one)
+    of_factored, of_dense = (pipeline.simulate(form, [cell])[0].weights for form in (as_factored, as_dense))
+    return max(_difference(of_factored[arm], of_dense[arm]) for arm in of_factored)
 
 
 def _difference(one: Weights, other: Weights) -> float:

@@ -26,17 +26,19 @@ def boundary(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
     """
     if config.facts.path is not None:
         return []
-    cells, steps = [one.cell for one in simulations], np.array(LEVELS)
-    made, boundaries = [], []
+    cells, steps = [world.cell for world in simulations], np.array(LEVELS)
+    by_exponent, boundaries = [], []
     for exponent in EXPONENTS:
         # [level, world, (predicted, measured)]
         lead = np.array([_leads(config, cells, exponent, level) for level in LEVELS])
-        found = np.array([[flow.window_boundary(steps, lead[:, w, k]) for k in (0, 1)] for w in range(len(cells))])
-        boundaries.append(found)
-        crossing = found[np.isfinite(found).all(axis=1)]
+        reversed_at = np.array(
+            [[flow.window_boundary(steps, lead[:, w, k]) for k in (0, 1)] for w in range(len(cells))]
+        )
+        boundaries.append(reversed_at)
+        crossing = reversed_at[np.isfinite(reversed_at).all(axis=1)]
         if len(crossing):
             interval = statistics.mean_interval(crossing[:, 1])
-            made.append(
+            by_exponent.append(
                 {"result": "R8", "arm": "top − bottom", "predicted": float(crossing[:, 0].mean())}
                 | {
                     "measured": interval.mean,
@@ -50,7 +52,10 @@ def boundary(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
     distance = flow.boundary_distance(*np.concatenate(boundaries).T)
     grid = f"{len(EXPONENTS)} exponents × {len(cells)} worlds, {len(LEVELS)} levels of pretraining"
     note = f"median |Δ log2 steps| between predicted and measured boundary, {grid}"
-    return [*made, {"result": "R8", "arm": "top − bottom", "error": distance, "verdict": "reported", "note": note}]
+    return [
+        *by_exponent,
+        {"result": "R8", "arm": "top − bottom", "error": distance, "verdict": "reported", "note": note},
+    ]
 
 
 def _leads(config: Config, cells: Sequence[Cell], exponent: float, steps: int) -> list[tuple[float, float]]:
@@ -61,13 +66,13 @@ def _leads(config: Config, cells: Sequence[Cell], exponent: float, steps: int) -
         pretrain=replace(config.pretrain, steps=steps),
         n_records=1,
     )
-    simulations = [one for group in pipeline.groups(level, cells) for one in pipeline.simulate(level, group)]
+    simulations = [world for group in pipeline.groups(level, cells) for world in pipeline.simulate(level, group)]
     return [
         (
-            _lead({arm: measure.predicted_path(level, one, arm).share for arm in ("top", "bottom")}),
-            _lead({arm: one.traces[arm].measured.subject_share for arm in ("top", "bottom")}),
+            _lead({arm: measure.predicted_path(level, world, arm).share for arm in ("top", "bottom")}),
+            _lead({arm: world.traces[arm].measured.subject_share for arm in ("top", "bottom")}),
         )
-        for one in simulations
+        for world in simulations
     ]
 
 
