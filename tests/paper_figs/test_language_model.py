@@ -75,8 +75,8 @@ def test_study_whose_fifths_are_missing_is_named(results):
 )
 def test_note_says_what_the_intervals_of_the_fifths_count(results, unit, words):
     results.add_worlds()
-    for world in range(3):
-        path = results.add_study(world=world).parents[2] / "predictions.parquet"
+    runs = [results.add_study(world=world) for world in range(3)]
+    path = runs[0].parents[2] / "predictions.parquet"
     rows = pq.read_table(path).to_pylist()
     pq.write_table(pa.Table.from_pylist([row | {"unit": unit} for row in rows], schema=columns.PREDICTIONS), path)
     _, figure = fig11.draw(results.read_studies())

@@ -41,8 +41,8 @@ def _run(folder, *arguments):
 
 
 def test_figure_is_added_by_one_file_which_is_found_drawn_and_collected_for(results, tmp_path):
-    for world in range(2):
-        path = results.add("my-own", world) / "trace.parquet"
+    paths = [results.add("my-own", world) / "trace.parquet" for world in range(2)]
+    for path in paths:
         pq.write_table(pq.read_table(path).append_column("loss", [[3.0, 1.0] * 5]), path)
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "paper_figs", copy / "paper_figs", ignore=shutil.ignore_patterns("results", "gallery"))
@@ -54,7 +54,7 @@ def test_figure_is_added_by_one_file_which_is_found_drawn_and_collected_for(resu
     assert (tmp_path / "out" / "fig14_my_own.png").stat().st_size > 10_000
 
     _run(copy, "paper_figs.collect", "--runs", results.folder, "--out", tmp_path / "kept")
-    kept = pq.read_table(tmp_path / "kept" / path.relative_to(results.folder))
+    kept = pq.read_table(tmp_path / "kept" / paths[-1].relative_to(results.folder))
     assert kept.column_names == ["arm", "step", "loss"] and set(kept["arm"].to_pylist()) == {"top"}
     again = _run(copy, "paper_figs", "--runs", tmp_path / "kept", "--out", tmp_path / "out", "--only", "fig14")
     assert again == drawn.replace(str(results.folder), str(tmp_path / "kept"))

@@ -127,7 +127,9 @@ def test_recipes_have_a_line_for_each_method_and_number_of_epochs_in_each_world(
     _, figure = fig13.draw({"screen": results.read_screen()})
     panels = [axis for axis in figure.axes if axis.get_xlabel() == "learning rate"]
     assert len(panels) == 2
-    names = [text.get_text() for text in panels[-1].get_legend().get_texts()]
+    legend = panels[-1].get_legend()
+    assert legend is not None
+    names = [text.get_text() for text in legend.get_texts()]
     assert names == ["every weight, 3 epochs", "every weight, 6 epochs", "adapter, 6 epochs"]
 
 

@@ -12,6 +12,7 @@ import pytest
 from core import split
 from core.errors import InputError
 from theory import design
+from theory.config import Config
 from theory.experiments import SWEEPS
 from theory.sweep import runner
 
@@ -154,7 +155,7 @@ def test_a_damaged_part_is_named_and_computed_again_and_one_of_another_version_l
     assert (folder / f"damaged-{part.name}").exists() and (folder / "table.parquet").read_bytes() == whole
     with monkeypatch.context() as patched:
         for module in ("sweep.parts", "sweep.units", "sweep.runner"):
-            patched.setattr(f"theory.{module}.SCHEMA", 99)
+            patched.setattr(f"theory.{module}.SWEEP_SCHEMA", 99)
         told = tell(*command)
         assert "8 of 8 units computed here" in told.out
         assert " ".join(told.err.split()).count("was written by another version: left as it is") == 2
@@ -198,5 +199,5 @@ def test_ctrl_c_ends_a_sweep_with_130_and_keeps_its_parts(tmp_path, interruptibl
 
 def test_a_python_call_refuses_as_the_command_does(tmp_path):
     with pytest.raises(InputError, match="--arms: name each arm once, and at least one"):
-        runner.run("mine", design.grid(runner.Config(), []), arms=(), out=tmp_path)
+        runner.run("mine", design.grid(Config(), []), arms=(), out=tmp_path)
     assert files(tmp_path) == []

@@ -225,7 +225,7 @@ def test_a_part_that_is_set_aside_before_it_can_be_read_is_passed_over(store, to
 def test_a_part_of_another_version_is_named_once_and_neither_used_nor_touched(store, told, change):
     with pytest.MonkeyPatch.context() as patched:
         if change == "schema":
-            patched.setattr(parts, "SCHEMA", parts.SCHEMA + 1)
+            patched.setattr(parts, "SWEEP_SCHEMA", parts.SWEEP_SCHEMA + 1)
             path = store.write(rows("a"))
         else:
             older = pa.schema([*list(SWEEP)[:-1], ("old", pa.float64())])

@@ -53,7 +53,7 @@ def test_two_numbers_in_a_config_are_one_iff_they_are_equal(one, other):
 
 
 def test_a_name_is_the_same_in_every_process_and_version(monkeypatch):
-    monkeypatch.setattr(units, "SCHEMA", 1)
+    monkeypatch.setattr(units, "SWEEP_SCHEMA", 1)
     config = {"facts": {"n_subjects": 10, "table": None}, "rate": 0.1}
     assert identity(config, (0, 1, 2), ["base", "top"]) == "90508562ffe186f412464ac8728aaa58"
 
@@ -75,7 +75,7 @@ def test_any_field_any_seed_and_the_set_of_arms_change_the_name():
 
 def test_another_schema_gives_other_names(monkeypatch):
     before = name()
-    monkeypatch.setattr(units, "SCHEMA", units.SCHEMA + 1)
+    monkeypatch.setattr(units, "SWEEP_SCHEMA", units.SWEEP_SCHEMA + 1)
     assert name() != before
 
 
