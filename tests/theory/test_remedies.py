@@ -223,5 +223,5 @@ def test_stopping_early_returns_the_record_with_the_least_loss_on_dev_facts():
         for name, one, other in zip(weights[0]._fields, early.weights[arm], weights[chosen[arm]], strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-12, err_msg=f"{arm} {name}")
     assert any(0 < n < 60 for n in chosen.values()), chosen
-    with pytest.raises(InputError, match="early needs dev facts.\nAdd --split.dev"):
+    with pytest.raises(InputError, match="early-stopping needs dev facts.\nAdd --split.dev"):
         configs.check(replace(config, split=SplitConfig(), finetune=replace(config.finetune, early_stopping=True)))
