@@ -53,8 +53,9 @@ def progress(name: str, total: int) -> Iterator[Advance]:
         lines = _Lines(name, total)
         try:
             yield lines.advance
-        finally:
             lines.end()
+        finally:
+            lines.stop.set()
 
 
 class _Lines:
@@ -74,8 +75,7 @@ class _Lines:
         self.doing = doing or self.doing
 
     def end(self) -> None:
-        """Say how far it came."""
-        self.stop.set()
+        """Say that it is done; where a command fails, its error stands alone."""
         ERRORS.print(self.line(time.monotonic() - self.started), markup=False)
 
     def line(self, seconds: float | int) -> str:

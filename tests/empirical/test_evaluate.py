@@ -65,7 +65,7 @@ def test_answers_are_the_most_likely_tokens_whatever_is_answered_beside(model):
 
 def test_each_question_has_every_score_against_any_of_its_answers(model, monkeypatch):
     said = ["the Rome.", "the Eternal City, Roma", "roma", "Ulm", ""]
-    monkeypatch.setattr(evaluate, "predict", lambda *given: said)
+    monkeypatch.setattr(evaluate, "predict", lambda *given, **more: said)
     encoded = _encode(model, FACTS[:5])
     found = evaluate.answer(EvaluateConfig(), model, FACTS[:5], encoded)
     assert found.predicted == said

@@ -18,7 +18,7 @@ from empirical import model_commands, runner, study
 from empirical.lm import model
 
 FLAGS = (
-    "--world.n-subjects 40 --world.n-relations 2 --world.facts-per-subject 1 --world.n-answers 5 "
+    "--pretrain-seeds 1 --world.n-subjects 40 --world.n-relations 2 --world.facts-per-subject 1 --world.n-answers 5 "
     "--world.exposure.low 0.5 --world.exposure.high 40 --pretrain.d-model 16 --pretrain.layers 1 --pretrain.heads 2 "
     "--pretrain.key-value-heads 1 --pretrain.vocabulary 400 --pretrain.batch-size 32 --pretrain.checkpoint-every 5 "
     "--pretrain.n-probes 1 --finetune.learning-rates 1e-3 1e-2 --finetune.train.epochs 2 --finetune.train.batch-size 4 "
@@ -152,7 +152,7 @@ def test_ctrl_c_keeps_what_is_finished_and_changes_nothing(finished, tmp_path, m
     config = config_of(finished[0])
 
     def interrupted(doing, done):
-        if f" {moment} loss" in doing:
+        if f" {moment} " in doing and "loss" in doing:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -206,7 +206,7 @@ def test_questions_that_changed_since_are_noticed(finished, tmp_path, tell, monk
     changed = [*rows[:-1], "Who is Eve?,Bo1,Eve,60"]
     assert study_of(rows, "whole")[0] == 0
     assert "0 runs made, 1 found done" in study_of(rows, "whole")[1]
-    for more in ((), ("--seeds", 2)):
+    for more in ((), ("--split-seeds", 1, "--seeds", 2)):
         code, _, error = study_of(changed, "whole", *more)
         assert code == 2 and "other facts" in error and "--overwrite" in error
     assert study_of(changed, "whole", "--overwrite")[0] == 0
@@ -248,7 +248,8 @@ def test_an_interrupted_finetuning_goes_on_as_the_same_and_never_as_another(
 
     def finetune(rate, out, stop_at=None):
         def tell_step(doing, done):
-            steps.append(doing)
+            if "loss" in doing:
+                steps.append(doing)
             if len(steps) == stop_at:
                 raise KeyboardInterrupt
 
@@ -272,7 +273,9 @@ def test_an_interrupted_finetuning_goes_on_as_the_same_and_never_as_another(
 def test_a_runs_own_config_makes_the_same_run_again(finished, tmp_path, tell):
     source = directory(finished[0], 1)
     (tmp_path / "models").symlink_to(finished[0] / "models")
-    code, printed, _ = tell("run", "tiny-lora", "--from-run", source, "--seed", 1, "--out", tmp_path)
+    code, printed, _ = tell(
+        "run", "tiny-lora", "--from-run", source, "--pretrain-seeds", 1, "--seed", 1, "--out", tmp_path
+    )
     assert code == 0 and "1 runs made, 0 found done" in printed
     assert same(results.directory(tmp_path, "empirical", "tiny-lora", Cell(0, 0, 1)), source)
     assert tell("run", "tiny", "--from-run", tmp_path / "gone")[0] == 2

@@ -100,7 +100,7 @@ def test_the_command_resumes_and_prints_the_networks_side_by_side(out, untrained
     gap = [run.report["metrics"] for run in runs.find_runs(out, "theory", "deep-2")]
     mean = sum(one["top"]["accuracy"] - one["bottom"]["accuracy"] for one in gap) / 2
     assert re.search(rf"deep-2 +2 +2 .* {re.escape(f'{mean:+.3f}')} ± ", told)
-    assert re.search(r"deep-2 +last +1 .*\n +deep-2 +last +2 .*\n +deep-2 +relation +1 ", told)
+    assert re.search(r"deep-2 +prompt_end +1 .*\n +deep-2 +prompt_end +2 .*\n +deep-2 +relation +1 ", told)
     assert "The random half lies between the top and the bottom half." in told
 
 

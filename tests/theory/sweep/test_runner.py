@@ -285,9 +285,9 @@ import sys
 from pathlib import Path
 import jax
 sys.path.insert(0, {tests!r})
-import test_sweep
+import test_runner
 assert jax.device_count() == 8
-print(test_sweep.run(Path(sys.argv[1]), *test_sweep.GRID).n_computed)
+print(test_runner.run(Path(sys.argv[1]), *test_runner.GRID).n_computed)
 """
 
 

@@ -82,8 +82,8 @@ def test_the_window_s_boundary_is_predicted_and_measured(rows):
     assert "1 exponents × 2 worlds, 2 levels" in distance["note"]
 
 
-def test_a_real_tables_facts_have_no_window(config, fresh):
-    named = replace(config, facts=replace(config.facts, table=Path("facts.tsv")))
+def test_a_real_tables_facts_have_no_reversal(config, fresh):
+    named = replace(config, facts=replace(config.facts, path=Path("facts.tsv")))
     assert reversal.boundary(named, fresh) == []
 
 
