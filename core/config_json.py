@@ -1,7 +1,8 @@
 """Configs as the JSON that results keep of them, and what their fields are marked with.
 
 A field is marked where it is declared, so that nobody has to list it elsewhere: *traced* numbers enter a compiled
-program as arguments, so that configs that differ in them alone share one; a *remedy* changes what finetuning is.
+program as arguments, so that configs that differ in them alone share one; a *remedy* changes what finetuning is; a
+*later* field is younger than stored results.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import cattrs
+from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.preconf.json import make_converter
 
 from core.errors import InputError
@@ -22,15 +24,17 @@ _CONVERTER = make_converter(forbid_extra_keys=True)
 _NOT_TRACED = object()
 
 
-def setting(default: Any, *, traced: Any = _NOT_TRACED, is_remedy: bool = False) -> Any:
+def setting(default: Any, *, traced: Any = _NOT_TRACED, is_remedy: bool = False, is_later: bool = False) -> Any:
     """Return a dataclass field with this default, and marks.
 
     Args:
         traced: What stands for the number in the structure of a config: a value, or a function of the number (whether
             it is used at all, say).
         is_remedy: Whether any other value than the default changes what finetuning is.
+        is_later: Whether results were kept before there was this field. At its default, which must mean what happened
+            then, it is left out of the JSON: their config is the same as today's, and so is its hash.
     """
-    metadata = {"is_remedy": is_remedy} | ({} if traced is _NOT_TRACED else {"traced": traced})
+    metadata = {"is_remedy": is_remedy, "is_later": is_later} | ({} if traced is _NOT_TRACED else {"traced": traced})
     return field(default=default, metadata=metadata)
 
 
@@ -64,7 +68,9 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        later = _later(type(value))
+        given = {field.name: getattr(value, field.name) for field in fields(value)}
+        return {name: plain(item) for name, item in given.items() if name not in later or item != later[name]}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -94,3 +100,14 @@ def from_json(data: dict[str, Any], kind: type[T], what: str) -> T:
             f"the stored config does not fit this version: {'; '.join(cattrs.transform_error(error))}.\n"
             f"Name the {what} instead of --from-run."
         ) from error
+
+
+def _later(kind: type) -> dict[str, Any]:
+    """Return a dataclass's fields that are left out of the JSON at their default, and that default."""
+    return {one.name: one.default for one in fields(kind) if one.metadata.get("is_later")}
+
+
+@_CONVERTER.register_unstructure_hook_factory(lambda kind: is_dataclass(kind) and bool(_later(kind)))  # type: ignore
+def _without_later_defaults(kind: type) -> Callable[[Any], dict[str, Any]]:
+    omitted: dict[str, Any] = {name: override(omit_if_default=True) for name in _later(kind)}
+    return make_dict_unstructure_fn(kind, _CONVERTER, **omitted)

@@ -1,4 +1,4 @@
-"""The world: facts sampled from a few distributions, or read from a table, and a background population beside them."""
+"""The world: facts sampled from a few distributions, or read from a source, and a background population beside them."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,7 +9,8 @@ import numpy as np
 from scipy import stats
 
 from core.config_json import setting
-from core.facts import keyed
+from core.errors import InputError
+from core.facts import Source, keyed
 from core.facts import store as fact_store
 from core.facts.request import Request, TableColumns
 from core.facts.store import Background, FactStore
@@ -32,26 +33,35 @@ class FactsConfig:
     facts_per_subject: int | None = None
     """Facts about each subject of a sampled world, each of another relation, at random; none given: all relations."""
     path: Path | None = None
-    """Read the facts from this CSV, TSV, JSONL or Parquet file instead of sampling; hub:ID for a hub data set."""
+    """Read the facts from this CSV, TSV, JSONL or Parquet file, or from the source's folder, instead of sampling;
+    hub:ID for a hub data set."""
+    source: Source = setting("table", is_later=True)
+    """What the path holds. `table`: subjects, relations, answers and popularity, with or without questions."""
+    part: Literal["train", "dev", "val", "test"] = setting("train", is_later=True)
+    """The files' own split that is read (EntityQuestions); arms and held-out facts are drawn from it anew."""
+    relations: tuple[str, ...] = setting((), is_later=True)
+    """Only these relations of what is read; none named: all."""
+    buckets: Path | None = setting(None, is_later=True)
+    """EntityQuestions' folder of frequency buckets, which it has its popularity from: P19 and P170 alone."""
     columns: TableColumns = TableColumns()
     """The table's columns of subjects, relations, answers and popularity; questions and choices are not read.
     Popularity must be above 0. The first of a list of answers counts; not given: answer, possible_answers, answers or
     obj."""
     where: str | None = None
-    """COLUMN=REGEX: keep the table's rows in whose cell the expression is found."""
+    """COLUMN=REGEX: keep the rows in whose cell the expression is found (tables, PopQA)."""
     popularity: Literal["given", "rank"] = "given"
-    """Of a table's facts: the column's number, or Zipf by its rank (equal numbers share their mean rank)."""
+    """Of facts that are read: the source's number, or Zipf by its rank (equal numbers share their mean rank)."""
     exposure_exponent: float = setting(1.0, traced=0.0)
     """Exposure is ∝ popularity^exponent; below 1 it tempers a heavy tail such as page views."""
     min_facts: int = 10
-    """A table's relations with fewer facts are dropped and named."""
+    """Relations with fewer facts are dropped and named, where facts are read."""
     background: Background = Background()
     """Background population of any world."""
 
 
 def build(config: FactsConfig, *, seed: int) -> FactStore:
     """Return the world: sampled or read, then the background population. InputError for what cannot be."""
-    store = sample(config, seed=seed) if config.path is None else read_table(config)
+    store = sample(config, seed=seed) if config.path is None else read(config)
     return fact_store.add_background(store, config.background, seed=seed, flag="--facts.background")
 
 
@@ -70,30 +80,30 @@ def sample(config: FactsConfig, *, seed: int) -> FactStore:
     )
 
 
-def read_table(config: FactsConfig) -> FactStore:
-    """Return the facts of `config.path`, in the file's order; ids count names in the order of appearance.
+def read(config: FactsConfig) -> FactStore:
+    """Return the facts of `config.path`, in the source's order; ids count names in the order of appearance.
 
-    Of several rows of one subject and relation the most popular is kept. What is left out stands in the notes, with
-    counts. `keyed.read` says how cells are understood.
+    Of several facts of one subject and relation the most popular is kept. What is left out stands in the notes, with
+    counts. `keyed.read` says what is read.
 
     Raises:
         InputError: as `keyed.read`, among them for a relation with one answer, which no model could get wrong.
     """
     check(config)
     assert config.path is not None
-    request = Request(config.path, where=config.where, columns=config.columns)
-    table = keyed.read(request, min_facts=config.min_facts)
-    popularity = np.array([fact.popularity for fact in table.facts], dtype=np.float64)
+    request = Request(config.path, config.part, config.relations, config.where, config.buckets, config.columns)
+    given = keyed.read(config.source, request, min_facts=config.min_facts)
+    popularity = np.array([fact.popularity for fact in given.facts], dtype=np.float64)
     if config.popularity == "rank":
         popularity = stats.rankdata(-popularity) ** -config.popularity_exponent
     store = fact_store.of_names(
-        [fact.subject for fact in table.facts],
-        [fact.relation for fact in table.facts],
-        [fact.answers[0] for fact in table.facts],
+        [fact.subject for fact in given.facts],
+        [fact.relation for fact in given.facts],
+        [fact.answers[0] for fact in given.facts],
         popularity,
     )
     exposure = fact_store.exposure(popularity, config.exposure_exponent)
-    return replace(store, exposure=exposure, notes=table.notes)
+    return replace(store, exposure=exposure, notes=given.notes)
 
 
 def check(config: FactsConfig) -> None:
@@ -105,3 +115,8 @@ def check(config: FactsConfig) -> None:
     if config.facts_per_subject is not None:
         fact_store.check_range("--facts.facts_per_subject", config.facts_per_subject, 1, config.n_relations)
     fact_store.check_background(config.background, "--facts.background")
+    for name in ("source", "part", "relations", "buckets"):
+        if config.path is None and getattr(config, name) != getattr(FactsConfig, name):
+            raise InputError(
+                f"--facts.{name} is of no use to a sampled world.\nName the source's file or folder with --facts.path."
+            )

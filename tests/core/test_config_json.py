@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from core.config_json import is_used, remedies, setting, structure
+from core.config_json import config_hash, from_json, is_used, plain, remedies, setting, structure, to_json
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,26 @@ def test_configs_that_differ_in_traced_numbers_alone_have_one_structure():
 @pytest.mark.parametrize(("changes", "named"), [({}, []), ({"floor": 0.1}, ["floor"]), ({"rate": 9.0}, [])])
 def test_remedies_are_the_marked_fields_that_are_not_at_their_default(changes, named):
     assert remedies(replace(Stage(), **changes)) == named
+
+
+@dataclass(frozen=True)
+class Before:
+    size: int = 3
+
+
+@dataclass(frozen=True)
+class Now:
+    size: int = 3
+    kinds: tuple[str, ...] = setting((), is_later=True)
+
+
+def test_a_later_field_is_stored_only_where_it_is_not_at_its_default():
+    assert to_json(Now()) == plain(Now()) == to_json(Before())
+    assert config_hash(Now()) == config_hash(Before())
+    assert from_json(to_json(Before()), Now, "experiment") == Now()
+    other = Now(kinds=("a",))
+    assert plain(to_json(other)) == plain(other) == {"size": 3, "kinds": ["a"]}
+    assert from_json(plain(other), Now, "experiment") == other
 
 
 def test_every_remedy_of_the_toy_switches_its_forecast_off():

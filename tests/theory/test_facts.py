@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -130,8 +131,34 @@ def test_a_table_becomes_ids_names_and_exposure_in_the_order_of_the_file(table):
     np.testing.assert_allclose(store.exposure, np.sqrt([100, 100, 1, 10, 10]) / np.sqrt([100, 100, 1, 10, 10]).sum())
 
 
+def test_another_source_is_read_by_its_own_reader_with_the_settings_it_takes(tmp_path):
+    templates, folder = {"P19": "Where was [X] born?"}, tmp_path / "rand_ent" / "P19"
+    folder.mkdir(parents=True)
+    (tmp_path / "relation_query_templates.json").write_text(json.dumps(templates), encoding="utf-8")
+    for bucket in range(8):
+        records = [{"question": f"Where was {name}{bucket} born?", "answers": [name, "x"]} for name in "AB"]
+        (folder / f"bucket{bucket}.test.json").write_text(json.dumps(records), encoding="utf-8")
+    config = FactsConfig(path=tmp_path, source="entity_questions", buckets=tmp_path / "rand_ent", relations=("P19",))
+    store = facts.build(config, seed=0)
+    assert store.subject_names and store.subject_names[:3] == ("A0", "B0", "A1")
+    assert store.relation_names == ("P19",) and store.answer_names == ("A", "B")
+    np.testing.assert_array_equal(store.popularity[::2], np.arange(8, 0, -1))
+    with pytest.raises(InputError, match="--facts.where is of no use to EntityQuestions"):
+        facts.build(dataclasses.replace(config, where="a=b"), seed=0)
+    with pytest.raises(InputError, match=r"no fact of entity_questions has a popularity(.|\n)*--facts.buckets FOLDER"):
+        facts.build(dataclasses.replace(config, path=_split(tmp_path), buckets=None), seed=0)
+
+
+def _split(folder):
+    """Return the folder, with a part of EntityQuestions in it."""
+    (folder / "train").mkdir()
+    records = [{"question": "Where was C born?", "answers": ["y"]}]
+    (folder / "train" / "P19.train.json").write_text(json.dumps(records), encoding="utf-8")
+    return folder
+
+
 def test_popularity_by_rank_is_zipf_and_keeps_equal_facts_equal(table):
-    store = facts.read_table(dataclasses.replace(table, popularity="rank", popularity_exponent=2.0))
+    store = facts.read(dataclasses.replace(table, popularity="rank", popularity_exponent=2.0))
     np.testing.assert_allclose(store.popularity, np.array([1.5, 1.5, 5, 3.5, 3.5]) ** -2.0)
 
 
@@ -205,6 +232,8 @@ def test_a_store_that_was_not_saved_by_us_is_an_input_error(tmp_path):
         ({"facts_per_subject": 5}, "--facts.facts-per-subject is 5: it must be between 1 and 4."),
         ({"facts_per_subject": 0}, "--facts.facts-per-subject is 0: it must be between 1 and 4."),
         ({"min_facts": 0}, "--facts.min-facts is 0: it must be at least 1."),
+        ({"source": "popqa"}, "--facts.source is of no use to a sampled world.\nName the source's file or folder with"),
+        ({"relations": ("r",)}, "--facts.relations is of no use to a sampled world."),
         ({"background": Background(size=-1.0)}, "--facts.background.size is -1.0: it must be at least 0."),
         ({"background": Background(size=1.0, skew=-1.0)}, "--facts.background.skew is -1.0: it must be at least 0."),
         ({"background": Background(size=1.0, share=1.0)}, "--facts.background.share is 1.0: it must lie between"),
@@ -223,9 +252,16 @@ def sha256(value):
 
 
 @pytest.mark.skipif(not POPQA.exists(), reason=f"needs PopQA's table at {POPQA}; name another by POPQA=FILE")
+def test_popqa_by_its_own_reader_has_the_facts_that_it_has_as_a_table():
+    table, popqa = (facts.read(FactsConfig(path=POPQA, source=source)) for source in ("table", "popqa"))
+    for name in ("subject", "relation", "answer", "popularity", "exposure"):
+        np.testing.assert_array_equal(getattr(popqa, name), getattr(table, name))
+
+
+@pytest.mark.skipif(not POPQA.exists(), reason=f"needs PopQA's table at {POPQA}; name another by POPQA=FILE")
 @pytest.mark.parametrize("where", GOLDEN)
 def test_popqa_is_read_as_ever(where):
-    store = facts.read_table(FactsConfig(path=POPQA, where=where))
+    store = facts.read(FactsConfig(path=POPQA, where=where))
     golden = dict(GOLDEN[where])
     assert [len(store.subject), store.n_subjects, store.n_relations, store.n_answers] == golden.pop("counts")
     assert store.notes == golden.pop("notes")

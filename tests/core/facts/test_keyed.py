@@ -13,7 +13,7 @@ def read(folder, *lines, header="subject,relation,answer,popularity", columns=No
     path = folder / "facts.csv"
     path.write_text("\n".join([header, *lines]) + "\n")
     request = Request(path, where=where, columns=TableColumns(**columns or {}))
-    return keyed.read(request, min_facts=min_facts)
+    return keyed.read("table", request, min_facts=min_facts)
 
 
 def column(found, part):
@@ -66,7 +66,7 @@ def test_lists_numbers_and_nulls_of_json_and_parquet_are_read_like_text(tmp_path
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, facts)))
     pq.write_table(pa.Table.from_pylist(facts), tmp_path / "a.parquet")
     for name in ("a.jsonl", "a.parquet"):
-        rows = keyed.read(Request(tmp_path / name), min_facts=1)
+        rows = keyed.read("table", Request(tmp_path / name), min_facts=1)
         assert (column(rows, "subject"), column(rows, "answer")) == (["1", "3"], ["x", "z"]), name
         assert column(rows, "popularity") == [1.5, 2]
 
@@ -106,6 +106,40 @@ def test_a_wrong_popularity_in_a_row_that_does_not_match_is_no_error(tmp_path):
 def test_a_setting_that_fits_no_column_or_row_is_an_input_error(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         read(tmp_path, "A,r,x,1", "B,r,y,1", **arguments)
+
+
+def test_mmlu_is_refused_before_it_is_read_as_it_names_no_subjects(tmp_path):
+    with pytest.raises(InputError, match="mmlu names no subjects(.|\n)*another --facts.source(.|\n)*empirical"):
+        keyed.read("mmlu", Request(tmp_path / "gone"), min_facts=1)
+
+
+def test_of_another_source_facts_without_popularity_are_left_out_and_counted_and_the_first_answer_is_kept(tmp_path):
+    path, rows = tmp_path / "popqa.csv", ["subj,prop,question,possible_answers,s_pop"]
+    for subject, answers, popularity in [("A", "xz", 3), ("B", "y", 2), ("C", "y", ""), ("D", "y", 0), ("B", "v", 1)]:
+        listed = ", ".join(f'""{answer}""' for answer in answers)
+        rows.append(f'{subject},r,Who is {subject}?,"[{listed}]",{popularity}')
+    path.write_text("\n".join(rows))
+    found = keyed.read("popqa", Request(path), min_facts=1)
+    assert column(found, "subject") == ["A", "B"] and column(found, "answer") == ["x", "y"]
+    assert column(found, "question") == ["", ""]
+    assert found.notes[1:] == (
+        "2 of 5 facts have no popularity above 0: left out",
+        "1 keys (subject, relation) are repeated: 1 less popular facts left out",
+    )
+    with pytest.raises(InputError, match="relation 'r' has one answer(.|\n)*--facts.relations, or --facts.min-facts"):
+        path.write_text("\n".join(rows[:2]))
+        keyed.read("popqa", Request(path), min_facts=1)
+
+
+def test_of_a_table_the_relations_named_are_kept_and_other_settings_are_refused(tmp_path):
+    path = tmp_path / "facts.csv"
+    path.write_text("subject,relation,answer,popularity\nA,r,x,1\nB,r,y,2\nA,s,x,1\nB,s,y,1\n")
+    found = keyed.read("table", Request(path, relations=("s",)), min_facts=1)
+    assert column(found, "relation") == ["s", "s"]
+    with pytest.raises(InputError, match="there is no relation 't'; there are r, s"):
+        keyed.read("table", Request(path, relations=("t",)), min_facts=1)
+    with pytest.raises(InputError, match="--facts.buckets is of no use to a table"):
+        keyed.read("table", Request(path, buckets=tmp_path), min_facts=1)
 
 
 def test_a_relation_with_one_answer_is_an_input_error_with_two_remedies(tmp_path):
