@@ -18,7 +18,7 @@ from core import split
 from core.facts.store import FactStore
 from theory import facts
 from theory.config import Config
-from theory.model import factored
+from theory.model import factored, traced
 
 
 class Task(NamedTuple):
@@ -79,19 +79,20 @@ def by_plain_jax(of: Task) -> Cost:
     """Return the cost of a jitted scan over the simulator's own step, compiled for this config's numbers."""
     config, store = of.config, of.store
     rates = jnp.float32(config.pretrain.learning_rate), jnp.float32(config.finetune.learning_rate)
+    constants = traced.uncounted(config.model)
     start = factored.initial_values(config.model, store.n_subjects, store.n_relations, store.n_answers, jnp.dtype("f4"))
 
     @jax.jit
     def pretrain(batches: factored.Facts):
         return jax.lax.scan(
-            lambda values, batch: factored.fact_step(values, batch, rates[0], config.model), start, batches
+            lambda values, batch: factored.fact_step(values, batch, rates[0], constants), start, batches
         )
 
     @jax.jit
     def finetune(values: factored.Values, batches: factored.Facts):
         def step(logits, batch):
             _, logits, loss = factored.question_step(
-                values, logits, batch, rates[1], None, config.model, config.finetune.prompt
+                values, logits, batch, rates[1], None, constants, config.finetune.prompt
             )
             return logits, loss
 

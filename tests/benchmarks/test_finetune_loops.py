@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import roofline, torch_loop
 from theory import facts
-from theory.model import factored
+from theory.model import factored, traced
 from theory.model.config import ModelConfig
 
 STORE = facts.build(facts.FactsConfig(n_subjects=50), seed=0)
@@ -45,7 +45,8 @@ def test_every_loop_finetunes_as_the_simulator_does(
 ) -> None:
     logits, rate = factored.initial_logits(values, "template"), jnp.float32(1.0)
     for step in zip(*(jnp.asarray(ids.numpy()) for ids in batches), strict=True):
-        _, logits, _ = factored.question_step(values, logits, factored.Facts(*step), rate, None, MODEL, "template")
+        constants = traced.uncounted(MODEL)
+        _, logits, _ = factored.question_step(values, logits, factored.Facts(*step), rate, None, constants, "template")
     assert float(jnp.abs(logits.shared).max()) > 0.1  # it has learned something
     for found, expected in zip(tuned(name, values, batches), logits[:4], strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)

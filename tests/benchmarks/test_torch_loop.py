@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import roofline, torch_loop
 from theory import facts
-from theory.model import factored
+from theory.model import factored, traced
 from theory.model.config import ModelConfig
 
 N_STEPS = 30
@@ -56,7 +56,7 @@ def test_the_simulator_makes_the_same_steps(batches: torch_loop.Batches) -> None
     )
     rate = jnp.float32(torch_loop.TABLE_RATE / (1 - config.shared_share))
     for step in zip(*(jnp.asarray(ids.numpy()) for ids in batches), strict=True):
-        values, _ = factored.fact_step(values, factored.Facts(*step), rate, config)
+        values, _ = factored.fact_step(values, factored.Facts(*step), rate, traced.uncounted(config))
     subjects, relations = trained("dense", batches)
     np.testing.assert_allclose(values.subject, subjects, atol=1e-5)
     np.testing.assert_allclose(values.relation, relations, atol=1e-5)

@@ -16,7 +16,7 @@ from theory import design, evaluate, finetune, pipeline
 from theory.config import Config
 from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
-from theory.model import factored
+from theory.model import factored, traced
 from theory.model.config import ModelConfig
 from theory.model.traced import Constants
 from theory.pretrain import PretrainConfig
@@ -86,7 +86,7 @@ def step_by_autodiff(values, logits, batch, base, constants, prompt):
 
     value_gradient, gradient = jax.grad(loss)((values, logits))
     rho = constants.shared_share
-    rates = factored.rates(rho, prompt)
+    rates = traced.rates(rho, prompt)
     pairs = zip(logits, gradient, rates, strict=True)
     moved = [part - RATE * jnp.asarray(rate) * slope for part, slope, rate in pairs]
     own = factored.Values(1 - rho, 1 - rho, 1.0, rho * constants.value_share)  # type: ignore

@@ -13,7 +13,7 @@ from core.errors import InputError
 from theory.model import embeddings, factored
 from theory.model.config import ModelConfig, Prompt, Weights
 from theory.model.embeddings import Embeddings
-from theory.model.traced import Constants
+from theory.model.traced import Constants, Number
 
 
 class Parameters(NamedTuple):
@@ -32,17 +32,17 @@ class State(NamedTuple):
     optimizer: PyTree
 
 
-def initial(config: ModelConfig | Constants, vectors: Embeddings, n_answers: int) -> Parameters:
+def initial(constants: Constants, vectors: Embeddings, n_answers: int) -> Parameters:
     """Return the parameters before pretraining: W_V maps the template to the filler, and nothing else is stored."""
-    strength = jnp.where(jnp.arange(len(vectors.output)) < n_answers, 0.0, config.template_strength)
-    reader = embeddings.read(vectors.template, vectors.shared, config.value_share)[0]
+    strength = jnp.where(jnp.arange(len(vectors.output)) < n_answers, 0.0, constants.template_strength)
+    reader = embeddings.read(vectors.template, vectors.shared, constants.value_share)[0]
     written = jnp.linalg.pinv(vectors.output) @ strength
     value = jnp.outer(written, reader) / (reader @ reader)
     return Parameters(value, jnp.zeros_like(value))
 
 
 def forward(
-    parameters: Parameters, vectors: Embeddings, facts: factored.Facts, config: ModelConfig | Constants, prompt: Prompt
+    parameters: Parameters, vectors: Embeddings, facts: factored.Facts, constants: Constants, prompt: Prompt
 ) -> tuple[Float[Array, "token fact"], Float[Array, "fact output"]]:
     """Return attention and output logits; a prompt without template has no third token."""
     tokens = [vectors.subject[facts.subject], vectors.relation[facts.relation]]
@@ -51,23 +51,21 @@ def forward(
     stacked = jnp.stack(tokens)
     query = tokens[-1] @ parameters.attention.T
     attention = jax.nn.softmax((stacked * query).sum(axis=-1), axis=0)
-    read = jnp.asarray(embeddings.read(stacked, vectors.shared, config.value_share))
+    read = jnp.asarray(embeddings.read(stacked, vectors.shared, constants.value_share))
     if prompt == "fresh_relation":
         read = read.at[1].set(0.0)
     context = (attention[..., None] * read).sum(axis=0)
     return attention, context @ parameters.value.T @ vectors.output.T
 
 
-def optimizer(
-    name: str, *, value: factored.Number | None, attention: factored.Number | None
-) -> optax.GradientTransformation:
+def optimizer(name: str, *, value: Number | None, attention: Number | None) -> optax.GradientTransformation:
     """Return optax's optimizer of that name with a rate of its own for each matrix; one without a rate is frozen.
 
     Raises:
         InputError: optax has no such optimizer, or it needs more than a learning rate.
     """
     build: Any = getattr(optax, name, None)
-    rates: dict[Hashable, factored.Number | None] = {"value": value, "attention": attention}
+    rates: dict[Hashable, Number | None] = {"value": value, "attention": attention}
     try:
         chosen = {field: optax.set_to_zero() if rate is None else build(rate) for field, rate in rates.items()}
     except TypeError:
@@ -79,7 +77,7 @@ def optimizer(
 
 def stepper(
     vectors: Embeddings,
-    config: ModelConfig | Constants,
+    constants: Constants,
     prompt: Prompt,
     transform: optax.GradientTransformation,
     remedies: Callable[[factored.Facts], factored.Remedies] = lambda batch: factored.Remedies(),
@@ -87,7 +85,7 @@ def stepper(
     """Return the function that takes one training step and returns the new state and the batch's losses."""
 
     def mean_loss(parameters, batch):
-        attention, output = forward(parameters, vectors, batch, config, prompt)
+        attention, output = forward(parameters, vectors, batch, constants, prompt)
         losses = optax.softmax_cross_entropy_with_integer_labels(output, batch.answer)
         added, total = remedies(batch), losses.mean()
         if added.kl is not None and added.base is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from theory.model.config import ModelConfig, Prompt, Weights
-from theory.model.traced import Constants, shares_values
+from theory.model.traced import Constants, Rates, rates
 
 MAX_LOSS = 80.0
 """Nats. A larger loss is a diverged run: exp(80) is still finite in float32, so nothing overflows before it is seen."""
@@ -52,20 +52,6 @@ class Facts(NamedTuple):
         return Facts(*(ids[index] for ids in self))
 
 
-Number = float | Float[Array | np.ndarray, ""]
-
-
-class Rates(NamedTuple):
-    """SGD rates of the logits' parts, per unit of the dense rate on W_KQ."""
-
-    shared: tuple[Number, Number]
-    subject: Number
-    relation: Number
-    template: Number
-    shared_by_relation: Number
-    subject_by_relation: Number
-
-
 class Remedies(NamedTuple):
     """What is added to the loss of question prompts; None for nothing."""
 
@@ -75,14 +61,6 @@ class Remedies(NamedTuple):
     """The base's output probabilities on the batch, where `kl` is given."""
     floor: Float[Array, ""] | None = None
     """Weight of ½ max(0, ½ − t)², t the subject's share: the base's share is one half, its attention being uniform."""
-
-
-def rates(shared_share: Number, prompt: Prompt) -> Rates:
-    """Return the squared lengths of φ(x)φ(query)ᵀ's parts: the rate of each part of the logits."""
-    common, own = shared_share, 1 - shared_share
-    if prompt == "template":
-        return Rates((common, common), own, own, 1.0, 0.0, 0.0)
-    return Rates((common**2, common**2), own * common, 1 - common**2, 0.0, common * own, own**2)
 
 
 def initial_values(config: ModelConfig, n_subjects: int, n_relations: int, n_answers: int, dtype: jnp.dtype) -> Values:
@@ -154,17 +132,17 @@ def recalled(output: Float[Array, "fact output"], answer: Int[Array | np.ndarray
     return jnp.take_along_axis(output, answer[:, None], axis=-1)[:, 0] > best_rival
 
 
-def fact_logits(values: Values, facts: Facts, config: ModelConfig | Constants) -> Float[Array, "fact output"]:
+def fact_logits(values: Values, facts: Facts, constants: Constants) -> Float[Array, "fact output"]:
     """Return the output logits of pretraining prompts (subject, relation) under uniform attention."""
     output = 0.5 * (_rows(values.subject, facts.subject) + _rows(values.relation, facts.relation))
-    return output + 0.5 * values.shared.sum(axis=0) if shares_values(config) else output
+    return output + 0.5 * values.shared.sum(axis=0) if constants.value_share is not None else output
 
 
-def _count(values: Values, config: ModelConfig | Constants) -> Float[Array, " output"] | None:
+def _count(values: Values, constants: Constants) -> Float[Array, " output"] | None:
     """Return how many outputs each stands for, none for those that pad the values."""
-    if isinstance(config, ModelConfig) or config.multiplicity is None:
+    if constants.multiplicity is None:
         return None
-    return jnp.pad(jnp.asarray(config.multiplicity), (0, len(values.template) - config.multiplicity.shape[-1]))
+    return jnp.pad(jnp.asarray(constants.multiplicity), (0, len(values.template) - constants.multiplicity.shape[-1]))
 
 
 def _rows(values: Float[Array, "token output"], ids: Int[Array | np.ndarray, " fact"]) -> Float[Array, "fact output"]:
@@ -173,17 +151,17 @@ def _rows(values: Float[Array, "token output"], ids: Int[Array | np.ndarray, " f
 
 
 def fact_step(
-    values: Values, batch: Facts, rate: Float[Array, ""], config: ModelConfig | Constants
+    values: Values, batch: Facts, rate: Float[Array, ""], constants: Constants
 ) -> tuple[Values, Float[Array, " fact"]]:
     """Return the values after one SGD step on prompts (subject, relation) under uniform attention, and the losses."""
-    count = _count(values, config)
-    loss, residual = loss_and_residual(fact_logits(values, batch, config), batch.answer, count)
+    count = _count(values, constants)
+    loss, residual = loss_and_residual(fact_logits(values, batch, constants), batch.answer, count)
     weight = jnp.full_like(loss, 0.5 * rate / len(loss))
-    return _add_values(values, batch, (weight, weight, None), residual, config), loss
+    return _add_values(values, batch, (weight, weight, None), residual, constants), loss
 
 
 def forward(
-    values: Values, logits: Logits, facts: Facts, config: ModelConfig | Constants
+    values: Values, logits: Logits, facts: Facts, constants: Constants
 ) -> tuple[Float[Array, "token fact"], tuple[Float[Array, "..."], ...], Float[Array, "fact output"]]:
     """Return attention, the three tokens' values and the output logits of question prompts."""
     subject_logit = logits.shared[0] + logits.subject[facts.subject]
@@ -194,7 +172,7 @@ def forward(
     scores = jnp.stack([subject_logit, relation_logit, jnp.broadcast_to(logits.template, subject_logit.shape)])
     attention = jax.nn.softmax(scores, axis=0)
     subject, relation = _rows(values.subject, facts.subject), _rows(values.relation, facts.relation)
-    if shares_values(config):
+    if constants.value_share is not None:
         subject, relation = subject + values.shared[0], relation + values.shared[1]
     token_values = (subject, relation, values.template[None])
     output = sum(weight[:, None] * value for weight, value in zip(attention, token_values, strict=True))
@@ -207,7 +185,7 @@ def question_step(
     batch: Facts,
     rate: Float[Array, ""] | None,
     value_rate: Float[Array, ""] | None,
-    config: ModelConfig | Constants,
+    constants: Constants,
     prompt: Prompt,
     remedies: Remedies = Remedies(),  # noqa: B008 (immutable)
 ) -> tuple[Values, Logits, Float[Array, " fact"]]:
@@ -216,8 +194,8 @@ def question_step(
     The force on token i's logit is $G_i = α_i (u_i - Σ_j α_j u_j)$ with $u_i = (e_a - p)^⊤ v_i$ (R1).
     The logits move at `rate` and the values at `value_rate`; what has no rate stays.
     """
-    attention, token_values, output = forward(values, logits, batch, config)
-    count = _count(values, config)
+    attention, token_values, output = forward(values, logits, batch, constants)
+    count = _count(values, constants)
     loss, residual = loss_and_residual(output, batch.answer, count)
     if remedies.kl is not None:
         assert remedies.base is not None
@@ -231,10 +209,10 @@ def question_step(
             share = attention[0] / (attention[0] + attention[1])
             lift = remedies.floor * jnp.maximum(0.5 - share, 0) * share * (1 - share)
             force = force + jnp.stack([lift, -lift, jnp.zeros_like(lift)])
-        logits = _add_logits(logits, batch, force * (rate / len(loss)), rates(config.shared_share, prompt))
+        logits = _add_logits(logits, batch, force * (rate / len(loss)), rates(constants.shared_share, prompt))
     if value_rate is not None:
         subject, relation, template = attention * (value_rate / len(loss))
-        values = _add_values(values, batch, (subject, relation, template), residual, config)
+        values = _add_values(values, batch, (subject, relation, template), residual, constants)
     return values, logits, loss
 
 
@@ -243,10 +221,10 @@ def _add_values(
     batch: Facts,
     weights: tuple[Float[Array, " fact"], Float[Array, " fact"], Float[Array, " fact"] | None],
     residual: Float[Array, "fact output"],
-    config: ModelConfig | Constants,
+    constants: Constants,
 ) -> Values:
     """Return the values moved by each token's weight times residual, each part at its rate."""
-    own = 1 - config.shared_share
+    own = 1 - constants.shared_share
     by_subject, by_relation, by_template = weights
     subject_residual = by_subject[:, None] * residual
     relation_residual = by_relation[:, None] * residual
@@ -256,9 +234,9 @@ def _add_values(
     )
     if by_template is not None:
         moved = moved._replace(template=values.template + by_template @ residual)
-    if shares_values(config) and config.value_share is not None:
+    if constants.value_share is not None:
         both = jnp.stack([subject_residual.sum(axis=0), relation_residual.sum(axis=0)])
-        moved = moved._replace(shared=values.shared + config.shared_share * config.value_share * both)
+        moved = moved._replace(shared=values.shared + constants.shared_share * constants.value_share * both)
     return moved
 
 

@@ -20,7 +20,7 @@ from theory.compare import Outcome, Row
 from theory.config import Config
 from theory.experiments import PAPER
 from theory.law import flow, predict, theorem
-from theory.model import factored
+from theory.model import factored, traced
 from theory.model.config import ModelConfig, Weights
 from theory.pipeline import Simulation
 from theory.verify import oracle, reversal
@@ -100,14 +100,15 @@ def own_step(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
 
 def _share_change(simulation: Simulation, rows: np.ndarray, model: ModelConfig) -> Float[np.ndarray, " fact"]:
     """Return how each fact's log share odds change in one simulated step on that fact alone."""
+    constants = traced.uncounted(model)
     with jax.enable_x64(True):
         (values, logits), facts = _base(simulation)
 
         def change(fact: factored.Facts) -> Array:
             single = jax.tree.map(lambda ids: ids[None], fact)
-            _, after, _ = factored.question_step(values, logits, single, jnp.asarray(1e-3), None, model, "template")
+            _, after, _ = factored.question_step(values, logits, single, jnp.asarray(1e-3), None, constants, "template")
             before, now = (
-                jnp.log(factored.forward(values, state, single, model)[0][:, 0]) for state in (logits, after)
+                jnp.log(factored.forward(values, state, single, constants)[0][:, 0]) for state in (logits, after)
             )
             return (now[0] - now[1]) - (before[0] - before[1])
 
@@ -130,9 +131,9 @@ def _step_error(simulation: Simulation, model: ModelConfig, rate: float) -> tupl
     before = attention.measure(base, store.subject[held_out], store.relation[held_out])
     with jax.enable_x64(True):
         (values, logits), facts = _base(simulation)
-        batch = facts.take(train)
-        _, after, _ = factored.question_step(values, logits, batch, jnp.asarray(rate), None, model, "template")
-        change = np.asarray(factored.forward(values, after, facts.take(held_out), model)[0]).T - before
+        batch, constants = facts.take(train), traced.uncounted(model)
+        _, after, _ = factored.question_step(values, logits, batch, jnp.asarray(rate), None, constants, "template")
+        change = np.asarray(factored.forward(values, after, facts.take(held_out), constants)[0]).T - before
     force = np.concatenate([_force(base, store, part) for part in evaluate.chunks(train, 3 * len(base.template_value))])
     relations = store.relation[train], store.relation[held_out]
     predicted = theorem.transfer(force, relations[0], before, relations[1], rho=model.shared_share, rate=rate)
@@ -157,7 +158,7 @@ def _path_error(simulation: Simulation, model: ModelConfig, rows: np.ndarray, ho
     base, store = simulation.weights["base"], simulation.store
     rows = predict.spread(rows, base)
     # With all of the embedding shared, the factored model's rates are R5's: 1 on the shared logits, 0 on a token's own.
-    shared = replace(model, shared_share=1.0)
+    shared = traced.uncounted(replace(model, shared_share=1.0))
     with jax.enable_x64(True):
         (values, logits), facts = _base(simulation)
         batch = facts.take(rows)

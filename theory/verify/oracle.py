@@ -12,7 +12,7 @@ from core.facts.store import Background
 from theory import attention, pipeline
 from theory.config import Config
 from theory.law import theorem
-from theory.model import dense, embeddings, factored
+from theory.model import dense, embeddings, factored, traced
 from theory.model.config import ModelConfig, Weights
 
 N_SUBJECTS, N_RELATIONS, N_ANSWERS = 40, 4, 20
@@ -29,7 +29,7 @@ def force_error(config: ModelConfig, *, seed: int) -> float:
         subject = np.arange(N_SUBJECTS)
         relation, answer = rng.integers(N_RELATIONS, size=N_SUBJECTS), rng.integers(N_ANSWERS, size=N_SUBJECTS)
         facts = factored.Facts(*map(jnp.asarray, (subject, relation, answer)))
-        start = dense.initial(model, vectors, N_ANSWERS)
+        start = dense.initial(traced.uncounted(model), vectors, N_ANSWERS)
         parameters = jax.tree.map(lambda matrix: matrix + rng.standard_normal(matrix.shape), start)
         measured = _force_by_autodiff(parameters, vectors, facts, model)
         weights = dense.weights(parameters, vectors, model, "template")
@@ -47,7 +47,8 @@ def _force_by_autodiff(
 
     def loss(matrix: Float[Array, "embedding embedding"], fact: factored.Facts) -> Float[Array, ""]:
         single = jax.tree.map(lambda ids: ids[None], fact)
-        _, output = dense.forward(parameters._replace(attention=matrix), vectors, single, model, "template")
+        given = parameters._replace(attention=matrix)
+        _, output = dense.forward(given, vectors, single, traced.uncounted(model), "template")
         return -jax.nn.log_softmax(output[0])[fact.answer]
 
     gradient = jax.vmap(jax.grad(loss), (None, 0))(parameters.attention, facts)

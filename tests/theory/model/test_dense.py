@@ -15,7 +15,7 @@ from theory import evaluate, pipeline
 from theory.config import Config
 from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
-from theory.model import dense, embeddings, factored
+from theory.model import dense, embeddings, factored, traced
 from theory.model.config import ModelConfig
 from theory.pretrain import PretrainConfig
 
@@ -103,7 +103,11 @@ def test_the_measurements_see_what_the_dense_forward_pass_does(kind, prompt):
         size = vectors.subject.shape[1]
         parameters = dense.Parameters(*(jnp.asarray(rng.normal(size=(size, size))) for _ in range(2)))
         attention, output = dense.forward(
-            parameters, vectors, factored.Facts(*map(jnp.asarray, (subject, relation, answer))), model, prompt
+            parameters,
+            vectors,
+            factored.Facts(*map(jnp.asarray, (subject, relation, answer))),
+            traced.uncounted(model),
+            prompt,
         )
         weights = dense.weights(parameters, vectors, model, prompt)
     found = evaluate.answer(weights, store, np.arange(20))
@@ -115,7 +119,7 @@ def test_the_measurements_see_what_the_dense_forward_pass_does(kind, prompt):
 def test_the_dense_model_starts_with_nothing_stored_but_the_template():
     model = ModelConfig(parametrisation="dense", n_filler=4, template_strength=3.0)
     vectors = jax.tree.map(jnp.asarray, embeddings.build(model, 7, 3, 12, seed=0))
-    weights = dense.weights(dense.initial(model, vectors, 8), vectors, model, "template")
+    weights = dense.weights(dense.initial(traced.uncounted(model), vectors, 8), vectors, model, "template")
     np.testing.assert_allclose(weights.template_value, [0.0] * 8 + [3.0] * 4, atol=1e-6)
     np.testing.assert_allclose(weights.subject_values, 0, atol=1e-6)
     np.testing.assert_allclose(weights.subject_logit, 0, atol=1e-6)

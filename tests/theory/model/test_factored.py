@@ -7,7 +7,7 @@ import pytest
 
 from core.facts.store import FactStore
 from theory import evaluate
-from theory.model import factored
+from theory.model import factored, traced
 from theory.model.config import ModelConfig, Prompt
 
 N_SUBJECTS, N_RELATIONS, N_ANSWERS, N_FILLER, RHO = 9, 3, 6, 4, 0.3
@@ -27,6 +27,10 @@ def double_precision():
 
 def config(value_share: float = 0.0) -> ModelConfig:
     return ModelConfig(shared_share=RHO, value_share=value_share, n_filler=N_FILLER)
+
+
+def constants(value_share: float = 0.0) -> traced.Constants:
+    return traced.uncounted(config(value_share))
 
 
 def state(prompt: Prompt, value_share: float = 0.0, seed: int = 0) -> tuple[factored.Values, factored.Logits]:
@@ -96,9 +100,9 @@ def by_torch(values, logits, prompt, value_share):
 def by_jax(values, logits, prompt, value_share):
     def mean_loss(values, logits):
         if logits is None:
-            output = factored.fact_logits(values, batch(), config(value_share))
+            output = factored.fact_logits(values, batch(), constants(value_share))
         else:
-            _, _, output = factored.forward(values, logits, batch(), config(value_share))
+            _, _, output = factored.forward(values, logits, batch(), constants(value_share))
         losses = -jax.nn.log_softmax(output)[jnp.arange(len(FACTS.answer)), FACTS.answer]
         return losses.mean(), losses
 
@@ -112,7 +116,7 @@ def test_a_step_on_questions_is_sgd_on_the_autodiff_gradient(derive, prompt, val
     values, logits = state(prompt, value_share)
     losses, of_values, of_logits = derive(values, logits, prompt, value_share)
     rates = jnp.asarray(RATE), jnp.asarray(VALUE_RATE)
-    found = factored.question_step(values, logits, batch(), *rates, config(value_share), prompt)
+    found = factored.question_step(values, logits, batch(), *rates, constants(value_share), prompt)
     np.testing.assert_allclose(found[2], losses, rtol=1e-12)
     for one, other in zip(found[0], moved(values, of_values, value_rates(value_share), VALUE_RATE), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12)
@@ -128,7 +132,7 @@ def test_a_step_on_questions_is_sgd_on_the_autodiff_gradient(derive, prompt, val
 def test_a_step_on_pretraining_prompts_is_sgd_on_the_autodiff_gradient(derive, value_share):
     values, _ = state("bare", value_share)
     losses, of_values, _ = derive(values, None, "bare", value_share)
-    found, found_losses = factored.fact_step(values, batch(), jnp.asarray(RATE), config(value_share))
+    found, found_losses = factored.fact_step(values, batch(), jnp.asarray(RATE), constants(value_share))
     np.testing.assert_allclose(found_losses, losses, rtol=1e-12)
     for one, other in zip(found, moved(values, of_values, value_rates(value_share), RATE), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12)
@@ -138,8 +142,8 @@ def test_a_step_on_pretraining_prompts_is_sgd_on_the_autodiff_gradient(derive, v
 def test_a_step_moves_no_row_of_a_subject_outside_the_batch(prompt):
     values, logits = state(prompt)
     rates = jnp.asarray(RATE), jnp.asarray(VALUE_RATE)
-    stored, _ = factored.fact_step(values, batch(), rates[0], config())
-    answered, moved_logits, _ = factored.question_step(values, logits, batch(), *rates, config(), prompt)
+    stored, _ = factored.fact_step(values, batch(), rates[0], constants())
+    answered, moved_logits, _ = factored.question_step(values, logits, batch(), *rates, constants(), prompt)
     is_moved = np.isin(np.arange(N_SUBJECTS), FACTS.subject)
     for old, new in (
         (values.subject, stored.subject),
@@ -157,7 +161,7 @@ def test_a_step_moves_no_row_of_a_subject_outside_the_batch(prompt):
 def test_values_without_a_rate_stay_as_they_are():
     values, logits = state("template")
     same, moved_logits, _ = factored.question_step(
-        values, logits, batch(), jnp.asarray(RATE), None, config(), "template"
+        values, logits, batch(), jnp.asarray(RATE), None, constants(), "template"
     )
     assert same is values
     assert (moved_logits.shared != logits.shared).all()
@@ -173,7 +177,7 @@ def test_before_pretraining_nothing_is_stored_and_the_template_is_followed_by_fi
 @pytest.mark.parametrize(("prompt", "expected"), [("template", [1 / 3] * 3), ("bare", [0.5, 0.5, 0.0])])
 def test_attention_starts_uniform_over_the_tokens_that_the_prompt_has(prompt, expected):
     values, _ = state(prompt)
-    attention, _, _ = factored.forward(values, factored.initial_logits(values, prompt), batch(), config())
+    attention, _, _ = factored.forward(values, factored.initial_logits(values, prompt), batch(), constants())
     np.testing.assert_allclose(attention, np.tile(expected, (len(FACTS.answer), 1)).T)
 
 
@@ -200,7 +204,7 @@ def test_a_diverged_loss_is_seen_and_none_below_the_limit_is(gap):
 @FORMS
 def test_the_measurements_see_what_the_forward_pass_does(prompt, value_share):
     values, logits = state(prompt, value_share)
-    attention, _, output = factored.forward(values, logits, batch(), config(value_share))
+    attention, _, output = factored.forward(values, logits, batch(), constants(value_share))
     subject, relation, answer = (np.asarray(column, np.int32) for column in FACTS)
     ones = np.ones(len(FACTS.answer))
     store = FactStore(subject, relation, answer, ones, ones / len(ones), ones == 0, N_SUBJECTS, N_RELATIONS, N_ANSWERS)
