@@ -3,14 +3,13 @@
 import math
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
-from unittest import mock
 
 import numpy as np
+import pyarrow as pa
 
 from core import seeds, split
 from theory import design, pipeline
@@ -101,24 +100,19 @@ class Timed(NamedTuple):
 
 def run(chosen: design.Design) -> Timed:
     """Run the sweep with one seed into a folder that is deleted afterwards."""
-    with tempfile.TemporaryDirectory() as folder, _stage_clock() as stages:
+    stages: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+
+    def engine(chunks: Iterable[runner.Chunk]) -> Iterator[tuple[runner.Chunk, pa.Table]]:
+        for chunk in chunks:
+            clock = pipeline.Clock()
+            yield chunk, runner.compute(chunk, clock)
+            for stage in STAGES:
+                stages[stage] += clock.laps[stage]
+
+    with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        runner.run("benchmark", chosen, seeds=1, out=Path(folder), tell=lambda _: None)
+        runner.run("benchmark", chosen, seeds=1, out=Path(folder), engine=engine, tell=lambda _: None)
         return Timed(time.perf_counter() - start, stages)
-
-
-@contextmanager
-def _stage_clock() -> Iterator[dict[str, float]]:
-    """Return the seconds by stage of all chunks computed meanwhile."""
-    total: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-
-    class Clock(pipeline.Clock):
-        def lap(self, name: str) -> None:
-            super().lap(name)
-            total[name] += self.laps[name]
-
-    with mock.patch.object(pipeline, "Clock", Clock):
-        yield total
 
 
 def _lengths(mean: int, n: int) -> list[int]:

@@ -11,8 +11,7 @@ import jax
 
 from benchmarks import designs, memory
 from core.errors import InputError
-from theory.engine import loop
-from theory.engine.batched import Program
+from theory.engine import batched, loop
 
 LONG = 60.0
 """Seconds of a sweep above which it is not run a second time."""
@@ -43,8 +42,8 @@ def _measure_here(size: designs.Size) -> dict[str, Any]:
         "n_configs": size.n_configs,
         "steps": designs.count(design.configs).counted,
         "first": first.seconds,
-        "compilations": Program.compilations,
-        "bytes_per_world": Program.bytes_per_world,
+        "compilations": batched.PROCESS.compilations,
+        "bytes_per_world": batched.PROCESS.bytes_per_world,
         "before_bytes": before,
         "peak_bytes": memory.peak(),
         "device_peak_bytes": memory.device_peak(),

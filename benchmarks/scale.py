@@ -118,8 +118,9 @@ def measure(settings: Settings, tell: Callable[[str], None]) -> dict[str, Any]:
         finetune=finetune.FinetuneConfig(steps=settings.finetune_steps),
         n_records=1,
     )
-    prepared = pipeline.pretrained([Unit(config, Cell(0, 0, 0))], clock, along_the_way=True)
-    trained = pipeline.finetuned(prepared, clock, n_probe=PROBE, along_the_way=False, arms=ARMS)[0]
+    prepared = pipeline.pretrained([Unit(config, Cell(0, 0, 0))], clock)
+    ends = pipeline.records_at_end(prepared)
+    trained = pipeline.finetuned(prepared, clock, records=ends, n_probe=PROBE, arms=ARMS)[0]
     visits = count_visits(trained.prepared.world, config)
     clock.lap("visits")
     of_world, of_decades = _measure_base(trained.prepared, visits, settings.sample)

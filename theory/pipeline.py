@@ -3,10 +3,11 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from core import split
 from core.facts.store import FactStore
@@ -56,11 +57,11 @@ def simulate(config: Config, cells: Sequence[Cell]) -> list[Simulation]:
     """
     clock = Clock()
     with jax.enable_x64(config.precision == "float64"):
-        prepared = pretrained([Unit(config, cell) for cell in cells], clock, along_the_way=True)
+        prepared = pretrained([Unit(config, cell) for cell in cells], clock)
         loop.check_finite(
             stack([base.trace for base in prepared]), "pretrain", [f"pretraining seed {c.pretrain}" for c in cells]
         )
-        trained = finetuned(prepared, clock, n_probe=PROBE, along_the_way=True)
+        trained = finetuned(prepared, clock, records=records_along(prepared), n_probe=PROBE)
         labels = [f"{arm} of {unit.prepared.unit.cell}" for unit in trained for arm in unit.prepared.split.arms]
         loop.check_finite(stack([unit.trace for unit in trained]), "finetune", labels)
         return [_simulation(unit, clock.laps) for unit in trained]
@@ -75,13 +76,51 @@ class Trained(NamedTuple):
     measured: finetune.Measured
 
 
-def pretrained(units: Sequence[Unit], clock: "Clock", *, along_the_way: bool) -> list[Prepared]:
-    """Return the units with their base models; units whose worlds differ in the length of pretraining alone share it.
+def pretrained(units: Sequence[Unit], clock: "Clock") -> list[Prepared]:
+    """Return the units with their base models, pretraining recorded at `n_records` steps.
 
     Args:
-        units: Of one structure: all arrays of one shape, and settings that differ only in numbers.
-        along_the_way: Record the trace at `n_records` steps (units of one length only), not at the ends alone.
+        units: Of one structure and one length of pretraining: arrays of one shape, settings that differ in numbers.
     """
+    worlds = _worlds(units, clock)
+    n_records = units[0].config.n_records
+    records = np.stack([loop.record_steps(steps[0], n_records) for steps in worlds.ends.values()])
+    bases = _pretrain(units, worlds, records, keep="last")
+    clock.lap("pretrain")
+    return _prepared(units, worlds, [bases[family(unit)] for unit in units], clock)
+
+
+def pretrained_to_ends(units: Sequence[Unit], clock: "Clock") -> list[Prepared]:
+    """Return the units with their base models; those whose worlds differ in the length of pretraining alone share it.
+
+    Pretraining is recorded at its start and at the ends of all units that share it.
+
+    Args:
+        units: Of one structure: arrays of one shape, settings that differ only in numbers.
+    """
+    worlds = _worlds(units, clock)
+    longest = max(map(len, worlds.ends.values()))
+    records = [np.array(steps + steps[-1:] * (longest - len(steps)), np.int32) for steps in worlds.ends.values()]
+    shared = _pretrain(units, worlds, np.stack(records), keep="all")
+    clock.lap("pretrain")
+    bases = []
+    for unit in units:
+        of_all, trace = shared[family(unit)]
+        bases.append((pick(of_all, worlds.ends[family(unit)].index(unit.config.pretrain.steps)), trace))
+    return _prepared(units, worlds, bases, clock)
+
+
+class _Worlds(NamedTuple):
+    """The worlds of some units: each pretrained once."""
+
+    stores: dict[tuple[facts.FactsConfig, int], FactStore]
+    """By the facts' settings and the seed."""
+    ends: dict[Unit, list[int]]
+    """Lengths of pretraining, increasing, by what the units that share it have in common."""
+    of: dict[Unit, pretrain.World]
+
+
+def _worlds(units: Sequence[Unit], clock: "Clock") -> _Worlds:
     stores = {(unit.config.facts, unit.cell.pretrain): None for unit in units}
     stores = {key: facts.build(key[0], seed=key[1]) for key in stores}
     ends: dict[Unit, list[int]] = {}
@@ -90,33 +129,38 @@ def pretrained(units: Sequence[Unit], clock: "Clock", *, along_the_way: bool) ->
     ends = {key: sorted(set(steps)) for key, steps in ends.items()}
     worlds = {key: world(key.config, stores[key.config.facts, key.cell.pretrain], key.cell.pretrain) for key in ends}
     clock.lap("facts")
+    return _Worlds(stores, ends, worlds)
 
-    config = units[0].config
-    if along_the_way:
-        records = [loop.record_steps(steps[0], config.n_records) for steps in ends.values()]
-    else:
-        longest = max(map(len, ends.values()))
-        records = [np.array(steps + steps[-1:] * (longest - len(steps)), np.int32) for steps in ends.values()]
-    first = next(iter(stores.values()))
+
+def _pretrain(
+    units: Sequence[Unit],
+    worlds: _Worlds,
+    records: Int[np.ndarray, "world record"],
+    *,
+    keep: Literal["last", "all"],
+) -> dict[Unit, tuple[Any, loop.Trace]]:
+    """Return every world's base model, or those at all records, and its trace."""
+    config, first = units[0].config, next(iter(worlds.stores.values()))
     result = pretrain.run(
         config.pretrain,
         config.model,
-        stack(list(worlds.values())),
+        stack(list(worlds.of.values())),
         pretrain.Sizes(first.n_subjects, first.n_relations, first.n_answers),
-        records=np.stack(records),
-        keep="last" if along_the_way else "all",
+        records=records,
+        keep=keep,
     )
-    by_family = {key: pick(result, row) for row, key in enumerate(ends)}
-    clock.lap("pretrain")
+    return {key: pick(result, row) for row, key in enumerate(worlds.of)}
 
+
+def _prepared(
+    units: Sequence[Unit], worlds: _Worlds, bases: Sequence[tuple[Any, loop.Trace]], clock: "Clock"
+) -> list[Prepared]:
+    """Return the units with their splits."""
     splits: dict[Any, split.Split] = {}
     prepared = []
-    for unit in units:
-        key, store = family(unit), stores[unit.config.facts, unit.cell.pretrain]
-        base, trace = by_family[key]
-        if not along_the_way:
-            base = pick(base, ends[key].index(unit.config.pretrain.steps))
-        prepared.append(_prepare(unit, store, worlds[key], base, trace, splits))
+    for unit, (base, trace) in zip(units, bases, strict=True):
+        store = worlds.stores[unit.config.facts, unit.cell.pretrain]
+        prepared.append(_prepare(unit, store, worlds.of[family(unit)], base, trace, splits))
     clock.lap("split")
     return prepared
 
@@ -144,29 +188,36 @@ def _prepare(
     return Prepared(unit, store, of, base, trace, known, splits[key])
 
 
+def records_along(prepared: Sequence[Prepared]) -> Int[np.ndarray, "unit record"]:
+    """Return the steps of finetuning to record at: each unit's `n_records`, evenly spaced."""
+    configs = [base.unit.config for base in prepared]
+    return np.stack([loop.record_steps(config.finetune.steps, config.n_records) for config in configs])
+
+
+def records_at_end(prepared: Sequence[Prepared]) -> Int[np.ndarray, "unit record"]:
+    """Return the last step of each unit alone; `records_along` where early stopping chooses among records."""
+    if prepared[0].unit.config.finetune.early_stopping:
+        return records_along(prepared)
+    return np.stack([loop.record_steps(base.unit.config.finetune.steps, 1) for base in prepared])
+
+
 def finetuned(
     prepared: Sequence[Prepared],
     clock: "Clock",
     *,
+    records: Int[np.ndarray, "unit record"],
     n_probe: int,
-    along_the_way: bool,
     arms: Sequence[str] | None = None,
 ) -> list[Trained]:
     """Return the units after finetuning.
 
     Args:
+        records: each unit's steps to record at, the last of which ends its training.
         n_probe: held-out facts, at most, on which the trace measures.
-        along_the_way: record the trace at `n_records` steps, not at the end alone.
         arms: of the split; None for all.
     """
     config = prepared[0].unit.config
     tasks = pad_arms([task(base, n_probe=n_probe, arms=arms) for base in prepared])
-    n_records = [
-        base.unit.config.n_records if along_the_way or config.finetune.early_stopping else 1 for base in prepared
-    ]
-    records = np.stack(
-        [loop.record_steps(base.unit.config.finetune.steps, n) for base, n in zip(prepared, n_records, strict=True)]
-    )
     result = finetune.run(config.finetune, config.model, stack(tasks), records=records)
     clock.lap("finetune")
     return [Trained(base, *pick(result, row)) for row, base in enumerate(prepared)]

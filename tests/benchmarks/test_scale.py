@@ -20,7 +20,7 @@ def test_counted_visits_are_those_of_pretraining(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(scale, "DRAWS", 1)  # a block at a time, and the last block in part
     stage = pretrain.PretrainConfig(steps=230, batch_size=16)
     chosen = config.Config(facts=facts.FactsConfig(n_subjects=2000), pretrain=stage, n_records=1)
-    one = pipeline.pretrained([pipeline.Unit(chosen, seeds.Cell(3, 0, 0))], pipeline.Clock(), along_the_way=True)[0]
+    one = pipeline.pretrained([pipeline.Unit(chosen, seeds.Cell(3, 0, 0))], pipeline.Clock())[0]
     visits = scale.count_visits(one.world, chosen)
     assert visits.sum() == 230 * 16
     # A drawn subject's values move, and no other's.
@@ -57,8 +57,9 @@ def test_sampled_accuracies_are_those_of_the_whole_world() -> None:
         facts=facts.FactsConfig(n_subjects=300), pretrain=pretrain.PretrainConfig(steps=300), n_records=1
     )
     units = [pipeline.Unit(chosen, seeds.Cell(0, 0, 0))]
-    prepared = pipeline.pretrained(units, pipeline.Clock(), along_the_way=True)
-    trained = pipeline.finetuned(prepared, pipeline.Clock(), n_probe=10**5, along_the_way=False, arms=scale.ARMS)[0]
+    prepared = pipeline.pretrained(units, pipeline.Clock())
+    ends = pipeline.records_at_end(prepared)
+    trained = pipeline.finetuned(prepared, pipeline.Clock(), records=ends, n_probe=10**5, arms=scale.ARMS)[0]
     by_decade = scale._accuracies(trained, 10**5)
     held_out = prepared[0].store.subject[prepared[0].split.role == 2]
     sizes = np.bincount(scale.decades_of(held_out))

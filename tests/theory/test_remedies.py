@@ -160,7 +160,7 @@ def task_of():
 
     def make(**changes) -> tuple[FinetuneConfig, finetune.Task, pipeline.Prepared]:
         tuned = replace(config, finetune=replace(config.finetune, **changes))
-        (one,) = pipeline.pretrained([pipeline.Unit(tuned, Cell(0, 0, 0))], pipeline.Clock(), along_the_way=False)
+        (one,) = pipeline.pretrained_to_ends([pipeline.Unit(tuned, Cell(0, 0, 0))], pipeline.Clock())
         return tuned.finetune, pipeline.task(one, n_probe=10), one
 
     return make

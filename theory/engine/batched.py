@@ -1,6 +1,7 @@
 """Functions of one world, compiled and run for many worlds: on all local devices, within the memory there is."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,6 +15,19 @@ CPU_LANES = 8
 """Worlds in one call for each core: they run one after another, so more would gain nothing."""
 
 
+@dataclass
+class Cost:
+    """What compiled programs have cost so far."""
+
+    compilations: int = 0
+    bytes_per_world: int = 0
+    """The most that one takes for a world: arguments, results and what lies between."""
+
+
+PROCESS = Cost()
+"""Of all programs of this process that keep no account of their own."""
+
+
 class Program:
     """A function of a world, compiled once for each shape of a world.
 
@@ -24,12 +38,8 @@ class Program:
     `alike` of zeros, so that it takes no time.
     """
 
-    compilations = 0
-    """Compilations so far, of all programs of this process."""
-    bytes_per_world = 0
-    """The most that a compiled program of this process takes for a world: arguments, results and what lies between."""
-
-    def __init__(self, function: Callable[..., Any]):
+    def __init__(self, function: Callable[..., Any], cost: Cost = PROCESS):
+        self._cost = cost
         devices = np.array(jax.devices())
         self._n_devices = len(devices)
         self._is_cpu = devices[0].platform == "cpu"
@@ -115,7 +125,7 @@ class Program:
             while n_lanes > self._fitting(n_lanes, n_bytes):
                 n_lanes = self._fitting(n_lanes, n_bytes)
                 compiled, n_bytes = self._compile(alike, stacked, n_lanes)
-            Program.bytes_per_world = max(Program.bytes_per_world, n_bytes)
+            self._cost.bytes_per_world = max(self._cost.bytes_per_world, n_bytes)
             self._compiled[key] = compiled, n_lanes
         return self._compiled[key]
 
@@ -134,7 +144,7 @@ class Program:
                 function, mesh=self._mesh, in_specs=specs, out_specs=self._specs[1], check_vma=False
             )
         compiled = jax.jit(function).lower(*arguments).compile()
-        Program.compilations += 1
+        self._cost.compilations += 1
         memory: Any = compiled.memory_analysis()
         n_devices = self._n_devices if n_lanes > 1 else 1
         total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes

@@ -123,13 +123,18 @@ def run(
     return Summary(whole, path, n_units, n_computed, time.perf_counter() - start)
 
 
-def compute(chunk: Chunk) -> pa.Table:
-    """Return a chunk's rows, every unit's arms after its base. A diverged training gives nulls and its step."""
+def compute(chunk: Chunk, clock: pipeline.Clock | None = None) -> pa.Table:
+    """Return a chunk's rows, every unit's arms after its base. A diverged training gives nulls and its step.
+
+    Args:
+        clock: Told of every stage; None where nobody asks how long it took.
+    """
+    clock = clock or pipeline.Clock()
     precision = chunk.units[0].config.precision
     with jax.enable_x64(precision == "float64"):
-        clock = pipeline.Clock()
-        prepared = pipeline.pretrained(chunk.units, clock, along_the_way=False)
-        trained = pipeline.finetuned(prepared, clock, n_probe=N_PROBE, along_the_way=False, arms=chunk.arms)
+        prepared = pipeline.pretrained_to_ends(chunk.units, clock)
+        ends = pipeline.records_at_end(prepared)
+        trained = pipeline.finetuned(prepared, clock, records=ends, n_probe=N_PROBE, arms=chunk.arms)
         predicted = _predict(prepared, chunk.arms)
     rows = [
         row

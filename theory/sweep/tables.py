@@ -8,7 +8,7 @@ from rich.table import Table
 
 from core import statistics
 from core.report_tables import interval
-from theory.engine.batched import Program
+from theory.engine import batched
 from theory.sweep.runner import Summary
 
 MAX_CONFIGS = 60
@@ -47,8 +47,9 @@ def print_sweep(name: str, summary: Summary, axes: Sequence[str], console: Conso
         console.print(f"{n_diverged} trainings diverged: no numbers, and their step in the column diverged_at.")
     speed = f" ({summary.n_computed / summary.seconds:,.1f} units/s)" if summary.n_computed else ""
     cost = ""
-    if Program.compilations:  # none where workers computed
-        cost = f"; {Program.compilations} programs compiled; at most {Program.bytes_per_world / 1e6:,.1f} MB a world"
+    if batched.PROCESS.compilations:  # none where workers computed
+        n_compiled, n_bytes = batched.PROCESS.compilations, batched.PROCESS.bytes_per_world
+        cost = f"; {n_compiled} programs compiled; at most {n_bytes / 1e6:,.1f} MB a world"
     console.print(
         f"{summary.n_computed:,} of {summary.n_units:,} units computed here in {summary.seconds:,.1f} s{speed}{cost}."
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from theory.engine import batched
-from theory.engine.batched import Program
+from theory.engine.batched import Cost, Program
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -58,34 +58,37 @@ def worlds():
 
 @pytest.mark.parametrize("n_worlds", [1, 2, 5, 51])
 def test_every_number_of_worlds_is_met_in_order_and_compiled_once(worlds, n_worlds):
-    counting, before = Program(count_to), Program.compilations
+    cost = Cost()
+    counting = Program(count_to, cost)
     steps = np.arange(n_worlds, dtype=np.int32)
     for _ in range(2):
         counted, summed = counting(steps, worlds[:n_worlds])
         np.testing.assert_allclose(counted, steps * worlds[:n_worlds, 0])
         np.testing.assert_allclose(summed[:, -1], 1000 * worlds[:n_worlds, 0], rtol=1e-5)
-    assert Program.compilations == before + 1
+    assert cost.compilations == 1
 
 
 def test_a_new_shape_is_compiled_anew_and_a_new_number_is_not(worlds):
-    counting, before = Program(count_to), Program.compilations
+    cost = Cost()
+    counting = Program(count_to, cost)
     counting(np.ones(4, np.int32), worlds[:4])
     counting(np.full(4, 7, np.int32), 2 * worlds[:4])
-    assert Program.compilations == before + 1
+    assert cost.compilations == 1
     counting(np.ones(4, np.int32), worlds[:4, :500])
-    assert Program.compilations == before + 2
+    assert cost.compilations == 2
 
 
 def test_worlds_that_do_not_fit_run_in_turns(worlds, monkeypatch):
     unlimited = Program(count_to)(np.ones(51, np.int32), worlds)
     n_bytes = 2 * 4 * 1000
     monkeypatch.setattr(batched, "free_memory", lambda: int(5 * n_bytes / batched.MEMORY_SHARE))
-    limited = Program(count_to)
+    cost = Cost()
+    limited = Program(count_to, cost)
     for one, other in zip(limited(np.ones(51, np.int32), worlds), unlimited, strict=True):
         np.testing.assert_array_equal(one, other)
     ((_, n_lanes),) = limited._compiled.values()
     assert n_lanes <= 5 and n_lanes % jax.device_count() == 0
-    assert Program.bytes_per_world >= n_bytes - 1000
+    assert cost.bytes_per_world >= n_bytes - 1000
 
 
 def test_on_an_accelerator_only_worlds_alike_run_together(worlds):

@@ -18,7 +18,7 @@ from core.errors import InputError
 from core.seeds import Cell
 from theory import design, measure, pipeline
 from theory.config import Config
-from theory.engine.batched import Program
+from theory.engine import batched
 from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
 from theory.pretrain import PretrainConfig
@@ -134,15 +134,15 @@ NUMBERS = [
 
 def test_numbers_share_a_program_for_each_stage_and_only_another_shape_needs_its_own(tmp_path):
     base = replace(TINY, model=replace(TINY.model, n_filler=49))  # as no other test has it
-    before = Program.compilations
+    before = batched.PROCESS.compilations
     for axes in NUMBERS[:2]:
         run(tmp_path, *axes, base=base, arms=("top", "bottom"))
     # One length, in place of two, is another shape of what pretraining returns.
-    assert Program.compilations - before == 3 + 1
+    assert batched.PROCESS.compilations - before == 3 + 1
     run(tmp_path, *NUMBERS[2], base=base, arms=("top", "bottom"))
-    assert Program.compilations - before == 3 + 1
+    assert batched.PROCESS.compilations - before == 3 + 1
     found = run(tmp_path, "facts.n_subjects=60,40", "pretrain.steps=20,25", base=base, arms=("top", "bottom")).table
-    assert Program.compilations - before == 3 + 1 + 3
+    assert batched.PROCESS.compilations - before == 3 + 1 + 3
     assert [row["n"] for row in found.to_pylist()] == [120] * 12 + [80] * 12
 
 
