@@ -58,12 +58,12 @@ def simulate(config: Config, cells: Sequence[Cell]) -> list[Simulation]:
     clock = Clock()
     with jax.enable_x64(config.precision == "float64"):
         prepared = pretrained([Unit(config, cell) for cell in cells], clock)
-        loop.check_finite(
-            stack([base.trace for base in prepared]), "pretrain", [f"pretraining seed {c.pretrain}" for c in cells]
-        )
+        otherwise = ", or use --precision float64 if the rate is meant"
+        labels = [f"pretraining seed {cell.pretrain}" for cell in cells]
+        loop.check_finite(stack([base.trace for base in prepared]), "pretrain", labels, otherwise=otherwise)
         trained = finetuned(prepared, clock, records=records_along(prepared), n_probe=PROBE)
         labels = [f"{arm} of {unit.prepared.unit.cell}" for unit in trained for arm in unit.prepared.split.arms]
-        loop.check_finite(stack([unit.trace for unit in trained]), "finetune", labels)
+        loop.check_finite(stack([unit.trace for unit in trained]), "finetune", labels, otherwise=otherwise)
         return [_simulation(unit, clock.laps) for unit in trained]
 
 

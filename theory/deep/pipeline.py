@@ -16,7 +16,6 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree, UInt
 
 from core import split
-from core.errors import InputError
 from core.facts.store import FactStore
 from theory import facts, inputs
 from theory.deep.config import DeepConfig, DeepStage, Sizes, check, sizes, write_prompts
@@ -119,7 +118,7 @@ def _pretrain(config: DeepConfig, stores: list[FactStore], worlds: list[World]) 
     probe = np.stack([inputs.spread(np.flatnonzero(~store.is_background), PROBE) for store in stores])
     given = stack(fresh), stack(worlds), samplers, probe
     bases, trace = _pretraining(config, size)(_records(config, config.pretrain, len(worlds)), *given)
-    _check_sound(trace, "pretrain", [f"seed {world.seed}" for world in worlds])
+    loop.check_finite(trace, "pretrain", [f"seed {world.seed}" for world in worlds])
     return bases, trace
 
 
@@ -140,7 +139,7 @@ def _finetune(
         f"{arm} of seed {world.seed}" for world, halves in zip(worlds, splits, strict=True) for arm in halves.arms
     ]
     tuned, trace = _finetuning(config, size)(_records(config, config.finetune, len(tasks)), *stack(tasks))
-    _check_sound(trace, "finetune", labels)
+    loop.check_finite(trace, "finetune", labels)
     return tuned, trace
 
 
@@ -220,17 +219,6 @@ def _split(config: DeepConfig, store: FactStore, seed: int) -> split.Split:
     """Return the theory's arms, by popularity."""
     columns = store.subject, store.relation, store.popularity
     return split.select(*columns, config.split, is_background=store.is_background, seed=seed)
-
-
-def _check_sound(trace: loop.Trace, stage: str, labels: list[str]) -> None:
-    """Raise InputError if a training diverged."""
-    at = np.asarray(trace.diverged_at)
-    for label, step in zip(labels, at, strict=True):
-        if step >= 0:
-            raise InputError(
-                f"{stage} diverged at step {step} ({label}): a loss was not finite or above {loop.MAX_LOSS:.0f} nats."
-                f"\nLower --{stage}.learning-rate."
-            )
 
 
 def _records(config: DeepConfig, stage: DeepStage, n: int) -> Int[np.ndarray, "world record"]:

@@ -138,14 +138,18 @@ def _keep_best(segment: Callable, score: Callable[[State], Float[Array, ""]]) ->
     return best_segment
 
 
-def check_finite(trace: Trace, stage: str, labels: list[str]) -> None:
-    """Raise InputError if a run diverged, naming stage, step and which of the vectorised runs it was."""
+def check_finite(trace: Trace, stage: str, labels: list[str], *, otherwise: str = "") -> None:
+    """Raise InputError if a run diverged, naming stage, step and which of the vectorised runs it was.
+
+    Args:
+        otherwise: What else than a lower rate helps.
+    """
     diverged_at = np.ravel(np.asarray(trace.diverged_at))
     bad = np.flatnonzero(diverged_at >= 0)
     if len(bad):
         raise InputError(
             f"{stage} diverged at step {diverged_at[bad[0]]} ({labels[bad[0]]}): the loss was not finite or above "
-            f"{MAX_LOSS:.0f} nats.\nLower --{stage}.learning-rate, or use --precision float64 if the rate is meant."
+            f"{MAX_LOSS:.0f} nats.\nLower --{stage}.learning-rate{otherwise}."
         )
 
 
