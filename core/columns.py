@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from core import factors
+
 NAME = pa.dictionary(pa.int32(), pa.string())
 BOOL, INT, SINGLE, DOUBLE = pa.bool_(), pa.int32(), pa.float32(), pa.float64()
 
@@ -127,7 +129,7 @@ SWEEP = pa.schema(
 )
 """One row per (config, seeds, arm) of a sweep."""
 
-FACTORS = ("tail", "background", "answers", "names", "relations", "facts_per_subject", "format")
+FACTORS = tuple(factor.name for factor in factors.FACTORS)
 """The properties of a world that the screen study varies, each a column."""
 MEASURES = (
     *("accuracy", "retention", "unknown_accuracy", "generic_accuracy", "subject_attention"),

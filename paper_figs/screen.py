@@ -10,13 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Shaped
 
-from core import former, runs, statistics
+from core import factors, former, runs, statistics
 from core.columns import FACTORS
 from core.errors import InputError
 from paper_figs.interval import Interval
 
-HIGH_IS_SMALLER = ("tail",)
-"""The factors whose high level is the smaller number: the deep tail."""
 METRICS = ("accuracy", "retention", "subject_attention")
 """Whose gaps the figures show."""
 UNIT = ("series", "world", "pretrain_seed", "method", "epochs")
@@ -85,7 +83,7 @@ class Effects(NamedTuple):
 def effects(screen: Screen) -> Effects:
     """Return the main effects in the language model's factorial part, by least squares on levels coded ±1/2.
 
-    The high level is the larger number, but of the tail the smaller: the deep one.
+    The high level is the design's, which of the tail is the smaller number: the deep one.
 
     Raises:
         InputError: a factor without two levels, or too few worlds to tell the factors apart.
@@ -97,8 +95,8 @@ def effects(screen: Screen) -> Effects:
             f"{screen.path}: {', '.join(odd)} has not two levels in the factorial part.\nFinish the study."
         )
     low, high = np.array(levels).T
-    for at, name in enumerate(FACTORS):
-        if name in HIGH_IS_SMALLER:
+    for at in range(len(FACTORS)):
+        if factors.FACTORS[at].high < factors.FACTORS[at].low:
             low[at], high[at] = high[at], low[at]
     is_high = np.stack([factorial.about[name] == top for name, top in zip(FACTORS, high, strict=True)], axis=1)
     fits = {}

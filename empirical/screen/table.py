@@ -17,12 +17,13 @@ from jaxtyping import Float
 from core import config_json, former, statistics
 from core import runs as results
 from core.columns import MEASURES, SCREEN
+from core.factors import FACTORS
 from core.runs import Run
 from core.seeds import Cell
 from empirical import config as configs
 from empirical import runner
 from empirical.screen import design
-from empirical.screen.design import FACTORS, Variant
+from empirical.screen.design import Variant
 
 METRICS = {
     "accuracy": "accuracy",

@@ -9,8 +9,8 @@ from rich.table import Table
 from scipy import stats
 
 from core import statistics
+from core.factors import FACTORS
 from empirical.screen import table as screen_table
-from empirical.screen.design import FACTORS
 from empirical.screen.table import METRICS, Effect, Gaps, Row
 
 TOY_METRICS = ("accuracy", "subject_attention")

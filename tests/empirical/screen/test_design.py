@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from core import columns
+from core.factors import FACTORS
 from empirical import config as configs
 from empirical.experiments import SCREEN
 from empirical.screen import design
-from empirical.screen.design import FACTORS
 
 
 def test_the_design_is_of_resolution_four():

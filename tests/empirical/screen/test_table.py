@@ -9,10 +9,10 @@ from rich.console import Console
 
 from core import columns, runs
 from core.errors import InputError
+from core.factors import FACTORS
 from core.seeds import Cell
 from empirical.experiments import SCREEN
 from empirical.screen import design, table, tables
-from empirical.screen.design import FACTORS
 
 VARIANTS = design.variants(SCREEN, ["factorial"])
 TRUE = {"tail": 0.08, "answers": -0.05}
