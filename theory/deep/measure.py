@@ -25,9 +25,9 @@ SPANS = ("subject", "subject_last", "relation", "template")
 class Said(NamedTuple):
     """What one model does on each fact."""
 
-    told: Answers
+    recalled: Answers
     """Answers in the pretraining format."""
-    asked: Answers
+    answered: Answers
     """Answers in the question format. Attention is the mean over layers and heads."""
     attention: Float[np.ndarray, "fact layer head position span"]
     """Positions as in POSITIONS, spans as in SPANS."""
@@ -37,14 +37,14 @@ def run(simulated: DeepRun) -> tuple[dict[str, dict[str, float]], list[dict], li
     """Return metrics by arm, then by arm the columns of facts.parquet, trace.parquet and attention.parquet."""
     store, halves, pretrain = simulated.store, simulated.split, simulated.config.pretrain
     rows = np.flatnonzero(~store.is_background)
-    base_correct = answer(simulated, "base", rows).told.correct
+    base_correct = answer(simulated, "base", rows).recalled.correct
     generic = {arm: evaluate.generic_answers(store, own) for arm, own in halves.arms.items()}
     is_held_out = halves.role[rows] == split.HELD_OUT
     metrics, facts, attention = {}, [], []
     for arm in simulated.parameters:
         said = answer(simulated, arm, rows)
         columns = measure.fact_columns(
-            simulated, arm, said.asked, rows, base_correct, generic, n_draws=pretrain.steps * pretrain.batch_size
+            simulated, arm, said.answered, rows, base_correct, generic, n_draws=pretrain.steps * pretrain.batch_size
         )
         metrics[arm] = measure.metrics_of(columns, store.subject[rows], seed=simulated.seed)
         facts.append(measure.named(columns, store))

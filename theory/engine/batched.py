@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 MEMORY_SHARE = 0.5
 """What share of the free memory the worlds that run together may take."""
-CPU_LANES = 8
+CPU_SLOTS = 8
 """Worlds in one call for each core: they run one after another, so more would gain nothing."""
 
 
@@ -34,7 +34,7 @@ class Program:
     Worlds are given stacked along a leading axis. Within a device they are vectorised on an accelerator and run one
     after another on a CPU, where one world's rows stay in the core's cache. `alike` (numbers of steps, say) decides
     how long a world takes: on an accelerator only worlds that agree on it run together. More worlds than fit into
-    memory run in turns; how many fit, the compiled program itself says. Turns have one size, and what pads one has an
+    memory run in chunks; how many fit, the compiled program itself says. Chunks have one size, and what pads one has an
     `alike` of zeros, so that it takes no time.
     """
 
@@ -61,13 +61,13 @@ class Program:
         n_worlds = len(jax.tree.leaves(stacked)[0])
         parts, order = [], []
         for chosen in self._groups(alike, n_worlds):
-            compiled, n_lanes = self._program(alike, stacked, len(chosen))
-            for start in range(0, len(chosen), n_lanes):
-                turn = chosen[start : start + n_lanes]
-                lanes = self._lanes(len(turn), n_lanes)
-                out = compiled(*self._place(alike, stacked, turn, lanes, n_lanes))
-                parts.append(jax.tree.map(lambda x, lanes=lanes: np.asarray(x)[lanes], out))
-                order.append(turn)
+            compiled, n_slots = self._program(alike, stacked, len(chosen))
+            for start in range(0, len(chosen), n_slots):
+                chunk = chosen[start : start + n_slots]
+                slots = self._slots(len(chunk), n_slots)
+                out = compiled(*self._place(alike, stacked, chunk, slots, n_slots))
+                parts.append(jax.tree.map(lambda x, slots=slots: np.asarray(x)[slots], out))
+                order.append(chunk)
         if len(parts) == 1:
             return parts[0]
         back = np.argsort(np.concatenate(order))
@@ -84,28 +84,28 @@ class Program:
         for which in range(group.max() + 1):
             yield np.flatnonzero(group == which)
 
-    def _lanes(self, n_worlds: int, n_lanes: int) -> np.ndarray | slice:
-        """Return the lanes that so many worlds take, as many on every device; a view of the only one."""
-        if n_lanes == 1:
+    def _slots(self, n_worlds: int, n_slots: int) -> np.ndarray | slice:
+        """Return the slots that so many worlds take, as many on every device; a view of the only one."""
+        if n_slots == 1:
             return slice(0, 1)
-        return np.arange(n_lanes).reshape(self._n_devices, -1).T.ravel()[:n_worlds]
+        return np.arange(n_slots).reshape(self._n_devices, -1).T.ravel()[:n_worlds]
 
     def _place(
-        self, alike: PyTree, stacked: PyTree, turn: np.ndarray, lanes: np.ndarray | slice, n_lanes: int
+        self, alike: PyTree, stacked: PyTree, chunk: np.ndarray, slots: np.ndarray | slice, n_slots: int
     ) -> list[PyTree]:
-        """Return a turn's arguments on the devices."""
-        padded: Any = slice(turn[0], turn[0] + 1)  # a view: one world may fill half the memory
-        if n_lanes > 1:
-            padded = np.full(n_lanes, turn[-1])
-            padded[lanes] = turn
+        """Return a chunk's arguments on the devices."""
+        padded: Any = slice(chunk[0], chunk[0] + 1)  # a view: one world may fill half the memory
+        if n_slots > 1:
+            padded = np.full(n_slots, chunk[-1])
+            padded[slots] = chunk
         worlds = jax.tree.map(lambda x: np.asarray(x)[padded], stacked)
         if self._is_cpu:
-            is_padding = np.ones(n_lanes, bool)
-            is_padding[lanes] = False
+            is_padding = np.ones(n_slots, bool)
+            is_padding[slots] = False
             alike = jax.tree.map(lambda x: np.where(_column(is_padding, x), 0, np.asarray(x)[padded]), alike)
         else:
-            alike = jax.tree.map(lambda x: np.asarray(x)[turn[0]], alike)
-        if n_lanes == 1:
+            alike = jax.tree.map(lambda x: np.asarray(x)[chunk[0]], alike)
+        if n_slots == 1:
             return [alike, *worlds]
         shardings = [jax.sharding.NamedSharding(self._mesh, spec) for spec in self._specs]
         return [jax.device_put(alike, shardings[0]), *jax.device_put(worlds, shardings[1])]
@@ -113,32 +113,32 @@ class Program:
     def _program(self, alike: PyTree, stacked: PyTree, n_worlds: int) -> tuple[Any, int]:
         """Return the compiled program for worlds of this shape, and how many of them it takes."""
         leaves, structure = jax.tree.flatten((alike, stacked))
-        n_lanes = 1
+        n_slots = 1
         if n_worlds > 1:  # on an accelerator the next power of two, so that few programs serve all numbers
             on_each = -(-n_worlds // self._n_devices)
-            n_lanes = self._n_devices * (CPU_LANES if self._is_cpu else 1 << (on_each - 1).bit_length())
-        key = (structure, tuple((np.shape(x)[1:], np.result_type(x)) for x in leaves), n_lanes)
+            n_slots = self._n_devices * (CPU_SLOTS if self._is_cpu else 1 << (on_each - 1).bit_length())
+        key = (structure, tuple((np.shape(x)[1:], np.result_type(x)) for x in leaves), n_slots)
         if key not in self._compiled:
-            if n_lanes > 1:
-                n_lanes = self._fitting(n_lanes, 2 * sum(x.nbytes for x in map(np.asarray, leaves)) // n_worlds)
-            compiled, n_bytes = self._compile(alike, stacked, n_lanes)
-            while n_lanes > self._fitting(n_lanes, n_bytes):
-                n_lanes = self._fitting(n_lanes, n_bytes)
-                compiled, n_bytes = self._compile(alike, stacked, n_lanes)
+            if n_slots > 1:
+                n_slots = self._fitting(n_slots, 2 * sum(x.nbytes for x in map(np.asarray, leaves)) // n_worlds)
+            compiled, n_bytes = self._compile(alike, stacked, n_slots)
+            while n_slots > self._fitting(n_slots, n_bytes):
+                n_slots = self._fitting(n_slots, n_bytes)
+                compiled, n_bytes = self._compile(alike, stacked, n_slots)
             self._cost.bytes_per_world = max(self._cost.bytes_per_world, n_bytes)
-            self._compiled[key] = compiled, n_lanes
+            self._compiled[key] = compiled, n_slots
         return self._compiled[key]
 
-    def _fitting(self, n_lanes: int, bytes_per_world: int) -> int:
-        """Return as many lanes, at most `n_lanes`, as fit into memory; at least one for each device."""
+    def _fitting(self, n_slots: int, bytes_per_world: int) -> int:
+        """Return as many slots, at most `n_slots`, as fit into memory; at least one for each device."""
         fitting = int(MEMORY_SHARE * free_memory() // max(1, bytes_per_world))
-        return n_lanes if n_lanes <= max(fitting, 1) else max(1, fitting // self._n_devices) * self._n_devices
+        return n_slots if n_slots <= max(fitting, 1) else max(1, fitting // self._n_devices) * self._n_devices
 
-    def _compile(self, alike: PyTree, stacked: PyTree, n_lanes: int) -> tuple[Any, int]:
+    def _compile(self, alike: PyTree, stacked: PyTree, n_slots: int) -> tuple[Any, int]:
         """Return the program for so many worlds, and the bytes that it takes for each."""
-        arguments = self._place(alike, stacked, np.zeros(1, int), slice(0, 1), n_lanes)
+        arguments = self._place(alike, stacked, np.zeros(1, int), slice(0, 1), n_slots)
         function = self._function
-        if n_lanes > 1:
+        if n_slots > 1:
             specs = (self._specs[0], *[self._specs[1]] * len(stacked))
             function = jax.shard_map(
                 function, mesh=self._mesh, in_specs=specs, out_specs=self._specs[1], check_vma=False
@@ -146,9 +146,9 @@ class Program:
         compiled = jax.jit(function).lower(*arguments).compile()
         self._cost.compilations += 1
         memory: Any = compiled.memory_analysis()
-        n_devices = self._n_devices if n_lanes > 1 else 1
+        n_devices = self._n_devices if n_slots > 1 else 1
         total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-        return compiled, total * n_devices // n_lanes
+        return compiled, total * n_devices // n_slots
 
 
 def stack(trees: Sequence[PyTree]) -> PyTree:

@@ -190,7 +190,7 @@ def fit_competitors(
     return float(np.exp(optimize.fminbound(loss, *bounds, xtol=1e-9)))
 
 
-def window_boundary(steps: Real[np.ndarray, " level"], difference: Float[np.ndarray, " level"]) -> float:
+def reversal_boundary(steps: Real[np.ndarray, " level"], difference: Float[np.ndarray, " level"]) -> float:
     r"""Return the pretraining steps beyond which the arms' order of subject share is reversed (R8).
 
     The last place where $t_{top} - t_{bottom}$ passes from above zero to zero or below, between two levels by linear

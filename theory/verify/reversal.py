@@ -32,7 +32,7 @@ def boundary(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
         # [level, world, (predicted, measured)]
         lead = np.array([_leads(config, cells, exponent, level) for level in LEVELS])
         reversed_at = np.array(
-            [[flow.window_boundary(steps, lead[:, w, k]) for k in (0, 1)] for w in range(len(cells))]
+            [[flow.reversal_boundary(steps, lead[:, w, k]) for k in (0, 1)] for w in range(len(cells))]
         )
         boundaries.append(reversed_at)
         crossing = reversed_at[np.isfinite(reversed_at).all(axis=1)]

@@ -78,7 +78,7 @@ def test_a_new_shape_is_compiled_anew_and_a_new_number_is_not(worlds):
     assert cost.compilations == 2
 
 
-def test_worlds_that_do_not_fit_run_in_turns(worlds, monkeypatch):
+def test_worlds_that_do_not_fit_run_in_chunks(worlds, monkeypatch):
     unlimited = Program(count_to)(np.ones(51, np.int32), worlds)
     n_bytes = 2 * 4 * 1000
     monkeypatch.setattr(batched, "free_memory", lambda: int(5 * n_bytes / batched.MEMORY_SHARE))
@@ -86,8 +86,8 @@ def test_worlds_that_do_not_fit_run_in_turns(worlds, monkeypatch):
     limited = Program(count_to, cost)
     for one, other in zip(limited(np.ones(51, np.int32), worlds), unlimited, strict=True):
         np.testing.assert_array_equal(one, other)
-    ((_, n_lanes),) = limited._compiled.values()
-    assert n_lanes <= 5 and n_lanes % jax.device_count() == 0
+    ((_, n_slots),) = limited._compiled.values()
+    assert n_slots <= 5 and n_slots % jax.device_count() == 0
     assert cost.bytes_per_world >= n_bytes - 1000
 
 

@@ -125,19 +125,19 @@ def test_fit_competitors_finds_the_mass_that_made_the_saliences(competitors):
     assert closed_form.r_squared(flow.salience_growth(exposure, 0.5, found), noisy) > 0.95
 
 
-def test_window_boundary_interpolates_the_crossing_in_doublings():
+def test_reversal_boundary_interpolates_the_crossing_in_doublings():
     steps = np.array([500, 1000, 2000, 4000, 8000])
-    assert flow.window_boundary(steps, np.array([0.1, 0.2, 0.2, 0.1, -0.1])) == pytest.approx(4000 * np.sqrt(2))
-    assert flow.window_boundary(steps, np.array([0.1, 0.1, 0.3, -0.1, -0.1])) == pytest.approx(2000 * 2**0.75)
+    assert flow.reversal_boundary(steps, np.array([0.1, 0.2, 0.2, 0.1, -0.1])) == pytest.approx(4000 * np.sqrt(2))
+    assert flow.reversal_boundary(steps, np.array([0.1, 0.1, 0.3, -0.1, -0.1])) == pytest.approx(2000 * 2**0.75)
 
 
-def test_window_boundary_is_the_last_crossing_downward_and_nan_without_one():
+def test_reversal_boundary_is_the_last_crossing_downward_and_nan_without_one():
     steps = np.array([1.0, 2.0, 4.0, 8.0])
-    assert flow.window_boundary(steps, np.array([0.1, -0.1, 0.1, -0.1])) == pytest.approx(4 * np.sqrt(2))
-    assert np.isnan(flow.window_boundary(steps, np.array([-0.2, -0.1, 0.1, 0.2])))
-    assert np.isnan(flow.window_boundary(steps, np.full(4, 0.1)))
+    assert flow.reversal_boundary(steps, np.array([0.1, -0.1, 0.1, -0.1])) == pytest.approx(4 * np.sqrt(2))
+    assert np.isnan(flow.reversal_boundary(steps, np.array([-0.2, -0.1, 0.1, 0.2])))
+    assert np.isnan(flow.reversal_boundary(steps, np.full(4, 0.1)))
     with pytest.raises(ValueError, match="increasing"):
-        flow.window_boundary(steps[::-1], np.full(4, 0.1))
+        flow.reversal_boundary(steps[::-1], np.full(4, 0.1))
 
 
 def test_boundary_distance_is_the_median_of_doublings_over_columns_that_have_both():
