@@ -1,6 +1,7 @@
 """What a command prints when it is done, alike in both flows: arms with intervals, and statements with verdicts."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,17 @@ def by_world(runs: Sequence[Run], worlds: Sequence[int], arm: str, metrics: Mapp
     return {
         name: statistics.by_world(worlds, [run.report["metrics"][arm].get(name) for run in runs]) for name in metrics
     }
+
+
+def print_notes(run: Run, console: Console) -> None:
+    """Print what reading the facts left out or found, as a run's report keeps it."""
+    for note in run.report["notes"]:
+        console.print(f"[dim]{note}[/dim]")
+
+
+def print_done(n_made: int, n_wanted: int, place: Path, console: Console) -> None:
+    """Print how many of the wanted runs were made now, and where all of them are."""
+    console.print(f"{n_made} runs made, {n_wanted - n_made} found done. Results: {place}", soft_wrap=True)
 
 
 def print_verdicts(rows: Sequence[Mapping[str, Any]], console: Console) -> None:

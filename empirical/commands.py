@@ -58,11 +58,9 @@ class Run:
         with progress(self.name, len(left)) as told:
             runner.run(config, given, self.name, left, self.out, overwrite=self.overwrite, progress=absolute(told))
         found = results.find_runs(self.out, runner.FLOW, self.name)
-        for note in found[0].report["notes"]:
-            OUTPUT.print(f"[dim]{note}[/dim]")
+        report_tables.print_notes(found[0], OUTPUT)
         report(self.name, self.out, found)
-        done = f"{len(left)} runs made, {len(wanted) - len(left)} found done"
-        OUTPUT.print(f"{done}. Results: {self.out / runner.FLOW / self.name}", soft_wrap=True)
+        report_tables.print_done(len(left), len(wanted), self.out / runner.FLOW / self.name, OUTPUT)
         return 0
 
 

@@ -66,12 +66,10 @@ class Run:
             runner.run(config, self.name, left, self.out, **options)
         rows = runner.write_predictions(self.name, self.out)
         finished = runs.find_runs(self.out, runner.FLOW, self.name)
-        for note in finished[0].report["notes"]:
-            OUTPUT.print(f"[dim]{note}[/dim]")
+        report_tables.print_notes(finished[0], OUTPUT)
         tables.print_arms(self.name, finished, OUTPUT)
         report_tables.print_verdicts(rows, OUTPUT)
-        done = f"{len(left)} runs made, {len(wanted) - len(left)} found done"
-        OUTPUT.print(f"{done}. Results: {self.out / runner.FLOW / self.name}", soft_wrap=True)
+        report_tables.print_done(len(left), len(wanted), self.out / runner.FLOW / self.name, OUTPUT)
         return 0
 
 

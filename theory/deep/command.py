@@ -53,8 +53,7 @@ class Deep:
         report_tables.print_verdicts(rows, OUTPUT)
         finished = {name: results.find_runs(self.out, runner.FLOW, name) for name in DEEP}
         deep_tables.print_depths({name: runs for name, runs in finished.items() if runs}, OUTPUT)
-        done = f"{len(left)} runs made, {len(wanted) - len(left)} found done"
-        OUTPUT.print(f"{done}. Results: {self.out / runner.FLOW / self.name}", soft_wrap=True)
+        report_tables.print_done(len(left), len(wanted), self.out / runner.FLOW / self.name, OUTPUT)
         return 0
 
 
