@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from core import remedies
 from core.config_json import is_used, setting, structure
 from core.errors import InputError
+from core.remedies import Remedies
 from theory.engine import loop
 from theory.engine.batched import Program
 from theory.model import factored, finetuners
@@ -25,7 +27,7 @@ PROBE = 1000
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(Remedies):
     """Question prompts, drawn uniformly over an arm's facts; the same number of steps for every arm."""
 
     steps: int = setting(200, traced=0)
@@ -43,17 +45,8 @@ class FinetuneConfig:
     prompt: Prompt = "template"
     """`template`: (subject, relation, template). `bare`: the pretraining format (subject, relation). `fresh_relation`:
     (subject, a new relation token whose value is zero). The last two are ablations without the effect."""
-    early_stopping: bool = setting(False, is_remedy=True)
-    """Take the recorded step (0 among them) with the least loss on the dev facts, not the last. A remedy."""
-    kl_weight: float = setting(0.0, traced=is_used, is_remedy=True)
-    """Weight of KL(base ‖ tuned) on the training prompts' outputs, added to the loss. A remedy."""
     attention_floor: float = setting(0.0, traced=is_used, is_remedy=True)
     """Weight of ½ max(0, ½ − t)², which holds the subject's share t of attention at the base's. A remedy."""
-    curriculum: Literal["mixed", "known_first", "known_last"] = setting("mixed", is_remedy=True)
-    """`known_first`: the first half of the steps draws from the arm's better-known half, the rest from the other;
-    `known_last`: the other way round."""
-    replay: float = setting(0.0, traced=is_used, is_remedy=True)
-    """0 to 1: the share of every batch that repeats the best-known tenth of all training facts. A remedy."""
 
 
 def check(config: FinetuneConfig) -> None:
@@ -67,11 +60,9 @@ def check(config: FinetuneConfig) -> None:
     }.items():
         if not 0 < value < math.inf:
             raise InputError(f"--finetune.{flag} is {value}: it must be a positive number.")
-    for flag, value in {"kl-weight": config.kl_weight, "attention-floor": config.attention_floor}.items():
-        if not 0 <= value < math.inf:
-            raise InputError(f"--finetune.{flag} is {value}: it must be a number, at least 0.")
-    if not 0 <= config.replay <= 1:
-        raise InputError(f"--finetune.replay is {config.replay}: it must lie between 0 and 1.")
+    remedies.check(config)
+    if not 0 <= config.attention_floor < math.inf:
+        raise InputError(f"--finetune.attention-floor is {config.attention_floor}: it must be a number, at least 0.")
 
 
 class Measured(NamedTuple):
