@@ -207,7 +207,7 @@ def _ranked(questions: Questions, own: Int[np.ndarray, " _"]) -> Ranked:
         training[: max(1, len(training) // 10)],
         np.flatnonzero(questions.role == split.DEV),
     )
-    return Ranked(*([questions.encoded[row] for row in chosen] for chosen in rows))
+    return Ranked(*([questions.encoded[row] for row in chosen.tolist()] for chosen in rows))
 
 
 def _knownness(

@@ -11,7 +11,7 @@ import numpy as np
 from core import split
 from core.facts.store import FactStore
 from core.seeds import Cell
-from theory import facts, finetune, knownness, pretrain
+from theory import facts, finetune, knownness, pretrain, remedies
 from theory.config import Config
 from theory.engine import loop
 from theory.engine.batched import pick, stack
@@ -161,9 +161,8 @@ def finetuned(
     """
     config = prepared[0].unit.config
     tasks = pad_arms([task(base, n_probe=n_probe, arms=arms) for base in prepared])
-    n_records = [
-        base.unit.config.n_records if along_the_way or config.finetune.early_stopping else 1 for base in prepared
-    ]
+    has_records = along_the_way or remedies.chooses_record(config.finetune)
+    n_records = [base.unit.config.n_records if has_records else 1 for base in prepared]
     records = np.stack(
         [loop.record_steps(base.unit.config.finetune.steps, n) for base, n in zip(prepared, n_records, strict=True)]
     )

@@ -44,7 +44,9 @@ def test_both_flows_have_the_same_remedies_by_the_same_flags_and_each_does_somet
     pytest.importorskip("transformers")
     from empirical.finetune import FinetuneConfig as OfLanguageModel
     from empirical.lm.remedies import HOOKS
+    from theory import remedies as toy
     from theory.finetune import FinetuneConfig as OfToy
 
     assert issubclass(OfToy, Remedies) and issubclass(OfLanguageModel, Remedies)
-    assert set(HOOKS) == {field.name for field in fields(OfLanguageModel) if field.metadata.get("is_remedy")}
+    for config, parts in ((OfLanguageModel, HOOKS), (OfToy, toy.REMEDIES)):
+        assert set(parts) == {field.name for field in fields(config) if field.metadata.get("is_remedy")}
