@@ -1,4 +1,4 @@
-"""The recipe for a remedy of both flows, followed on a copy of the program: a setting, and what it does in each flow."""
+"""The recipe for a remedy of both flows, followed on a copy of the program: a setting, and what each does."""
 
 import filecmp
 import shutil
