@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from core import config_json, split
+from core import config_json, remedies, split
 from core.errors import InputError
 from core.split import ARMS, SplitConfig
 from empirical import evaluate, facts, finetune, knownness, pretrain
@@ -58,6 +58,7 @@ def check(config: Config) -> None:
         raise InputError("--split.held-out is 0: that leaves nothing to test.")
     if len(config.finetune.learning_rates) > 1 and not config.split.dev:
         raise InputError("several --finetune.learning-rates are chosen from on dev facts.\nAdd --split.dev 0.1.")
+    remedies.check_dev(config.finetune, config.split.dev)
     allowed = config.split.names
     if not config.arms or len(set(config.arms)) < len(config.arms) or not set(config.arms) <= set(allowed):
         raise InputError(f"--arms {' '.join(config.arms)}: name each of {', '.join(allowed)} once at most.")

@@ -8,10 +8,13 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig, get_peft_model
 
+from core import remedies as shared
 from core.errors import InputError
-from empirical.lm import train
+from core.remedies import Remedies
+from empirical.lm import remedies, train
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
+from empirical.lm.remedies import Ranked
 from empirical.lm.train import TrainConfig
 
 
@@ -30,7 +33,7 @@ class Lora:
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(Remedies):
     """How an arm is finetuned."""
 
     method: Literal["full", "lora"] = "full"
@@ -53,6 +56,7 @@ def check(config: FinetuneConfig) -> None:
             "--finetune.lora: rank must be at least 1, alpha above 0, dropout from 0 to below 1, modules not empty."
         )
     train.check(config.train)
+    shared.check(config)
 
 
 def run(
@@ -64,11 +68,15 @@ def run(
     seed: int,
     work: Path,
     evaluate: Callable[[Any], dict[str, float]],
+    ranked: Ranked | None = None,
     progress: Callable[[str, float], None] = lambda doing, share: None,
 ) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """Return the tuned model, which is `base` changed in place, and its trace.
 
     Adapters of one seed begin alike, whatever the examples.
+
+    Args:
+        ranked: What remedies read; not needed where all are off.
 
     Raises:
         InputError: the training diverges, or the model has no layer of the adapter's names.
@@ -79,7 +87,9 @@ def run(
         network = _with_adapter(config.lora, base)
     else:
         network.requires_grad_(True)
-    options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "progress": progress}
+    questions = Ranked(examples, (), ()) if ranked is None else ranked
+    hooks = remedies.hooks(config, remedies.Training(network, questions, config.train, base.pad, seed))
+    options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "hooks": hooks, "progress": progress}
     try:
         trace = train.fit(network, examples, config.train, learning_rate=learning_rate, pad=base.pad, **options)
     except train.Diverged as error:

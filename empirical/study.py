@@ -16,6 +16,7 @@ from empirical.config import Config
 from empirical.lm import completion, prompts
 from empirical.lm import model as models
 from empirical.lm.model import LanguageModel, ModelConfig
+from empirical.lm.remedies import Ranked
 from empirical.measure import Measured, Questions
 from empirical.progress import Progress, part, silent
 from empirical.worlds import world
@@ -192,8 +193,21 @@ def tune(
         seed=seed,
         work=work,
         evaluate=lambda network: measure.eval_subset(network, subset, model.pad),
+        ranked=_ranked(questions, own),
         progress=progress,
     )
+
+
+def _ranked(questions: Questions, own: Int[np.ndarray, " _"]) -> Ranked:
+    """Return what remedies read: the arm's facts by knownness, the best known of all training facts, the dev facts."""
+    by_knownness = np.argsort(-questions.knownness, kind="stable")
+    training = by_knownness[questions.role[by_knownness] == split.TRAIN]
+    rows = (
+        by_knownness[np.isin(by_knownness, own)],
+        training[: max(1, len(training) // 10)],
+        np.flatnonzero(questions.role == split.DEV),
+    )
+    return Ranked(*([questions.encoded[row] for row in chosen.tolist()] for chosen in rows))
 
 
 def _knownness(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from core import config_json, split
+from core import config_json, remedies, split
 from core.errors import InputError
 from core.split import SplitConfig
 from theory import facts, finetune, pretrain
@@ -42,8 +42,7 @@ def check(config: Config) -> None:
         raise InputError(f"--n-records is {config.n_records}: it must be at least 1.")
     if config.split.held_out == 0:
         raise InputError("--split.held-out is 0: that leaves nothing to test.")
-    if config.finetune.early_stopping and not config.split.dev:
-        raise InputError("--finetune.early-stopping needs dev facts.\nAdd --split.dev 0.1.")
+    remedies.check_dev(config.finetune, config.split.dev)
     if config.model.parametrisation == "factored":
         _check_factored(config)
     if config.finetune.prompt == "fresh_relation":

@@ -1,8 +1,8 @@
 """Finetuning: the question format is taught on one arm's facts, and attention moves."""
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, fields
+from functools import lru_cache, partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from core import remedies as shared
 from core.config_json import is_used, setting, structure
 from core.errors import InputError
+from core.remedies import Remedies
+from theory import remedies
 from theory.engine import loop
 from theory.engine.batched import Program
 from theory.model import factored, finetuners
@@ -25,7 +28,7 @@ PROBE = 1000
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(Remedies):
     """Question prompts, drawn uniformly over an arm's facts; the same number of steps for every arm."""
 
     steps: int = setting(200, traced=0)
@@ -43,17 +46,8 @@ class FinetuneConfig:
     prompt: Prompt = "template"
     """`template`: (subject, relation, template). `bare`: the pretraining format (subject, relation). `fresh_relation`:
     (subject, a new relation token whose value is zero). The last two are ablations without the effect."""
-    early_stopping: bool = setting(False, is_remedy=True)
-    """Take the recorded step (0 among them) with the least loss on the dev facts, not the last. A remedy."""
-    kl_weight: float = setting(0.0, traced=is_used, is_remedy=True)
-    """Weight of KL(base ‖ tuned) on the training prompts' outputs, added to the loss. A remedy."""
     attention_floor: float = setting(0.0, traced=is_used, is_remedy=True)
     """Weight of ½ max(0, ½ − t)², which holds the subject's share t of attention at the base's. A remedy."""
-    curriculum: Literal["mixed", "known_first", "known_last"] = setting("mixed", is_remedy=True)
-    """`known_first`: the first half of the steps draws from the arm's better-known half, the rest from the other;
-    `known_last`: the other way round."""
-    replay: float = setting(0.0, traced=is_used, is_remedy=True)
-    """0 to 1: the share of every batch that repeats the best-known tenth of all training facts. A remedy."""
 
 
 def check(config: FinetuneConfig) -> None:
@@ -67,11 +61,9 @@ def check(config: FinetuneConfig) -> None:
     }.items():
         if not 0 < value < math.inf:
             raise InputError(f"--finetune.{flag} is {value}: it must be a positive number.")
-    for flag, value in {"kl-weight": config.kl_weight, "attention-floor": config.attention_floor}.items():
-        if not 0 <= value < math.inf:
-            raise InputError(f"--finetune.{flag} is {value}: it must be a number, at least 0.")
-    if not 0 <= config.replay <= 1:
-        raise InputError(f"--finetune.replay is {config.replay}: it must lie between 0 and 1.")
+    shared.check(config)
+    if not 0 <= config.attention_floor < math.inf:
+        raise InputError(f"--finetune.attention-floor is {config.attention_floor}: it must be a number, at least 0.")
 
 
 class Measured(NamedTuple):
@@ -96,12 +88,12 @@ def rates(config: FinetuneConfig, dtype: str) -> Rates:
     def number(value: float, is_used: bool | float) -> Float[np.ndarray, ""] | None:
         return np.asarray(value, dtype) if is_used else None
 
+    marked = {one.name for one in fields(config) if one.metadata.get("is_remedy") and "traced" in one.metadata}
+    strengths = {name: getattr(config, name) for name in sorted(marked)}
     return Rates(
         number(config.learning_rate, config.train != "values"),
         number(config.value_learning_rate, config.train != "attention"),
-        number(config.kl_weight, config.kl_weight),
-        number(config.attention_floor, config.attention_floor),
-        number(config.replay, config.replay),
+        {name: number(strength, strength) for name, strength in strengths.items()},
     )
 
 
@@ -120,10 +112,11 @@ def run(
 @lru_cache(maxsize=32)
 def _program(config: FinetuneConfig, model: ModelConfig):
     def finetune(records: Int[Array, " record"], task: Task):
+        terms = partial(remedies.terms, config, task)
         if model.parametrisation == "dense":
-            finetuner = finetuners.of_dense(config.prompt, config.optimizer, task)
+            finetuner = finetuners.of_dense(config.prompt, config.optimizer, task, terms)
         else:
-            finetuner = finetuners.of_factored(config.prompt, task)
+            finetuner = finetuners.of_factored(config.prompt, task, terms)
         probe = task.facts.take(task.probe)
         is_stored = factored.recalled(finetuner.recall(probe), probe.answer)
 
@@ -134,13 +127,7 @@ def _program(config: FinetuneConfig, model: ModelConfig):
                 own, is_own = _spread(rows, size)
                 return _measure(finetuner.look, state, task, is_stored, task.facts.take(own), is_own)
 
-            def dev_loss(state) -> Float[Array, ""]:
-                facts = task.facts.take(task.dev)
-                loss = factored.loss_and_residual(
-                    finetuner.look(state, facts)[1], facts.answer, task.constants.multiplicity
-                )[0]
-                return _mean(loss, jnp.arange(len(loss)) < task.n_rows[1])
-
+            score = remedies.score(config, task, finetuner.look)
             state, trace = loop.run(
                 finetuner.step,
                 finetuner.state,
@@ -149,11 +136,11 @@ def _program(config: FinetuneConfig, model: ModelConfig):
                 records=records,
                 block=BLOCK,
                 key=jax.random.key(task.seed),
-                score=dev_loss if config.early_stopping else None,
+                score=score,
             )
-            # Of an early stop the last record is of another state.
+            # Where a remedy chose the state, the last record is of another.
             last = jax.tree.map(lambda records: records[-1], trace.measured)
-            return finetuner.result(state), trace, measure(state) if config.early_stopping else last
+            return finetuner.result(state), trace, last if score is None else measure(state)
 
         return jax.lax.map(one_arm, (task.arms, task.sizes))
 
@@ -164,19 +151,8 @@ def _draw(
     config: FinetuneConfig, task: Task, rows: Array, size: Array, n_steps: Array, key: Array, n: Array
 ) -> Int[Array, "step fact"]:
     """Return the facts of the block of steps from step n on."""
-    shape = (BLOCK, config.batch_size)
-    low, high = jnp.zeros_like(size), size
-    if config.curriculum != "mixed":
-        is_first = (n + jnp.arange(BLOCK)[:, None]) < n_steps / 2
-        half = size // 2
-        of_known = is_first if config.curriculum == "known_first" else ~is_first
-        low, high = jnp.where(of_known, 0, half), jnp.where(of_known, half, size)
-    if task.rates.replay is None:
-        return rows[jax.random.randint(key, shape, low, high)]
-    key, repeat_key, known_key = jax.random.split(key, 3)
-    repeated = task.known[jax.random.randint(known_key, shape, 0, task.n_rows[2])]
-    is_repeated = jax.random.uniform(repeat_key, shape) < task.rates.replay
-    return jnp.where(is_repeated, repeated, rows[jax.random.randint(key, shape, low, high)])
+    block = remedies.Block(config, task, rows, size, n + jnp.arange(BLOCK)[:, None], n_steps)
+    return remedies.rows(block, lambda key: rows[jax.random.randint(key, block.shape, 0, size)])(key)
 
 
 def _spread(rows: Int[Array, " row"], size: Int[Array, ""]) -> tuple[Int[Array, " own"], Bool[Array, " own"]]:

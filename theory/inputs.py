@@ -9,7 +9,7 @@ import numpy as np
 from core import split
 from core.facts.store import FactStore
 from core.seeds import Cell
-from theory import evaluate, facts, finetune, pretrain
+from theory import evaluate, facts, finetune, pretrain, remedies
 from theory.config import Config
 from theory.engine import loop, sampling
 from theory.model import embeddings, factored, finetuners, traced
@@ -84,16 +84,17 @@ def task(prepared: Prepared, *, n_probe: int, arms: Sequence[str] | None = None)
     config, halves = prepared.unit.config, prepared.split
     chosen = [halves.arms[arm] for arm in arms or halves.arms]
     training, known = halves.arms["whole"], np.zeros(0, np.int32)
-    if config.finetune.curriculum != "mixed" or config.finetune.replay:
+    reads = remedies.reads(config.finetune)
+    if reads & {"order", "known"}:
         ranked = np.argsort(-prepared.knownness, kind="stable")
-        if config.finetune.curriculum != "mixed":
+        if "order" in reads:
             chosen = [ranked[np.isin(ranked, arm)] for arm in chosen]
-        if config.finetune.replay:
+        if "known" in reads:
             known = ranked[np.isin(ranked, training)][: max(1, len(training) // 10)].astype(np.int32)
     rows = np.zeros((len(chosen), max(map(len, chosen))), np.int32)
     for row, arm in zip(rows, chosen, strict=True):
         row[: len(arm)] = arm
-    dev = halves.role == split.DEV if config.finetune.early_stopping else np.zeros(0, bool)
+    dev = halves.role == split.DEV if "dev" in reads else np.zeros(0, bool)
     probe = spread(np.flatnonzero(halves.role == split.HELD_OUT), n_probe)
     stop_by = spread(np.flatnonzero(dev), n_probe)
     return finetuners.Task(

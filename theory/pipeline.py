@@ -12,7 +12,7 @@ from jaxtyping import Int
 from core import split
 from core.facts.store import FactStore
 from core.seeds import Cell
-from theory import facts, finetune, knownness, pretrain
+from theory import facts, finetune, knownness, pretrain, remedies
 from theory.config import Config
 from theory.engine import loop
 from theory.engine.batched import pick, stack
@@ -196,7 +196,7 @@ def records_along(prepared: Sequence[Prepared]) -> Int[np.ndarray, "unit record"
 
 def records_at_end(prepared: Sequence[Prepared]) -> Int[np.ndarray, "unit record"]:
     """Return the last step of each unit alone; `records_along` where early stopping chooses among records."""
-    if prepared[0].unit.config.finetune.early_stopping:
+    if remedies.chooses_record(prepared[0].unit.config.finetune):
         return records_along(prepared)
     return np.stack([loop.record_steps(base.unit.config.finetune.steps, 1) for base in prepared])
 

@@ -1,7 +1,7 @@
 """The training loop of finetuning: the answer's tokens alone are scored, and an interrupted run goes on exactly.
 
 Batches are a function of (seed, epoch) alone, never of what was drawn before, so that a resumed run sees the same ones;
-checkpoints hold weights, optimizer, schedule and random states.
+checkpoints hold weights, optimizer, schedule and random states. Whatever else changes the loop is a `Hook`.
 """
 
 import math
@@ -18,7 +18,8 @@ from torch.nn import functional
 from transformers import get_scheduler
 
 from core.errors import InputError
-from empirical.lm import batch, checkpoint
+from empirical.lm import batch, checkpoint, hook
+from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
 
 
@@ -79,13 +80,17 @@ def fit(
     seed: int,
     work: Path,
     evaluate: Callable[[Any], dict[str, float]],
+    hooks: Sequence[Hook] = (),
     progress: Callable[[str, float], None] = lambda doing, share: None,
 ) -> list[dict[str, Any]]:
     """Train the model in place on prompt → completion, and return the trace, its start included.
 
+    The losses of the trace are those of the answers alone, whatever hooks add.
+
     Args:
         work: Folder of the checkpoint; it is read if it holds one, and left for the caller to remove.
         evaluate: Measured at each recorded step, beside the loss.
+        hooks: What remedies change, in this order.
 
     Raises:
         Diverged: the loss is not finite.
@@ -100,26 +105,48 @@ def fit(
     schedule = get_scheduler(config.schedule, optimizer, round(config.warmup * steps), steps)
     state = checkpoint.State(model, optimizer, schedule, work / "checkpoint.pt")
     torch.manual_seed(seed)  # dropout; after any adapter was initialised, so that arms begin alike
-    start, trace = state.resume() or (0, [{"step": 0, **evaluate(model)}])
+    start, trace = _resume(state, hooks) or (0, [{"step": 0} | _record(0, model, evaluate, hooks)])
     at = {round(steps * (i + 1) / config.n_records) for i in range(config.n_records)}
     board = _board(work) if config.tensorboard and accelerator.is_main_process else None
     for step in range(start, steps):
         rows = batch_rows([len(example.tokens) for example in examples], config, step, seed=seed)
-        loss = _step(accelerator, model, optimizer, [examples[row] for row in rows], config, pad)
+        drawn = hook.drawn(hooks, step, [examples[row] for row in rows])
+        loss = _step(accelerator, model, optimizer, drawn, config, pad, hooks)
         if not math.isfinite(loss):
             raise Diverged(f"step {step + 1}")
         schedule.step()
         if board:
             board.add_scalar("loss", loss, step + 1)
         if step + 1 in at:
-            trace.append({"step": step + 1, "loss": loss, **evaluate(model)})
+            trace.append({"step": step + 1, "loss": loss} | _record(step + 1, model, evaluate, hooks))
         if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
-            state.save(step + 1, trace)
+            state.save(step + 1, {"trace": trace, "hooks": [one.state() for one in hooks]})
         progress(f"loss {loss:.2f}", (step + 1) / steps)
     if board:
         board.close()
+    for one in hooks:
+        one.end()
     model.eval()
     return trace
+
+
+def _record(
+    step: int, model: Any, evaluate: Callable[[Any], dict[str, float]], hooks: Sequence[Hook]
+) -> dict[str, float]:
+    """Return what is measured at a recorded step, once the hooks have seen it."""
+    for one in hooks:
+        one.record(step)
+    return evaluate(model)
+
+
+def _resume(state: checkpoint.State, hooks: Sequence[Hook]) -> tuple[int, list[dict[str, Any]]] | None:
+    """Set model and hooks to the checkpoint, if there is one, and return its step and trace."""
+    if (found := state.resume()) is None:
+        return None
+    step, record = found
+    for one, kept in zip(hooks, record["hooks"], strict=True):
+        one.resume(kept)
+    return step, record["trace"]
 
 
 def n_steps(config: TrainConfig, n_examples: int) -> int:
@@ -151,8 +178,19 @@ def loss_sum(
     model: torch.nn.Module, tokens: Int[torch.Tensor, "example token"], labels: Int[torch.Tensor, "example token"]
 ) -> Float[torch.Tensor, ""]:
     """Return the sum of -log p over the answers' tokens."""
+    return _answers_loss(_logits(model, tokens), labels)
+
+
+def _logits(
+    model: torch.nn.Module, tokens: Int[torch.Tensor, "example token"]
+) -> Float[torch.Tensor, "example place output"]:
     # No mask is needed: attention is causal, and padding comes last and is not scored.
-    logits = model(input_ids=tokens[:, :-1]).logits
+    return model(input_ids=tokens[:, :-1]).logits
+
+
+def _answers_loss(
+    logits: Float[torch.Tensor, "example place output"], labels: Int[torch.Tensor, "example token"]
+) -> Float[torch.Tensor, ""]:
     return functional.cross_entropy(
         logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=batch.IGNORED, reduction="sum"
     )
@@ -165,8 +203,12 @@ def _step(
     examples: Sequence[Encoded],
     config: TrainConfig,
     pad: int,
+    hooks: Sequence[Hook],
 ) -> float:
-    """Take one optimizer step on the mean over the batch's answer tokens, on however many devices, and return it."""
+    """Take one optimizer step on the mean over the batch's answer tokens, on however many devices, and return it.
+
+    What hooks add is divided by as many tokens, and is no part of what is returned.
+    """
     model.train()
     n_tokens = sum(len(example.completion) for example in examples)
     own = examples[accelerator.process_index :: accelerator.num_processes]
@@ -178,8 +220,12 @@ def _step(
         part = own[i * size : (i + 1) * size]
         padded = batch.of_questions(part or examples[:1], pad)
         labels = padded.labels if part else torch.full_like(padded.labels, batch.IGNORED)
-        loss = loss_sum(model, padded.tokens.to(accelerator.device), labels.to(accelerator.device)) / n_tokens
-        accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over processes
+        tokens, labels = padded.tokens.to(accelerator.device), labels.to(accelerator.device)
+        logits = _logits(model, tokens)
+        loss = _answers_loss(logits, labels) / n_tokens
+        added = [one.loss(tokens, labels, logits) / n_tokens for one in hooks]
+        # Gradients are averaged over processes.
+        accelerator.backward(sum(added, start=loss) * accelerator.num_processes)
         total += loss.detach()
     accelerator.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
     optimizer.step()

@@ -5,7 +5,7 @@ that the study can go on in pieces, elsewhere too: the table is all that has to 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from core import config_json, former, statistics
 from core import runs as results
 from core.columns import MEASURES, SCREEN
 from core.factors import FACTORS
+from core.remedies import Remedies
 from core.runs import Run
 from core.seeds import Cell
 from empirical import config as configs
@@ -102,7 +103,11 @@ def _rows(variant: Variant, flow: str, seeds: dict[str, int], run: Run) -> list[
 
 
 def _hash(variant: Variant) -> str:
-    return config_json.config_hash(configs.to_json(variant.config))
+    """Return the hash of a config without the remedies that are off: rows from before there were any stay the same."""
+    stored, used = configs.to_json(variant.config), config_json.remedies(variant.config.finetune)
+    off = {field.name for field in fields(Remedies)} - set(used)
+    tuned = {name: value for name, value in stored["finetune"].items() if name not in off}
+    return config_json.config_hash(stored | {"finetune": tuned})
 
 
 def _order(row: Row) -> tuple:

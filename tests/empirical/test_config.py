@@ -88,6 +88,12 @@ def test_a_mixture_is_an_arm_where_its_share_is_given():
         ({"finetune": FinetuneConfig(lora=Lora(rank=0))}, "--finetune.lora"),
         ({"finetune": FinetuneConfig(train=TrainConfig(batch_size=0))}, "--finetune.train.batch-size"),
         ({"finetune": FinetuneConfig(train=TrainConfig(weight_decay=-1.0))}, "--finetune.train"),
+        ({"finetune": FinetuneConfig(kl_weight=-0.1)}, "--finetune.kl-weight"),
+        ({"finetune": FinetuneConfig(replay=1.1)}, "--finetune.replay"),
+        (
+            {"finetune": FinetuneConfig(early_stopping=True), "split": SplitConfig(held_out=0.4, dev=0.0)},
+            "--finetune.early-stopping",
+        ),
         ({"evaluate": EvaluateConfig(batch_size=0)}, "--evaluate.batch-size"),
         ({"arms": ()}, "--arms"),
         ({"arms": ("top", "top")}, "--arms"),

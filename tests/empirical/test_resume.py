@@ -99,6 +99,18 @@ def test_a_study_of_another_config_is_refused_also_under_another_seed(whole, see
         runs.unfinished(whole[0], "empirical", "small", [Cell(0, 0, seed)], configs.to_json(other), overwrite=False)
 
 
+def test_a_study_from_before_there_were_remedies_is_refused_by_their_names_and_its_config_is_still_read(tmp_path):
+    stored = configs.to_json(CONFIG)
+    of_remedies = {"early_stopping", "kl_weight", "curriculum", "replay"}
+    tuned = {name: value for name, value in stored["finetune"].items() if name not in of_remedies}
+    path = runs.directory(tmp_path, "empirical", "small", CELL)
+    runs.write_run(path, {"config": stored | {"finetune": tuned}, "seeds": CELL._asdict()}, {})
+    told = r"finetune.early_stopping: absent → False(.|\n)*and 1 more(.|\n)*--overwrite(.|\n)*--out"
+    with pytest.raises(InputError, match=told):
+        runs.unfinished(tmp_path, "empirical", "small", [CELL], stored, overwrite=False)
+    assert configs.from_json(runs.read_run(path).report["config"]) == CONFIG
+
+
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.4, 0.6, 0.8, 0.97])
 def test_an_interrupted_study_ends_as_if_it_had_not_been(whole, share, tmp_path):
     out, told = whole

@@ -281,3 +281,30 @@ def test_each_arm_is_tuned_from_the_base_anew(one, asked, tmp_path):
     assert not all(torch.equal(ends[0][name], ends[1][name]) for name in before)
     after = one.load().network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_remedies_read_the_arm_by_knownness_the_best_known_training_facts_and_the_dev_facts(asked):
+    questions, halves = asked
+    own = halves.arms["bottom"]
+    ranked = study._ranked(questions, own)
+    rows = {example.tokens: row for row, example in enumerate(questions.encoded)}
+    ours, known, dev = ([rows[example.tokens] for example in part] for part in (ranked.own, ranked.known, ranked.dev))
+    assert sorted(ours) == sorted(own.tolist()) and (np.diff(questions.knownness[ours]) <= 0).all()
+    assert len(known) == 3 and set(known) <= set(np.flatnonzero(questions.role == TRAIN).tolist())
+    assert questions.knownness[known].min() >= np.sort(questions.knownness[questions.role == TRAIN])[-3]
+    assert dev == np.flatnonzero(questions.role == DEV).tolist()
+
+
+@pytest.mark.parametrize("changes", [{"kl_weight": 1.0}, {"curriculum": "known_last"}, {"replay": 0.5}])
+def test_a_remedy_of_training_changes_an_arms_model_and_not_its_number_of_steps(changes, one, asked, tmp_path):
+    questions, halves = asked
+    ends = []
+    for name, options in {"plain": {}, "remedied": changes}.items():
+        tuning = replace(CONFIG.finetune, **options, train=TrainConfig(epochs=3, batch_size=4, n_records=2))
+        work = {"rate": 3e-2, "seed": 0, "work": tmp_path / name, "progress": quiet}
+        arm = halves.arms["bottom"]
+        tuned, trace = study.tune(replace(CONFIG, finetune=tuning), one, questions, arm, **work)
+        ends.append(({name: value.clone() for name, value in tuned.network.state_dict().items()}, trace))
+    (plain, steps), (remedied, others) = ends
+    assert any(not torch.equal(plain[name], remedied[name]) for name in plain)
+    assert [record["step"] for record in steps] == [record["step"] for record in others]

@@ -12,7 +12,7 @@ from core.errors import InputError
 from core.seeds import Cell
 from core.split import SplitConfig
 from theory import config as configs
-from theory import design, evaluate, finetune, pipeline
+from theory import design, evaluate, finetune, pipeline, remedies
 from theory.config import Config
 from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
@@ -113,7 +113,7 @@ def step():
 
 def test_kl_and_floor_move_values_and_logits_along_the_gradient_of_the_loss_as_written(step):
     values, logits, batch, base, constants = step
-    added = factored.Remedies(jnp.asarray(KL), base, jnp.asarray(FLOOR))
+    added = [remedies.kl(jnp.asarray(KL), base), remedies.floor(jnp.asarray(FLOOR))]
     rates = jnp.asarray(RATE), jnp.asarray(VALUE_RATE)
     found = factored.question_step(values, logits, batch, *rates, constants, "template", added)
     expected = step_by_autodiff(values, logits, batch, base, constants, "template")
@@ -126,7 +126,7 @@ def test_kl_and_floor_move_values_and_logits_along_the_gradient_of_the_loss_as_w
 def test_a_remedy_of_no_strength_changes_no_bit(step):
     values, logits, batch, base, constants = step
     rates = jnp.asarray(RATE), jnp.asarray(VALUE_RATE)
-    none = factored.Remedies(jnp.asarray(0.0), base, jnp.asarray(0.0))
+    none = [remedies.kl(jnp.asarray(0.0), base), remedies.floor(jnp.asarray(0.0))]
     found, expected = (
         factored.question_step(values, logits, batch, *rates, constants, "template", *added) for added in ([none], [])
     )

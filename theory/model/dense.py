@@ -1,6 +1,6 @@
 """The dense model: W_V and W_KQ trained by autodiff with any optax optimizer, on any embeddings."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -80,19 +80,16 @@ def stepper(
     constants: Constants,
     prompt: Prompt,
     transform: optax.GradientTransformation,
-    remedies: Callable[[factored.Facts], factored.Remedies] = lambda batch: factored.Remedies(),
+    terms: Callable[[factored.Facts], Sequence[factored.Term]] = lambda batch: (),
 ) -> Callable[[State, factored.Facts], tuple[State, Float[Array, " fact"]]]:
     """Return the function that takes one training step and returns the new state and the batch's losses."""
 
     def mean_loss(parameters, batch):
         attention, output = forward(parameters, vectors, batch, constants, prompt)
         losses = optax.softmax_cross_entropy_with_integer_labels(output, batch.answer)
-        added, total = remedies(batch), losses.mean()
-        if added.kl is not None and added.base is not None:
-            total += added.kl * optax.safe_softmax_cross_entropy(output, added.base).mean()
-        if added.floor is not None:
-            share = attention[0] / (attention[0] + attention[1])
-            total += added.floor * (jnp.maximum(0.5 - share, 0) ** 2 / 2).mean()
+        total = losses.mean()
+        for term in terms(batch):
+            total += term.loss(attention, output)
         return total, losses
 
     def step(state, batch):

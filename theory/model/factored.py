@@ -5,6 +5,7 @@ through φ(x) reaches what x shares with its kind at rate ρ and what is its own
 form over whole runs). A step touches the rows of its batch only, so its cost does not depend on the number of subjects.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,15 +53,15 @@ class Facts(NamedTuple):
         return Facts(*(ids[index] for ids in self))
 
 
-class Remedies(NamedTuple):
-    """What is added to the loss of question prompts; None for nothing."""
+class Term(NamedTuple):
+    """What a remedy adds to the loss of a batch of question prompts, and its negative gradients, fact by fact."""
 
-    kl: Float[Array, ""] | None = None
-    """Weight of KL(base ‖ tuned) on the output."""
-    base: Float[Array, "fact output"] | None = None
-    """The base's output probabilities on the batch, where `kl` is given."""
-    floor: Float[Array, ""] | None = None
-    """Weight of ½ max(0, ½ − t)², t the subject's share: the base's share is one half, its attention being uniform."""
+    loss: Callable[[Float[Array, "token fact"], Float[Array, "fact output"]], Float[Array, ""]]
+    """From attention and output logits: what the dense model differentiates."""
+    residual: Callable[[Float[Array, "fact output"]], Float[Array, "fact output"]] | None = None
+    """From the output's probabilities to the negative gradient on the output logits."""
+    force: Callable[[Float[Array, "token fact"]], Float[Array, "token fact"]] | None = None
+    """From attention to the negative gradient on the attention logits, beside what goes through the output."""
 
 
 def initial_values(config: ModelConfig, n_subjects: int, n_relations: int, n_answers: int, dtype: jnp.dtype) -> Values:
@@ -187,28 +188,27 @@ def question_step(
     value_rate: Float[Array, ""] | None,
     constants: Constants,
     prompt: Prompt,
-    remedies: Remedies = Remedies(),  # noqa: B008 (immutable)
+    terms: Sequence[Term] = (),
 ) -> tuple[Values, Logits, Float[Array, " fact"]]:
     r"""Return values and logits after one SGD step on question prompts, and the losses.
 
     The force on token i's logit is $G_i = α_i (u_i - Σ_j α_j u_j)$ with $u_i = (e_a - p)^⊤ v_i$ (R1).
-    The logits move at `rate` and the values at `value_rate`; what has no rate stays.
+    The logits move at `rate` and the values at `value_rate`; what has no rate stays. Terms add their own residuals and
+    forces; the losses are without them.
     """
     attention, token_values, output = forward(values, logits, batch, constants)
     count = _count(values, constants)
     loss, residual = loss_and_residual(output, batch.answer, count)
-    if remedies.kl is not None:
-        assert remedies.base is not None
+    residuals = [term.residual for term in terms if term.residual is not None]
+    if residuals:
         tuned = jax.nn.one_hot(batch.answer, residual.shape[-1], dtype=residual.dtype) - residual
-        residual = residual + remedies.kl * (remedies.base - tuned)
+        residual = sum((of(tuned) for of in residuals), start=residual)
     if rate is not None:
         total_residual = residual if count is None else residual * count
         advantage = jnp.stack([(total_residual * value).sum(axis=-1) for value in token_values])
         force = attention * (advantage - (attention * advantage).sum(axis=0))
-        if remedies.floor is not None:
-            share = attention[0] / (attention[0] + attention[1])
-            lift = remedies.floor * jnp.maximum(0.5 - share, 0) * share * (1 - share)
-            force = force + jnp.stack([lift, -lift, jnp.zeros_like(lift)])
+        forces = [term.force for term in terms if term.force is not None]
+        force = sum((of(attention) for of in forces), start=force)
         logits = _add_logits(logits, batch, force * (rate / len(loss)), rates(constants.shared_share, prompt))
     if value_rate is not None:
         subject, relation, template = attention * (value_rate / len(loss))

@@ -1,6 +1,6 @@
 """One world's finetuning in either parametrisation: where it starts, what a step does, what can be seen of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +19,8 @@ class Rates(NamedTuple):
 
     attention: Float[np.ndarray, "*world"] | None
     value: Float[np.ndarray, "*world"] | None
-    kl: Float[np.ndarray, "*world"] | None
-    attention_floor: Float[np.ndarray, "*world"] | None
-    replay: Float[np.ndarray, "*world"] | None
+    strength: dict[str, Float[np.ndarray, "*world"] | None]
+    """Of every remedy that is a number, by its setting's name; None where it is off."""
 
 
 class Task(NamedTuple):
@@ -71,13 +70,17 @@ class Finetuner(NamedTuple):
     result: Callable[[Any], Tuned]
 
 
+Terms = Callable[[Callable[[], Float[Array, "fact output"]]], Sequence[factored.Term]]
+"""What is added to a batch's loss, given what computes the base's output logits on it."""
+
+
 def start(base: factored.Values, prompt: Prompt) -> tuple[factored.Values, factored.Logits]:
     """Return the factored model as finetuning begins: uniform attention over the prompt's tokens."""
     values = base._replace(relation=jnp.zeros_like(base.relation)) if prompt == "fresh_relation" else base
     return values, factored.initial_logits(values, prompt)
 
 
-def of_factored(prompt: Prompt, task: Task) -> Finetuner:
+def of_factored(prompt: Prompt, task: Task, terms: Terms) -> Finetuner:
     """Return the finetuning of values and attention logits, by SGD alone."""
     assert isinstance(task.base, factored.Values)
     values, logits = start(task.base, prompt)
@@ -89,7 +92,7 @@ def of_factored(prompt: Prompt, task: Task) -> Finetuner:
         return state if moves_values else (values, state)
 
     def step(state, batch):
-        added = _remedies(task, lambda: factored.forward(values, logits, batch, task.constants)[2])
+        added = terms(lambda: factored.forward(values, logits, batch, task.constants)[2])
         moved_values, moved, losses = factored.question_step(
             *unpack(state), batch, rate, value_rate, task.constants, prompt, added
         )
@@ -110,7 +113,7 @@ def of_factored(prompt: Prompt, task: Task) -> Finetuner:
     return Finetuner((values, logits) if moves_values else logits, step, look, recall, result)
 
 
-def of_dense(prompt: Prompt, optimizer: str, task: Task) -> Finetuner:
+def of_dense(prompt: Prompt, optimizer: str, task: Task, terms: Terms) -> Finetuner:
     """Return the finetuning of W_V and W_KQ."""
     assert isinstance(task.base, dense.Parameters)
     parameters = task.base
@@ -124,15 +127,5 @@ def of_dense(prompt: Prompt, optimizer: str, task: Task) -> Finetuner:
         return dense.forward(parameters, vectors, facts, task.constants, "bare")[1]
 
     state = dense.State(parameters, transform.init(parameters))
-    step = dense.stepper(
-        vectors, task.constants, prompt, transform, lambda batch: _remedies(task, lambda: look(state, batch)[1])
-    )
+    step = dense.stepper(vectors, task.constants, prompt, transform, lambda batch: terms(lambda: look(state, batch)[1]))
     return Finetuner(state, step, look, recall, lambda s: Tuned(None, None, s.parameters))
-
-
-def _remedies(task: Task, base_output: Callable[[], Float[Array, "fact output"]]) -> factored.Remedies:
-    """Return what is added to the loss, the base's output computed only where it is needed."""
-    kl, floor = (None if rate is None else jnp.asarray(rate) for rate in (task.rates.kl, task.rates.attention_floor))
-    if kl is None:
-        return factored.Remedies(floor=floor)
-    return factored.Remedies(kl, factored.probability(base_output(), task.constants.multiplicity), floor)

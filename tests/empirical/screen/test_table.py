@@ -1,4 +1,5 @@
 import io
+import shutil
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -103,6 +104,20 @@ def test_what_the_table_holds_is_done_for_that_config_alone(rows):
     assert not table.is_done(rows, one, "lm", 2, 0)
     other = replace(one, config=replace(one.config, finetune=replace(one.config.finetune, learning_rates=(1e-3,))))
     assert not table.is_done(rows, other, "lm", 0, 1)
+
+
+def test_the_kept_table_is_one_to_go_on_from(tmp_path):
+    kept = Path(__file__).resolve().parents[3] / "paper_figs" / "results" / "empirical" / "screen" / "table.parquet"
+    shutil.copytree(kept.parent, table.path(tmp_path).parent)
+    found = table.read(tmp_path)
+    assert all(table.is_done(found, variant, "lm", 0, 0) for variant in design.variants(SCREEN, design.PARTS))
+
+
+def test_rows_of_another_remedy_are_others(rows):
+    tuned = replace(SCREEN.finetune, kl_weight=0.1)
+    (variant,) = design.variants(replace(SCREEN, finetune=tuned), ["factorial"])[:1]
+    assert table.is_done(rows, VARIANTS[0], "lm", 0, 0)
+    assert not table.is_done(rows, variant, "lm", 0, 0)
 
 
 def test_rows_are_read_from_finished_runs(tmp_path):

@@ -1,0 +1,169 @@
+"""What each remedy of `core.remedies` does to a language model's training, each in a hook of its own."""
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch.nn import functional
+
+from core import config_json
+from core.remedies import Remedies
+from empirical.lm import batch, train
+from empirical.lm.hook import Hook
+from empirical.lm.prompts import Encoded
+from empirical.lm.train import TrainConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """The questions that remedies read, the better known before the others."""
+
+    own: Sequence[Encoded]
+    """The arm's."""
+    known: Sequence[Encoded]
+    """The best-known tenth of all training facts."""
+    dev: Sequence[Encoded]
+    """Those that no arm is trained on and none is tested on, in any order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One arm's training, as it is about to begin."""
+
+    network: Any
+    """The model that is trained, its adapter on it if it has one."""
+    questions: Ranked
+    config: TrainConfig
+    pad: int
+    seed: int
+
+    @property
+    def n_steps(self) -> int:
+        """The number of optimizer steps, which no remedy changes."""
+        return train.n_steps(self.config, len(self.questions.own))
+
+
+class EarlyStopping(Hook):
+    """Ends with the weights of the recorded step whose loss on the dev facts is least, of equal ones the first."""
+
+    def __init__(self, config: Remedies, training: Training):
+        self._network, self._dev, self._pad = training.network, training.questions.dev, training.pad
+        self._size = training.config.micro_batch_size or training.config.batch_size
+        self._least = float("inf")
+        self._weights: dict[str, torch.Tensor] = {}
+
+    def record(self, step: int) -> None:
+        loss = self._loss()
+        if loss < self._least or not self._weights:
+            self._least = loss
+            self._weights = {name: value.detach().to("cpu", copy=True) for name, value in self._trained().items()}
+
+    def end(self) -> None:
+        with torch.no_grad():
+            for name, value in self._trained().items():
+                value.copy_(self._weights[name])
+
+    def state(self) -> Any:
+        return {"least": self._least, "weights": self._weights}
+
+    def resume(self, state: Any) -> None:
+        self._least, self._weights = state["least"], state["weights"]
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {name: value for name, value in self._network.named_parameters() if value.requires_grad}
+
+    def _loss(self) -> float:
+        """Return the loss on the dev facts, summed."""
+        self._network.eval()
+        device, total = next(self._network.parameters()).device, 0.0
+        with torch.no_grad():
+            for first in range(0, len(self._dev), self._size):
+                questions = batch.of_questions(self._dev[first : first + self._size], self._pad)
+                inputs = questions.tokens.to(device), questions.labels.to(device)
+                total += train.loss_sum(self._network, *inputs).item()
+        return total
+
+
+class Kl(Hook):
+    """Adds KL(base ‖ tuned) on the answers' tokens to the loss.
+
+    The base is a frozen copy; of a model with an adapter it is the same model without, which takes no memory.
+    """
+
+    def __init__(self, config: Remedies, training: Training):
+        self._weight, self._network = config.kl_weight, training.network
+        self._has_adapter = hasattr(training.network, "disable_adapter")
+        self._base = self._network if self._has_adapter else copy.deepcopy(self._network).requires_grad_(False)
+
+    def loss(
+        self,
+        tokens: Int[torch.Tensor, "example token"],
+        labels: Int[torch.Tensor, "example token"],
+        logits: Float[torch.Tensor, "example place output"],
+    ) -> Float[torch.Tensor, ""] | float:
+        is_scored = labels[:, 1:] != batch.IGNORED
+        base = self._base_logits(tokens)[is_scored].float().log_softmax(-1)
+        tuned = logits[is_scored].float().log_softmax(-1)
+        return self._weight * functional.kl_div(tuned, base, reduction="sum", log_target=True)
+
+    def _base_logits(self, tokens: Int[torch.Tensor, "example token"]) -> Float[torch.Tensor, "example place output"]:
+        """Return the base's logits, without dropout; the model is left in training mode."""
+        off: AbstractContextManager = self._network.disable_adapter() if self._has_adapter else nullcontext()
+        was_training = self._base.training
+        self._base.to(tokens.device).eval()
+        with torch.no_grad(), off:
+            logits = self._base(input_ids=tokens[:, :-1]).logits
+        self._base.train(was_training)
+        return logits
+
+
+class Curriculum(Hook):
+    """Draws the first half of the steps from one half of the arm, by knownness, and the rest from the other."""
+
+    def __init__(self, config: Remedies, training: Training):
+        own, self._training = training.questions.own, training
+        middle = max(1, len(own) // 2)
+        known, other = own[:middle], own[middle:] or own
+        self._halves = (known, other) if config.curriculum == "known_first" else (other, known)
+        self._n_first = -(-training.n_steps // 2)
+
+    def batch(self, step: int, drawn: list[Encoded]) -> list[Encoded]:
+        is_second = step >= self._n_first
+        half, since = self._halves[is_second], step - self._n_first * is_second
+        lengths = [len(example.tokens) for example in half]
+        rows = train.batch_rows(lengths, self._training.config, since, seed=self._training.seed)
+        return [half[row] for row in rows]
+
+
+class Replay(Hook):
+    """Puts a fact of the best-known tenth in the place of each fact of a batch, at this chance."""
+
+    def __init__(self, config: Remedies, training: Training):
+        self._share, self._known, self._seed = config.replay, training.questions.known, training.seed
+
+    def batch(self, step: int, drawn: list[Encoded]) -> list[Encoded]:
+        rng = np.random.default_rng([self._seed, 12, step])
+        is_repeated = rng.random(len(drawn)) < self._share
+        repeated = rng.integers(len(self._known), size=len(drawn))
+        pairs = zip(drawn, is_repeated, repeated, strict=True)
+        return [self._known[row] if repeats else example for example, repeats, row in pairs]
+
+
+HOOKS: dict[str, Callable[[Any, Training], Hook]] = {
+    "early_stopping": EarlyStopping,
+    "kl_weight": Kl,
+    "curriculum": Curriculum,
+    "replay": Replay,
+}
+"""What each remedy does, by the name of its setting; batches go through them in this order."""
+
+
+def hooks(config: Remedies, training: Training) -> list[Hook]:
+    """Return the hooks of the remedies that are on."""
+    used = config_json.remedies(config)
+    return [make(config, training) for name, make in HOOKS.items() if name in used]
