@@ -80,10 +80,12 @@ def fit(
     work: Path,
     evaluate: Callable[[Any], dict[str, float]],
     progress: Callable[[str, float], None] = lambda doing, share: None,
+    is_mixed: bool = False,
 ) -> list[dict[str, Any]]:
     """Train the model in place on prompt → completion, and return the trace, its start included.
 
     Args:
+        is_mixed: Compute in bfloat16 (autocast); weights, their gradients and AdamW's moments stay as they are.
         work: Folder of the checkpoint; it is read if it holds one, and left for the caller to remove.
         evaluate: Measured at each recorded step, beside the loss.
 
@@ -100,19 +102,24 @@ def fit(
     schedule = get_scheduler(config.schedule, optimizer, round(config.warmup * steps), steps)
     state = checkpoint.State(model, optimizer, schedule, work / "checkpoint.pt")
     torch.manual_seed(seed)  # dropout; after any adapter was initialised, so that arms begin alike
-    start, trace = state.resume() or (0, [{"step": 0, **evaluate(model)}])
+
+    def record() -> dict[str, float]:
+        with _precision(accelerator, is_mixed):
+            return evaluate(model)
+
+    start, trace = state.resume() or (0, [{"step": 0, **record()}])
     at = {round(steps * (i + 1) / config.n_records) for i in range(config.n_records)}
     board = _board(work) if config.tensorboard and accelerator.is_main_process else None
     for step in range(start, steps):
         rows = batch_rows([len(example.tokens) for example in examples], config, step, seed=seed)
-        loss = _step(accelerator, model, optimizer, [examples[row] for row in rows], config, pad)
+        loss = _step(accelerator, model, optimizer, [examples[row] for row in rows], config, pad, is_mixed)
         if not math.isfinite(loss):
             raise Diverged(f"step {step + 1}")
         schedule.step()
         if board:
             board.add_scalar("loss", loss, step + 1)
         if step + 1 in at:
-            trace.append({"step": step + 1, "loss": loss, **evaluate(model)})
+            trace.append({"step": step + 1, "loss": loss, **record()})
         if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
             state.save(step + 1, trace)
         progress(f"loss {loss:.2f}", (step + 1) / steps)
@@ -165,6 +172,7 @@ def _step(
     examples: Sequence[Encoded],
     config: TrainConfig,
     pad: int,
+    is_mixed: bool,
 ) -> float:
     """Take one optimizer step on the mean over the batch's answer tokens, on however many devices, and return it."""
     model.train()
@@ -178,7 +186,8 @@ def _step(
         part = own[i * size : (i + 1) * size]
         padded = batch.of_questions(part or examples[:1], pad)
         labels = padded.labels if part else torch.full_like(padded.labels, batch.IGNORED)
-        loss = loss_sum(model, padded.tokens.to(accelerator.device), labels.to(accelerator.device)) / n_tokens
+        with _precision(accelerator, is_mixed):
+            loss = loss_sum(model, padded.tokens.to(accelerator.device), labels.to(accelerator.device)) / n_tokens
         accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over processes
         total += loss.detach()
     accelerator.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
@@ -186,6 +195,11 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     summed: Any = accelerator.reduce(total, "sum")
     return float(summed)
+
+
+def _precision(accelerator: Accelerator, is_mixed: bool) -> torch.autocast:
+    """Return the context of a forward pass."""
+    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=is_mixed)
 
 
 def _board(work: Path) -> Any:
