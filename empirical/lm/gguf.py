@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+import transformers
 from huggingface_hub import constants
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -132,8 +133,15 @@ def check_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, metadata: Ma
     for name in SPECIAL:
         expected, found = metadata.get(f"tokenizer.ggml.{name}_token_id"), getattr(tokenizer, f"{ours[name]}_token_id")
         if expected is not None and found is not None and int(expected) != found:
-            raise InputError(f"{path}: its {name} token is {expected}, and the rebuilt tokenizer's {found}.")
+            raise _other(path, f"its {name} token is {expected}, and the rebuilt tokenizer's {found}")
     begins = metadata.get("tokenizer.ggml.add_bos_token")
     first = tokenizer("a")["input_ids"][0]  # type: ignore[index]
     if begins is not None and bool(begins) != (first == tokenizer.bos_token_id):
-        raise InputError(f"{path}: whether texts begin with {tokenizer.bos_token} is not as the file says.")
+        raise _other(path, f"whether texts begin with {tokenizer.bos_token} is not as the file says")
+
+
+def _other(path: Path, difference: str) -> InputError:
+    return InputError(
+        f"{path}: transformers {transformers.__version__} rebuilds another tokenizer: {difference}.\n"
+        "Install a later one (5.23 does it right), or name a checkpoint folder with its tokenizer."
+    )
