@@ -5,6 +5,7 @@ import os
 import shutil
 import warnings
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -112,7 +113,7 @@ def load(config: ModelConfig) -> LanguageModel:
         if folder.is_dir():
             _check_files(folder)
         settings = AutoConfig.from_pretrained(config.name, revision=config.revision)
-        tokenizer = AutoTokenizer.from_pretrained(config.name, revision=config.revision)
+        tokenizer = _tokenizer(config.name, config.revision, _stamp(folder))
         options = {"revision": config.revision, "dtype": dtype(config.precision), "attn_implementation": "sdpa"}
         options |= {"config": settings, "output_loading_info": True}
         network, report = cast(Any, AutoModelForCausalLM.from_pretrained(config.name, **options))
@@ -125,7 +126,7 @@ def load(config: ModelConfig) -> LanguageModel:
             "behind a licence, accept it there and set HF_TOKEN."
         ) from error
     network, is_mixed = network.to(device=device()).eval(), config.precision == "mixed"
-    return LanguageModel(network, with_pad(tokenizer), config.name, config.revision, is_mixed)
+    return LanguageModel(network, tokenizer, config.name, config.revision, is_mixed)
 
 
 def measured(model: LanguageModel) -> LanguageModel:
@@ -181,18 +182,39 @@ def _load_adapter(folder: Path, config: ModelConfig) -> LanguageModel:
     return LanguageModel(network.eval(), base_model.tokenizer, str(folder))
 
 
+@lru_cache(maxsize=4)
+def _tokenizer(name: str, revision: str | None, stamp: tuple[tuple[str, int, int], ...]) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, kept for the next load: one of 262,000 tokens takes seconds, and a study loads many times.
+
+    Args:
+        stamp: Tells the files of a folder from those that were there before.
+    """
+    if stamp:
+        _check_tokenizer(Path(name) / "tokenizer.json")
+    return with_pad(AutoTokenizer.from_pretrained(name, revision=revision))
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of a folder's tokenizer files; nothing of a hub id."""
+    files = sorted((*folder.glob("*token*"), *folder.glob("*.jinja"))) if folder.is_dir() else []
+    return tuple((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
+
+
+def _check_tokenizer(path: Path) -> None:
+    """Raise ValueError if the file is damaged."""
+    if path.exists():
+        try:
+            Tokenizer.from_file(str(path))
+        except Exception as error:  # the tokenizers library raises nothing more specific
+            raise ValueError(f"tokenizer.json is damaged: {_reason(error)}") from error
+
+
 def _check_files(folder: Path) -> None:
-    """Raise ValueError or SafetensorError if a file of the checkpoint cannot be read."""
+    """Raise ValueError or SafetensorError if a file of the checkpoint, its tokenizer apart, cannot be read."""
     for name in ("config.json", "adapter_config.json", "tokenizer_config.json", "generation_config.json"):
         path = folder / name
         if path.exists() and not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
             raise ValueError(f"{name} is not a JSON object")
-    tokenizer = folder / "tokenizer.json"
-    if tokenizer.exists():
-        try:
-            Tokenizer.from_file(str(tokenizer))
-        except Exception as error:  # the tokenizers library raises nothing more specific
-            raise ValueError(f"tokenizer.json is damaged: {_reason(error)}") from error
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt"):
             pass
