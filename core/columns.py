@@ -48,6 +48,7 @@ FACTS = pa.schema(
         ("token_f1", SINGLE),  # SQuAD's, the best over accepted answers
         ("swapped_predicted", NAME),  # the answer when the subject is swapped for another of the relation
         ("knockout_drop", SINGLE),  # log-probability of the answer lost without attention to the subject, nats
+        ("known_class", NAME),  # how well the base model knows the fact (Gekhman et al. 2024); null if not asked
     ]
 )
 """One row per (arm, fact)."""

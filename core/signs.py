@@ -1,4 +1,4 @@
-"""The theory's signs (a) to (f), which any model can be held against: what each says, and what an interval decides."""
+"""The theory's signs (a) to (g), which any model can be held against: what each says, and what an interval decides."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,6 +11,7 @@ SIGNS = {
     "c": "Generic answers are rarer after finetuning on well-known facts.",
     "d": "The accuracy gap is largest at middling knownness.",
     "f": "The random half lies between the top and the bottom half.",
+    "g": "At equal knownness, facts with rarer answers are the better ones to finetune on (R9).",
 }
 """(e), growth of the gap with the contrast between the halves, needs several worlds: the screen of worlds."""
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int, Int8, Real
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from core import arms as other_arms
 from core.config_json import setting
 from core.errors import InputError
 
@@ -116,7 +117,14 @@ def roles(
 
 
 def arms(
-    drawn: Roles, relation: Int[np.ndarray, " fact"], knownness: Real[np.ndarray, " fact"], config: SplitConfig
+    drawn: Roles,
+    relation: Int[np.ndarray, " fact"],
+    knownness: Real[np.ndarray, " fact"],
+    config: SplitConfig,
+    *,
+    more: tuple[str, ...] = (),
+    answer: Int[np.ndarray, " fact"] | None = None,
+    known_class: Int[np.ndarray, " fact"] | None = None,
 ) -> Split:
     """Return the split with its arms: the same for the same roles, however often it is called.
 
@@ -126,9 +134,12 @@ def arms(
 
     Args:
         relation: Ids; any integers.
+        more: Arms of `core.arms`.
+        answer: Ids of the facts' answers; only `more` may need them.
+        known_class: Indices into `core.arms.CLASSES`; only `more` may need them.
 
     Raises:
-        InputError: a training fact's knownness is not a number.
+        InputError: a training fact's knownness is not a number, or an arm of `more` cannot be drawn.
     """
     rng = copy.deepcopy(drawn.rng)
     train = np.flatnonzero(drawn.role == TRAIN)
@@ -140,7 +151,18 @@ def arms(
     rows = halves | {"whole": np.arange(len(train))}
     if config.known_share is not None:
         rows["mixture"] = _mix(rows, group, config.known_share, config.size, rng)
-    return Split(drawn.role, {name: np.sort(train[rows[name]]) for name in config.names})
+    if more:
+        frequency = None if answer is None else _frequency(relation[train], answer[train])
+        classes = None if known_class is None else known_class[train]
+        rows |= other_arms.draw(more, other_arms.Training(group, knownness[train], frequency, classes), rng)
+    return Split(drawn.role, {name: np.sort(train[rows[name]]) for name in (*config.names, *more)})
+
+
+def _frequency(relation: Int[np.ndarray, " fact"], answer: Int[np.ndarray, " fact"]) -> Int[np.ndarray, " fact"]:
+    """Return how many facts of each fact's relation have its answer."""
+    pairs = np.stack([relation, answer])
+    _, pair, count = np.unique(pairs, axis=1, return_inverse=True, return_counts=True)
+    return count[pair.ravel()]
 
 
 def check_leaks(

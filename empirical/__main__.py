@@ -1,4 +1,4 @@
-"""python -m empirical {run,pretrain,score,finetune,evaluate,attention,compare,list}: parse and call."""
+"""python -m empirical {run,pretrain,score,finetune,evaluate,attention,weights,compare,list}: parse and call."""
 
 import sys
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from core import cli, former
-from empirical.commands import Compare, List, Pretrain, Study
+from empirical.commands import Compare, List, Pretrain, Study, Weights
 from empirical.lm import model
 from empirical.model_commands import Attention, Evaluate, Finetune, Score
 
@@ -19,6 +19,7 @@ Command = (
     | Annotated[Finetune, tyro.conf.subcommand("finetune")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Attention, tyro.conf.subcommand("attention")]
+    | Annotated[Weights, tyro.conf.subcommand("weights")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )

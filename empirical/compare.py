@@ -5,7 +5,7 @@ seeds: a t-interval over their means. With fewer it is the questions: a bootstra
 clusters of questions, by relation where there are ten or more, else by subject; a row's note says which.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,38 @@ STATEMENTS = signs.SIGNS | {
     "unknown": "Facts that the base model does not recall are answered, by guessing, after which half?",
     "swap": "The subject decides the answer more often after finetuning on well-known facts.",
     "knockout": "The answer depends more on attention to the subject after the well-known.",
+    "rarity": "Facts whose answers are rare, of whatever knownness, against those with common ones.",
+    "matched": "Halves by knownness whose answers are equally frequent: what is left of the effect.",
+    "crossed": "Knownness and rarity crossed, in four arms of equal size: what each does, and both together.",
 }
 """Beside the theory's signs what is read with them, as accuracy mixes what was kept with what was guessed."""
+CROSSED = {
+    ("g", "rare − common, of equal knownness"): {
+        "known_rare": 0.5,
+        "unknown_rare": 0.5,
+        "known_common": -0.5,
+        "unknown_common": -0.5,
+    },
+    ("crossed", "known − unknown, of equal rarity"): {
+        "known_rare": 0.5,
+        "known_common": 0.5,
+        "unknown_rare": -0.5,
+        "unknown_common": -0.5,
+    },
+    ("crossed", "interaction"): {
+        "known_rare": 1.0,
+        "unknown_rare": -1.0,
+        "known_common": -1.0,
+        "unknown_common": 1.0,
+    },
+}
+"""The contrasts of the four crossed arms: result and name to the weight of each arm."""
+CROSSED_COLUMNS = {
+    "correct": "held-out accuracy",
+    "retained": "accuracy where the base model recalls the fact",
+    "is_generic_arm": "answers that are the relation's most frequent in the arm",
+    "subject_attention": "attention to the subject",
+}
 N_FIFTHS = 5
 MIN_WORLDS, MIN_RELATIONS = 3, 10
 N_DRAWS = 2000
@@ -76,10 +106,21 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
         ),
         ("swap", "bottom", "top", "is_swap_invariant", "answers that stay when the subject is swapped"),
         ("knockout", "top", "bottom", "knockout_drop", "log-probability lost without attention to the subject, nats"),
+        ("rarity", "rare", "common", "correct", "held-out accuracy"),
+        ("rarity", "rare", "random", "correct", "held-out accuracy"),
+        ("rarity", "common", "random", "correct", "held-out accuracy"),
+        ("rarity", "rare", "common", "retained", "accuracy where the base model recalls the fact"),
+        *(("matched", "top_matched", "bottom_matched", column, note) for column, note in CROSSED_COLUMNS.items()),
     ]
     made = [_row(*one, groups) for one in wanted if {one[1], one[2]} <= set(arms) and _applies(groups, *one[1:4])]
     if {"top", "bottom"} <= set(arms) and all(len(group.fifth) >= N_FIFTHS for group in groups):
         made += [_middle(groups)] + [_fifth(groups, fifth) for fifth in range(N_FIFTHS)]
+    made += [
+        _contrast(result, name, weights, column, note, groups)
+        for (result, name), weights in CROSSED.items()
+        for column, note in CROSSED_COLUMNS.items()
+        if set(weights) <= set(arms) and all(_applies(groups, arm, arm, column) for arm in weights)
+    ]
     n_runs = sum(len(group.seeds) for group in groups)
     common = {"experiment": experiment, "seeds": n_runs, "unit": unit(groups)}
     return [common | {"statement": STATEMENTS[row["result"]]} | row for row in made]
@@ -199,8 +240,21 @@ def _row(result: str, one: str, other: str, column: str, note: str, groups: Sequ
     if result == "a" and len(groups) == 1 and len(groups[0].seeds) == 1:
         a, b = (_values(groups[0], arm, column)[0] == 1 for arm in (one, other))
         p_value, note = statistics.mcnemar(a, b), f"{note}; McNemar's exact p"
-    is_sign = result in "abcdf"
+    is_sign = result in signs.SIGNS
     return _measured(result, f"{one} − {other}", found, p_value, f"{note} ({counted(groups)})", is_sign=is_sign)
+
+
+def _contrast(
+    result: str, name: str, weights: Mapping[str, float], column: str, note: str, groups: Sequence[Group]
+) -> Row:
+    """Return the row of a weighted sum of arms."""
+
+    def values(group: Group) -> Float[np.ndarray, "seed question"]:
+        return np.sum([weight * _values(group, arm, column) for arm, weight in weights.items()], axis=0)
+
+    found = interval(groups, values)
+    is_sign = result in signs.SIGNS and column == "correct"
+    return _measured(result, name, found, found.p_value, f"{note} ({counted(groups)})", is_sign=is_sign)
 
 
 def _measured(

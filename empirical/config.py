@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from core import arms as other_arms
 from core import config_json, remedies, split
 from core.errors import InputError
 from core.split import ARMS, SplitConfig
@@ -32,7 +33,15 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     """The model of our own that is pretrained; not read if --model.name is given."""
     arms: tuple[str, ...] = ARMS
-    """The arms to finetune, each of top, bottom, whole, random (mixture, if --split.known-share is given)."""
+    """The arms to finetune: of top, bottom, whole, random (mixture, if --split.known-share is given); by how frequent
+    the answer is: common, rare; halves with equally frequent answers: top_matched, bottom_matched; both crossed:
+    known_common, known_rare, unknown_common, unknown_rare; by class: highly_known, maybe_known, weakly_known, unknown;
+    by size: size_5, size_10, size_25."""
+
+    @property
+    def more_arms(self) -> tuple[str, ...]:
+        """The arms asked for beside those that every split has."""
+        return tuple(arm for arm in self.arms if arm in other_arms.NAMES)
 
     @property
     def pretrains(self) -> bool:
@@ -59,7 +68,9 @@ def check(config: Config) -> None:
     if len(config.finetune.learning_rates) > 1 and not config.split.dev:
         raise InputError("several --finetune.learning-rates are chosen from on dev facts.\nAdd --split.dev 0.1.")
     remedies.check_dev(config.finetune, config.split.dev)
-    allowed = config.split.names
+    allowed = (*config.split.names, *other_arms.NAMES)
+    if set(config.arms) & set(other_arms.CLASSES) and not config.knownness.gives_classes:
+        raise InputError("arms by class of knownness need the classes.\nAdd --knownness.classes.")
     if not config.arms or len(set(config.arms)) < len(config.arms) or not set(config.arms) <= set(allowed):
         raise InputError(f"--arms {' '.join(config.arms)}: name each of {', '.join(allowed)} once at most.")
 

@@ -71,6 +71,52 @@ def _published(model: str, facts: FactsConfig) -> Config:
     )
 
 
+REGISTERED_ARMS = (
+    *("top", "bottom", "random", "whole", "common", "rare", "top_matched", "bottom_matched"),
+    *("known_common", "known_rare", "unknown_common", "unknown_rare", "size_5", "size_10", "size_25"),
+)
+"""Halves by knownness and by how frequent the answer is; halves by the one with the other held equal; both crossed;
+and size apart."""
+
+
+def _registered(model: str, facts: FactsConfig, split: SplitConfig) -> Config:
+    """Return the study of a model that comes as a registry package, small enough for a laptop."""
+    return Config(
+        facts=facts,
+        model=ModelConfig(name=f"package:{model}"),
+        knownness=KnownnessConfig(measure="popularity" if facts.source == "popqa" else "logprob", shots=5, n_prompts=1),
+        split=split,
+        finetune=FinetuneConfig(learning_rates=(3e-5,), train=TrainConfig(epochs=5, batch_size=32)),
+        evaluate=EvaluateConfig(batch_size=128),
+        arms=REGISTERED_ARMS,
+    )
+
+
+RELATIONS = {
+    "smollm2-135m": ("P17", "P36", "P407", "P176", "P276", "P159", "P20"),
+    "gemma-3-270m": ("P17", "P36", "P407", "P176", "P276", "P159", "P20"),
+    "qwen2.5-coder-0.5b": ("P17", "P36", "P407", "P176", "P276", "P159", "P20"),
+    "qwen2.5-coder-1.5b": ("P17", "P36", "P407", "P176", "P276", "P159", "P20"),
+}
+"""EntityQuestions' relations that each model knows something of."""
+
+
+def _registered_studies(model: str, title: str) -> dict[str, tuple[str, Config]]:
+    entity_questions = FactsConfig(source="entity_questions", relations=RELATIONS[model], per_relation=1000)
+    popqa = FactsConfig(source="popqa", where="pop_source=[AB]")
+    split = SplitConfig(held_out=0.4, dev=0.1, within_relation=True)
+    return {
+        f"{model}-entity-questions": (
+            f"{title} on EntityQuestions: which facts, or which answers? (needs --facts.path)",
+            _registered(model, entity_questions, split),
+        ),
+        f"{model}-popqa": (
+            f"{title} on PopQA, ranked by popularity (needs --facts.path).",
+            _registered(model, popqa, split),
+        ),
+    }
+
+
 _POPQA = FactsConfig(source="popqa")
 _ENTITY_QUESTIONS = FactsConfig(source="entity_questions", limit=20_000)
 _MMLU = FactsConfig(source="mmlu", part="test")
@@ -87,6 +133,9 @@ STUDIES: dict[str, tuple[str, Config]] = {
         "200 of MMLU's questions asked of a small Llama: the mechanics alone, it is at chance (needs --facts.path).",
         TINY_MMLU,
     ),
+    **_registered_studies("smollm2-135m", "SmolLM2-135M"),
+    **_registered_studies("gemma-3-270m", "Gemma 3 270M"),
+    **_registered_studies("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B"),
     "llama-2-7b-popqa": ("Llama-2-7B on PopQA, LoRA (one GPU).", _published("meta-llama/Llama-2-7b-hf", _POPQA)),
     "llama-2-7b-entity-questions": (
         "Llama-2-7B on EntityQuestions, ranked by what it answers few-shot (one GPU).",

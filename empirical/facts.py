@@ -6,8 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from core import config_json
+from core import arms, config_json
 from core import facts as core_facts
+from core.config_json import setting
 from core.errors import InputError
 from core.facts import Source
 from core.facts.record import Fact, FactSet
@@ -36,6 +37,8 @@ class FactsConfig:
     """EntityQuestions' folder of frequency buckets: popularity by bucket, P19 and P170 alone."""
     limit: int | None = None
     """At most so many facts, drawn at random (always the same); not given: all."""
+    per_relation: int | None = setting(None, is_later=True)
+    """At most so many facts of each relation, drawn at random (always the same); not given: all."""
     columns: TableColumns = field(default_factory=TableColumns)
     """The columns of one's own table."""
 
@@ -46,8 +49,9 @@ def check(config: FactsConfig) -> None:
         raise InputError("--facts.path is of no use to a synthetic world.\nAdd --facts.source, or leave the path.")
     if config.source != "world" and config.path is None:
         raise InputError(f"the source {config.source} needs its file or folder.\nName it with --facts.path.")
-    if config.limit is not None and config.limit < 1:
-        raise InputError(f"--facts.limit is {config.limit}: it must be at least 1.")
+    for flag, limit in {"limit": config.limit, "per-relation": config.per_relation}.items():
+        if limit is not None and limit < 1:
+            raise InputError(f"--facts.{flag} is {limit}: it must be at least 1.")
 
 
 def load(config: FactsConfig) -> FactSet | None:
@@ -61,12 +65,23 @@ def load(config: FactsConfig) -> FactSet | None:
         return None
     assert config.path is not None
     request = Request(config.path, config.part, config.relations, config.where, config.buckets, config.columns)
-    return _limited(core_facts.read(config.source, request), config.limit)
+    return _limited(_limited_each(core_facts.read(config.source, request), config.per_relation), config.limit)
 
 
 def fingerprint(given: FactSet | None) -> str | None:
     """Return the SHA-256 of the facts, which tells whether their file has changed; None where there are none."""
     return None if given is None else config_json.config_hash([asdict(fact) for fact in given.facts])
+
+
+def _limited_each(chosen: FactSet, limit: int | None) -> FactSet:
+    """Return at most `limit` of the facts of each relation, drawn at random, always the same."""
+    relation = np.array([fact.relation for fact in chosen.facts])
+    if limit is None or np.unique(relation, return_counts=True)[1].max() <= limit:
+        return chosen
+    place = arms.ranks(relation, np.zeros(len(relation)), np.random.default_rng(0))[0]
+    rows = np.flatnonzero(place < limit)
+    note = f"{len(rows):,} of {len(relation):,} facts were drawn, {limit} of each relation (--facts.per-relation)"
+    return FactSet(tuple(chosen.facts[row] for row in rows), (*chosen.notes, note))
 
 
 def _limited(chosen: FactSet, limit: int | None) -> FactSet:

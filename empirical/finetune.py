@@ -91,12 +91,13 @@ def run(
     hooks = remedies.hooks(config, remedies.Training(network, questions, config.train, base.pad, seed))
     options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "hooks": hooks, "progress": progress}
     try:
-        trace = train.fit(network, examples, config.train, learning_rate=learning_rate, pad=base.pad, **options)
+        options |= {"learning_rate": learning_rate, "pad": base.pad, "is_mixed": base.is_mixed}
+        trace = train.fit(network, examples, config.train, **options)
     except train.Diverged as error:
         raise InputError(
             f"finetuning at rate {learning_rate:g} diverged at {error}.\nLower --finetune.learning-rates."
         ) from error
-    return LanguageModel(network, base.tokenizer, base.name), trace
+    return LanguageModel(network, base.tokenizer, base.name, is_mixed=base.is_mixed), trace
 
 
 def _with_adapter(config: Lora, base: LanguageModel) -> Any:

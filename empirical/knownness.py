@@ -6,22 +6,21 @@ for all facts of a relation that they do not give away.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 from transformers import PreTrainedTokenizerBase
 
+from core.config_json import setting
 from core.errors import InputError
 from core.facts.record import Fact
 from empirical.lm import generate, multiple_choice, prompts, scores
-from empirical.progress import Done, Progress, counter, silent
+from empirical.progress import Done, Progress, counter, part, silent
 
-CLASSES = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
-"""Gekhman et al. 2024, the best known first."""
 CHOICE_SHOTS = 5
 """Answered questions before one of multiple choice, as in Hendrycks et al. 2021."""
 
@@ -42,8 +41,16 @@ class KnownnessConfig:
     """Number of random answers to each prompt (only for the measure `sampled`)."""
     temperature: float = 0.5
     """Temperature at which random answers are drawn, above 0; the default is that of Gekhman et al. 2024."""
+    classes: bool = setting(False, is_later=True)
+    """Sort the facts into the four classes of Gekhman et al. (2024) too, whatever ranks them: `n_prompts` greedy and
+    `samples` random answers to each; the measure `sampled` does so by itself."""
     batch_size: int = 64
     """Number of questions that the model reads at once."""
+
+    @property
+    def gives_classes(self) -> bool:
+        """Whether facts are sorted into classes."""
+        return self.classes or self.measure == "sampled"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +60,12 @@ class Scores:
     value: Float[np.ndarray, " fact"]
     """By measure: the source's unit; nats, at most 0 (a letter's margin: of either sign); share of right answers, 0 to
     1; the same plus at most half a prompt's share."""
-    known_class: list[str] | None
+    known_class: Int[np.ndarray, " fact"] | None
+    """Index into `core.arms.CLASSES`."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what there is, by name, to be stored."""
+        return {"value": self.value} | ({} if self.known_class is None else {"known_class": self.known_class})
 
 
 def score(
@@ -77,6 +89,8 @@ def score(
     """
     check(config)
     check_facts(config, facts)
+    if config.classes and config.measure != "sampled":
+        return _with_classes(config, model, tokenizer, facts, pool, seed, progress)
     if config.measure == "popularity":
         return Scores(popularity(facts), None)
     if facts[0].choices:
@@ -92,6 +106,23 @@ def score(
     if config.measure == "greedy":
         return Scores(greedy, None)
     return Scores(greedy + sampled / (2 * config.n_prompts), classify(greedy, sampled))
+
+
+def _with_classes(
+    config: KnownnessConfig,
+    model: generate.Model,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    pool: Sequence[Fact],
+    seed: int,
+    progress: Progress,
+) -> Scores:
+    """Return the scores by the config's measure, and the classes by random answers."""
+    inputs = (model, tokenizer, facts, pool)
+    ranked, drawn = (replace(config, classes=False, measure=measure) for measure in (config.measure, "sampled"))
+    value = score(ranked, *inputs, seed=seed, progress=part(progress, "", 0.0, 0.15)).value
+    classes = score(drawn, *inputs, seed=seed, progress=part(progress, "classes", 0.15, 1.0)).known_class
+    return Scores(value, classes)
 
 
 def check(config: KnownnessConfig) -> None:
@@ -114,6 +145,8 @@ def check_facts(config: KnownnessConfig, facts: Sequence[Fact]) -> None:
             "Let the base model say how well it knows them: --knownness.measure logprob."
         )
     n_choices = sum(bool(fact.choices) for fact in facts)
+    if config.classes and n_choices:
+        raise InputError("--knownness.classes: questions of multiple choice have none.\nLeave the flag.")
     if config.measure != "popularity" and n_choices and (config.measure != "logprob" or n_choices < len(facts)):
         raise InputError(
             f"{n_choices} of {len(facts)} questions are multiple choice, scored by letter and apart from others.\n"
@@ -126,13 +159,12 @@ def popularity(facts: Sequence[Fact]) -> Float[np.ndarray, " fact"]:
     return np.array([fact.popularity for fact in facts], dtype=float)
 
 
-def classify(greedy: Float[np.ndarray, " fact"], sampled: Float[np.ndarray, " fact"]) -> list[str]:
+def classify(greedy: Float[np.ndarray, " fact"], sampled: Float[np.ndarray, " fact"]) -> Int[np.ndarray, " fact"]:
     """Return each fact's class by its shares of right answers, greedy and sampled (Gekhman et al. 2024, table 1).
 
-    HighlyKnown: greedy always right; MaybeKnown: sometimes; WeaklyKnown: never, but sampled sometimes; else Unknown.
+    An index into `core.arms.CLASSES`: greedy always right; sometimes; never, but sampled sometimes; else unknown.
     """
-    first = np.select([greedy == 1, greedy > 0, sampled > 0], [0, 1, 2], default=3)
-    return [CLASSES[index] for index in first]
+    return np.select([greedy == 1, greedy > 0, sampled > 0], [0, 1, 2], default=3)
 
 
 def rank_correlation(popularity: Float[np.ndarray, " fact"], value: Float[np.ndarray, " fact"]) -> float:

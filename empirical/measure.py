@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from core import statistics
+from core.arms import CLASSES
 from core.columns import Columns
 from core.facts.record import Fact
 from core.split import ROLES
@@ -38,6 +39,8 @@ class Questions:
     """Each relation's most frequent first answer among all training facts."""
     seed: int
     """Random seed of the subjects that are swapped in."""
+    known_class: Int[np.ndarray, " fact"] | None = None
+    """Index into `core.arms.CLASSES`; None where facts were not sorted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +126,7 @@ def _fact_columns(
         "answer": [fact.answers[0] for fact in facts],
         "popularity": [fact.popularity for fact in facts],
         "knownness": questions.knownness[rows],
+        "known_class": None if questions.known_class is None else [CLASSES[i] for i in questions.known_class[rows]],
         "role": [ROLES[code] for code in questions.role[rows]],
         "correct": answers.exact_match,
         "answer_probability": np.exp(answers.logprob),

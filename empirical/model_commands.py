@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
+from rich.table import Table
 
 from core import config_json, runs, split
 from core.columns import ATTENTION, table
@@ -20,6 +21,7 @@ from empirical import config as configs
 from empirical.config import Config
 from empirical.lm import model as models
 from empirical.lm import prompts
+from empirical.measure import Questions
 from empirical.progress import part
 
 Flat = tyro.conf.arg(name="")
@@ -72,9 +74,21 @@ class Score(OnModel):
         runs.replace_file(path, lambda file: pq.write_table(written, file))
         for note in base_model.notes:
             OUTPUT.print(f"[dim]{note}[/dim]")
+        print_recall(questions)
         OUTPUT.print(json.dumps(notes))
         OUTPUT.print(f"{len(base_model.facts)} questions scored: {path}", soft_wrap=True)
         return 0
+
+
+def print_recall(questions: Questions) -> None:
+    """Print what the model recalls of the held-out facts, relation by relation."""
+    relation = np.array([questions.facts[row].relation for row in questions.held_out])
+    printed = Table("relation", "asked", "recalled", title="held-out facts that the model answers after examples")
+    for name in np.unique(relation):
+        own = questions.base_correct[relation == name]
+        printed.add_row(str(name), f"{len(own):,}", f"{own.mean():.3f}")
+    printed.add_row("all", f"{len(relation):,}", f"{questions.base_correct.mean():.3f}")
+    OUTPUT.print(printed)
 
 
 @dataclass(frozen=True)

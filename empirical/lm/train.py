@@ -82,12 +82,14 @@ def fit(
     evaluate: Callable[[Any], dict[str, float]],
     hooks: Sequence[Hook] = (),
     progress: Callable[[str, float], None] = lambda doing, share: None,
+    is_mixed: bool = False,
 ) -> list[dict[str, Any]]:
     """Train the model in place on prompt → completion, and return the trace, its start included.
 
     The losses of the trace are those of the answers alone, whatever hooks add.
 
     Args:
+        is_mixed: Compute in bfloat16 (autocast); weights, their gradients and AdamW's moments stay as they are.
         work: Folder of the checkpoint; it is read if it holds one, and left for the caller to remove.
         evaluate: Measured at each recorded step, beside the loss.
         hooks: What remedies change, in this order.
@@ -105,20 +107,25 @@ def fit(
     schedule = get_scheduler(config.schedule, optimizer, round(config.warmup * steps), steps)
     state = checkpoint.State(model, optimizer, schedule, work / "checkpoint.pt")
     torch.manual_seed(seed)  # dropout; after any adapter was initialised, so that arms begin alike
-    start, trace = _resume(state, hooks) or (0, [{"step": 0} | _record(0, model, evaluate, hooks)])
+
+    def record(step: int) -> dict[str, Any]:
+        with _precision(accelerator, is_mixed):
+            return {"step": step} | _record(step, model, evaluate, hooks)
+
+    start, trace = _resume(state, hooks) or (0, [record(0)])
     at = {round(steps * (i + 1) / config.n_records) for i in range(config.n_records)}
     board = _board(work) if config.tensorboard and accelerator.is_main_process else None
     for step in range(start, steps):
         rows = batch_rows([len(example.tokens) for example in examples], config, step, seed=seed)
         drawn = hook.drawn(hooks, step, [examples[row] for row in rows])
-        loss = _step(accelerator, model, optimizer, drawn, config, pad, hooks)
+        loss = _step(accelerator, model, optimizer, drawn, config, pad, hooks, is_mixed)
         if not math.isfinite(loss):
             raise Diverged(f"step {step + 1}")
         schedule.step()
         if board:
             board.add_scalar("loss", loss, step + 1)
         if step + 1 in at:
-            trace.append({"step": step + 1, "loss": loss} | _record(step + 1, model, evaluate, hooks))
+            trace.append({"loss": loss} | record(step + 1))
         if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
             state.save(step + 1, {"trace": trace, "hooks": [one.state() for one in hooks]})
         progress(f"loss {loss:.2f}", (step + 1) / steps)
@@ -204,6 +211,7 @@ def _step(
     config: TrainConfig,
     pad: int,
     hooks: Sequence[Hook],
+    is_mixed: bool,
 ) -> float:
     """Take one optimizer step on the mean over the batch's answer tokens, on however many devices, and return it.
 
@@ -221,9 +229,10 @@ def _step(
         padded = batch.of_questions(part or examples[:1], pad)
         labels = padded.labels if part else torch.full_like(padded.labels, batch.IGNORED)
         tokens, labels = padded.tokens.to(accelerator.device), labels.to(accelerator.device)
-        logits = _logits(model, tokens)
-        loss = _answers_loss(logits, labels) / n_tokens
-        added = [one.loss(tokens, labels, logits) / n_tokens for one in hooks]
+        with _precision(accelerator, is_mixed):
+            logits = _logits(model, tokens)
+            loss = _answers_loss(logits, labels) / n_tokens
+            added = [one.loss(tokens, labels, logits) / n_tokens for one in hooks]
         # Gradients are averaged over processes.
         accelerator.backward(sum(added, start=loss) * accelerator.num_processes)
         total += loss.detach()
@@ -232,6 +241,11 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     summed: Any = accelerator.reduce(total, "sum")
     return float(summed)
+
+
+def _precision(accelerator: Accelerator, is_mixed: bool) -> torch.autocast:
+    """Return the context of a forward pass."""
+    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=is_mixed)
 
 
 def _board(work: Path) -> Any:
