@@ -5,7 +5,8 @@
 #   SEEDS, OUT   how many worlds `reproduce` runs through the toy, and where results go
 #   LM_SEEDS     how often it finetunes the one small language model on each arm
 #   POPQA        PopQA's table, for `reproduce` and `studies`; without it the Hugging Face hub is asked
-#   QUESTIONS    EntityQuestions' folder, for `studies`; without it that study is left out
+#   QUESTIONS    EntityQuestions' folder, for `studies` and `published`; without it `studies` leaves that study out
+#   MODELS       the models of `published`, by the names that `python -m empirical weights` lists
 #   ARGS         more arguments for pytest or the benchmark
 #   TORCH, JAX   another build than the pinned one, as arguments for pip. The pins it replaces are dropped:
 #                  make setup TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
@@ -18,6 +19,7 @@ LM_SEEDS ?= 3
 OUT ?= runs
 POPQA ?=
 QUESTIONS ?=
+MODELS ?= smollm2-135m
 ARGS ?=
 TORCH ?=
 JAX ?=
@@ -38,7 +40,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint docs reproduce sweeps studies figures benchmark clean
+.PHONY: help setup test lint docs reproduce sweeps studies published figures benchmark clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -79,6 +81,13 @@ studies: $(EMPIRICAL)  ## the language model's studies: adapters, PopQA's and En
 	$(if $(POPQA),$(RUN) -m empirical run tiny-popqa --facts.path "$(POPQA)" --seeds 3 --pretrain-seeds 3 --out $(OUT))
 	$(if $(QUESTIONS),$(RUN) -m empirical run tiny-entity-questions --facts.path "$(QUESTIONS)" --seeds 3 --pretrain-seeds 3 --out $(OUT))
 	$(RUN) -m empirical run screen --out $(OUT)
+	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
+
+published: $(EMPIRICAL)  ## published models on EntityQuestions' own questions (QUESTIONS=FOLDER), into OUT; hours without a GPU
+	@test -n "$(QUESTIONS)" || { echo "error: name EntityQuestions' folder: make published QUESTIONS=FOLDER" >&2; exit 2; }
+	for model in $(MODELS); do \
+		$(RUN) -m empirical weights $$model && \
+		$(RUN) -m empirical run $$model-entity-questions --facts.path "$(QUESTIONS)" --seeds 3 --out $(OUT) || exit; done
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
 
 figures: $(THEORY)  ## the figures from the results in the repository, no experiment run

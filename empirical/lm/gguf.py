@@ -96,7 +96,8 @@ def _write(path: Path, metadata: Mapping[str, Any], folder: Path) -> None:
     """Write config, weights and tokenizer into the folder."""
     given: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     try:
-        network, report = AutoModelForCausalLM.from_pretrained(**given, dtype=torch.float32, output_loading_info=True)
+        read: Any = AutoModelForCausalLM.from_pretrained(**given, dtype=torch.float32, output_loading_info=True)
+        network, report = read
         tokenizer = AutoTokenizer.from_pretrained(**given)
     except (ValueError, KeyError, NotImplementedError, OSError, RuntimeError) as error:
         kind = metadata.get("general.architecture")

@@ -133,7 +133,8 @@ def measured(model: LanguageModel) -> LanguageModel:
     """Return the model as it is measured: of mixed precision its weights, in place, in bfloat16, to be read only."""
     if not model.is_mixed:
         return model
-    return replace(model, network=cast(Any, model.network.to(torch.bfloat16)), is_mixed=False)
+    network: Any = model.network
+    return replace(model, network=network.to(torch.bfloat16), is_mixed=False)
 
 
 def save(model: LanguageModel, path: Path) -> None:

@@ -125,8 +125,8 @@ def test_sampled_correctness_gives_the_four_classes_in_the_order_of_its_values(m
     calls = says(monkeypatch, words, greedy, lambda prompt: "Paris" if asked(prompt) in ("S1", "S3", "S4") else "Rome")
     config = KnownnessConfig("sampled", shots=2, n_prompts=2, samples=3, temperature=0.7, batch_size=5)
     found = knownness.score(config, model, words, facts, facts, seed=0)
-    classes = ["HighlyKnown", "HighlyKnown", "MaybeKnown", "MaybeKnown", "WeaklyKnown", "Unknown"]
-    assert found.known_class == classes
+    assert found.known_class is not None
+    assert found.known_class.tolist() == [0, 0, 1, 1, 2, 3]
     assert found.value.tolist() == [1, 1.25, 0.5, 0.75, 0.25, 0]
     assert {call["batch_size"] for call in calls} == {5}
     assert {call.get("temperature") for call in calls} == {None, 0.7}
@@ -148,7 +148,7 @@ def test_the_model_s_own_samples_depend_on_the_seed_alone(model, words):
 )
 def test_the_classes_are_gekhman_s(greedy, sampled, expected):
     found = knownness.classify(np.array([float(greedy)]), np.array([float(sampled)]))
-    assert found == [knownness.CLASSES[expected]]
+    assert found.tolist() == [expected]
 
 
 def test_examples_come_from_the_pool_and_the_relation_and_never_give_the_answer_away():
