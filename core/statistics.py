@@ -48,6 +48,20 @@ def by_world(worlds: Sequence[int], values: Sequence[float | None] | np.ndarray)
     return np.bincount(world, numbers) / np.bincount(world)
 
 
+def smallest_gap(n: int, accuracy: float, *, power: float = 0.8, level: float = _LEVEL) -> float:
+    """Return the smallest difference of two arms' accuracies on the same questions that n questions can show.
+
+    At this power, by a two-sided paired test. Each arm is taken to answer `accuracy` of them, apart from the other: the
+    more questions they agree on, the smaller a gap is seen.
+
+    Args:
+        n: questions, at least 1.
+        accuracy: 0 to 1.
+    """
+    n_errors = stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(power)
+    return float(n_errors * np.sqrt(2 * accuracy * (1 - accuracy) / n))
+
+
 def mean_interval(values: Float[np.ndarray, " seed"]) -> Interval:
     """Return the mean over seeds with its t-interval; one value has no interval (nan).
 

@@ -75,7 +75,11 @@ class Score(OnModel):
         for note in base_model.notes:
             OUTPUT.print(f"[dim]{note}[/dim]")
         print_recall(questions)
-        OUTPUT.print(json.dumps(notes))
+        OUTPUT.print(json.dumps(config_json.plain(notes)))
+        OUTPUT.print(
+            f"{len(questions.held_out):,} held-out questions: arms that answer as many as the model does now differ "
+            f"visibly (80 % power) from {100 * notes['smallest_gap']:.1f} points on."
+        )
         OUTPUT.print(f"{len(base_model.facts)} questions scored: {path}", soft_wrap=True)
         return 0
 

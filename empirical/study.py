@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from core import config_json, runs, split
+from core import config_json, runs, split, statistics
 from core.facts.record import Fact, FactSet
 from core.split import Split
 from empirical import evaluate, finetune, knownness, measure, pretrain
@@ -113,7 +113,8 @@ def questions(
     )
     known = {fact.answers[0].casefold() for fact in examples}
     shared = np.mean([any(answer.casefold() in known for answer in fact.answers) for fact in tested])
-    return questions, halves, notes | {"held_out_answers_seen_in_training": float(shared)}
+    gap = statistics.smallest_gap(len(held_out), float(questions.base_correct.mean()))
+    return questions, halves, notes | {"held_out_answers_seen_in_training": float(shared), "smallest_gap": gap}
 
 
 class Ids(NamedTuple):

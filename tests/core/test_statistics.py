@@ -129,3 +129,12 @@ def test_empty_and_non_finite_values_are_refused(bad):
 def test_mcnemar_of_no_facts_is_refused():
     with pytest.raises(ValueError, match="empty"):
         statistics.mcnemar(np.zeros(0, dtype=bool), np.zeros(0, dtype=bool))
+
+
+def test_the_smallest_gap_is_what_a_simulated_paired_test_sees_four_times_in_five():
+    rng, n, accuracy = np.random.default_rng(0), 1_500, 0.3
+    gap = statistics.smallest_gap(n, accuracy)
+    one, other = rng.random((2, 2_000, n))
+    difference = (one < accuracy + gap / 2).astype(float) - (other < accuracy - gap / 2)
+    error = difference.std(axis=1, ddof=1) / np.sqrt(n)
+    assert np.mean(np.abs(difference.mean(axis=1)) > 1.96 * error) == pytest.approx(0.8, abs=0.03)
