@@ -24,8 +24,13 @@ METRICS = {
 
 
 def print_arms(name: str, runs: Sequence[Run], console: Console) -> None:
-    """Print the arms' metrics over held-out questions with 95 % intervals over base models, and top − bottom."""
-    report_tables.print_arms(f"{name}: held-out questions", runs, METRICS, unit="base model", console=console)
+    """Print the arms' metrics over held-out questions with 95 % intervals, and top − bottom.
+
+    Intervals are over base models; where there is one with several splits (a published model) over those.
+    """
+    models, splits = ({run.report["seeds"][kind] for run in runs} for kind in ("pretrain", "split"))
+    seed, unit = ("split", "split") if len(models) == 1 < len(splits) else ("pretrain", "base model")
+    report_tables.print_arms(f"{name}: held-out questions", runs, METRICS, unit=unit, seed=seed, console=console)
 
 
 def print_choices(runs: Sequence[Run], console: Console) -> None:
