@@ -39,7 +39,7 @@ class Design:
 
 
 def fields(config: Any) -> dict[str, Any]:
-    """Return the type of every field that holds no further fields, by dotted name, in the order of declaration."""
+    """Return the type of every field that an axis can take, by dotted name, in the order of declaration."""
     return dict(_fields(type(config)))
 
 
@@ -134,7 +134,7 @@ def _fields(kind: type) -> dict[str, Any]:
     for name, annotation in get_type_hints(kind).items():
         if dataclasses.is_dataclass(annotation):
             leaves |= {f"{name}.{rest}": leaf for rest, leaf in _fields(annotation).items()}
-        else:
+        elif get_origin(annotation) is not tuple:  # a list of names is no axis
             leaves[name] = annotation
     return leaves
 

@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import InputError
 from empirical import config as configs
-from empirical.experiments import SCREEN, STUDIES, TINY, TINY_LORA
+from empirical.experiments import RELATIONS, SCREEN, STUDIES, TINY, TINY_LORA
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -17,7 +17,7 @@ def test_a_named_study_passes_its_checks_once_it_has_its_file_and_survives_json(
             configs.check(config)
         config = replace(config, facts=replace(config.facts, path=Path("file")))
     configs.check(config)
-    assert sentence.endswith(".") and config.pretrains == name.startswith("tiny")
+    assert sentence.endswith((".", ")")) and config.pretrains == name.startswith("tiny")
     assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
 
 
@@ -25,6 +25,7 @@ def test_a_named_study_passes_its_checks_once_it_has_its_file_and_survives_json(
 def test_a_studys_name_says_its_model_and_its_questions(name):
     _, config = STUDIES[name]
     known = {"tiny": "", "llama-2-7b": "meta-llama/Llama-2-7b-hf", "mistral-7b": "mistralai/Mistral-7B-v0.1"}
+    known |= {model: f"package:{model}" for model in RELATIONS}
     (model,) = (model for model in known if name.startswith(model))
     assert config.model.name == known[model]
     questions = name.removeprefix(model).strip("-").replace("-", "_")
@@ -33,7 +34,7 @@ def test_a_studys_name_says_its_model_and_its_questions(name):
 
 def test_studies_of_an_adapter_train_one_and_tiny_ones_differ_in_that_and_the_rates_alone():
     assert {name for name, (_, config) in STUDIES.items() if config.finetune.method == "lora"} == {
-        name for name in STUDIES if name == "tiny-lora" or not name.startswith("tiny")
+        name for name in STUDIES if name == "tiny-lora" or "-7b-" in name
     }
     changed = {one.name for one in fields(TINY) if getattr(TINY, one.name) != getattr(TINY_LORA, one.name)}
     assert changed == {"finetune"}

@@ -17,6 +17,7 @@ from empirical.evaluate import EvaluateConfig
 from empirical.finetune import FinetuneConfig
 from empirical.knownness import KnownnessConfig
 from empirical.lm import completion
+from empirical.lm import model as models
 from empirical.lm.model import ModelConfig
 from empirical.lm.train import TrainConfig
 from empirical.pretrain import PretrainConfig
@@ -90,7 +91,8 @@ def test_our_own_model_was_told_the_facts_that_it_is_asked(one):
 def test_a_named_model_is_asked_what_is_given(named, one, tmp_path):
     given = FactSet((_fact(0, "Ann"),), ("a note",))
     found = study.base(named, given, tmp_path, seed=0, progress=quiet)
-    assert (found.model, found.facts, found.notes) == (named.model, given.facts, given.notes)
+    assert (found.facts, found.notes) == (given.facts, given.notes)
+    assert found.model == replace(named.model, precision=models.resolved("auto", trains_all=True))
     assert not list(tmp_path.iterdir())
 
 
@@ -209,7 +211,7 @@ def _tried(monkeypatch, accuracy):
 
     def tune(config, one, asked, own, *, rate, seed, work, progress):
         tuned.append((rate, seed, work.name))
-        return rate, []
+        return rate, []  # stands for the model
 
     def answer(config, model, facts, encoded, **more):
         put.append([fact.id for fact in facts])
@@ -218,6 +220,7 @@ def _tried(monkeypatch, accuracy):
         return evaluate.Answers([""] * n, right, [False] * n, [0.0] * n, np.zeros(n))
 
     monkeypatch.setattr(study, "tune", tune)
+    monkeypatch.setattr(models, "measured", lambda model: model)
     monkeypatch.setattr(evaluate, "answer", answer)
     return tuned, put
 

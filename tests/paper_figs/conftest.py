@@ -131,6 +131,7 @@ class Results(studies.Studies):
             self.add_study("tiny", world, gap=0.1 + 0.01 * world)
             self.add_study("tiny-lora", world, gap=0.05 + 0.01 * world)
         self.add_screen(n_models=n_worlds)
+        self.add_crossed()
 
     def named(self, name) -> tuple:
         """Return axes, measure and arms of a named sweep, to change them."""

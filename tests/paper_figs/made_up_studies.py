@@ -18,6 +18,7 @@ from core.runs import SCHEMA
 from paper_figs import load
 
 SIDES = {"base": 0.0, "top": 0.5, "whole": 0.25, "random": 0.0, "bottom": -0.5}
+RARITY = {"rare": 1, "common": -1}
 N_FIFTHS = 5
 
 
@@ -30,6 +31,26 @@ class Studies:
     def add_study(self, name="tiny", world=0, seed=0, *, gap=0.1, layers=2, path=None) -> Path:
         """Write a run of a study whose halves are `gap` apart, and return its folder."""
         return _write_run(self.folder, name, world, seed, gap=gap, layers=layers, path=path)
+
+    def add_crossed(self, name="smollm2-135m-entity-questions", *, known=0.1, rare=-0.05, n_splits=3) -> None:
+        """Write a published model's runs, a split each, in which knownness and rarity do what is said, on average."""
+        for split in range(n_splits):
+            run = self.folder / "empirical" / name / "pretrain_0" / f"split_{split}" / f"seed_{split}"
+            run.mkdir(parents=True)
+            arms = {"base": 0.0, "top": 0.3, "bottom": 0.2}
+            for (one, side), (other, half) in product(
+                (("known", 0.5), ("unknown", -0.5)), (("rare", 0.5), ("common", -0.5))
+            ):
+                arms[f"{one}_{other}"] = 0.3 + side * (known + 0.01 * (split - (n_splits - 1) / 2)) + half * rare
+            report = {
+                "schema": SCHEMA,
+                "seeds": {"pretrain": 0, "split": split, "seed": split},
+                "config": {"facts": {"path": None, "buckets": None}, "model": {"name": "package:somebody"}},
+                "model": {"name": "package:somebody"},
+                "metrics": {arm: {"accuracy": share, "subject_attention": 0.07} for arm, share in arms.items()},
+            }
+            (run / "report.json").write_text(json.dumps(report))
+        pq.write_table(_predictions(name, known, n_splits), self.folder / "empirical" / name / "predictions.parquet")
 
     def add_screen(self, parts=("factorial", "fine", "recipe"), *, with_toy=True, n_models=2, true=None) -> Path:
         """Write the screen study's table, in which factors do what `true` says, else TRUE; return the table's place."""

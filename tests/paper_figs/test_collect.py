@@ -23,7 +23,8 @@ def test_collected_results_give_every_figure_the_same_claim(results, tmp_path, c
     assert collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")]) == 0
     printed = capsys.readouterr().out.strip()
     assert re.search(
-        r"runs: deep-1 3, .*, stored 3; sweeps: dose-share, .*, remedies; studies: tiny 3, tiny-lora 3, screen$",
+        r"runs: deep-1 3, .*, stored 3; sweeps: dose-share, .*, remedies; "
+        r"studies: smollm2-135m-entity-questions 3, tiny 3, tiny-lora 3, screen$",
         printed,
     )
     whole, kept = load.results(results.folder), load.results(tmp_path / "kept")
