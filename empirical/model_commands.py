@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -49,13 +49,17 @@ class OnModel:
         runs.check_writable(self.out)
         return study.Base(self.config.model, given.facts, given.notes)
 
+    def trained(self) -> study.Base:
+        """Return the same, in the precision in which a study would finetune it."""
+        return replace(self.base(), model=study.models_config(self.config))
+
 
 @dataclass(frozen=True)
 class Score(OnModel):
     """Score how well a model knows each question's fact, and write scores.parquet."""
 
     def __call__(self) -> int:
-        base_model = self.base()
+        base_model = self.trained()
         with progress("scoring", len(base_model.facts)) as advance:
             scoring = part(absolute(advance), "", 0, len(base_model.facts))
             questions, halves, notes = study.questions(
@@ -103,7 +107,7 @@ class Finetune(OnModel):
     def __call__(self) -> int:
         if self.arm not in self.config.split.names:
             raise InputError(f"--arm is {self.arm!r}: it must be one of {', '.join(self.config.split.names)}.")
-        base_model, path = self.base(), self.out / self.arm
+        base_model, path = self.trained(), self.out / self.arm
         if path.exists():
             raise InputError(f"{path} is there already.\nName another place with --out DIR, or remove it.")
         with progress("scoring", len(base_model.facts)) as advance:
@@ -143,7 +147,7 @@ class Evaluate(OnModel):
         base_model = self.base()
         rows = study.held_out(self.config, base_model, seed=self.split_seed)
         rows = rows if self.which == "held_out" else np.arange(len(base_model.facts))
-        chosen, model = [base_model.facts[row] for row in rows], base_model.load()
+        chosen, model = [base_model.facts[row] for row in rows], base_model.read()
         encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in chosen])
         with progress("asking", len(chosen)) as advance:
             asking = part(absolute(advance), "", 0, len(chosen))
@@ -171,7 +175,7 @@ class Attention(OnModel):
     def __call__(self) -> int:
         base_model = self.base()
         chosen = [base_model.facts[row] for row in study.held_out(self.config, base_model, seed=self.split_seed)]
-        model = base_model.load()
+        model = base_model.read()
         encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in chosen])
         with progress("measuring", len(chosen)) as advance:
             options = {"batch_size": self.config.evaluate.batch_size, "done": lambda n: advance("", n)}
