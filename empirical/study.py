@@ -267,7 +267,7 @@ def _recalled(
     if config.pretrains and not is_choice:
         share = completion.recall(model.network, model.tokenizer, tested, n_paraphrases=config.world.paraphrases)
         return share >= 0.5
-    settings = replace(config.knownness, measure="logprob" if is_choice else "greedy")
+    settings = replace(config.knownness, measure="logprob" if is_choice else "greedy", classes=False)
     inputs = (model.network, model.tokenizer, tested, examples)
     value = knownness.score(settings, *inputs, seed=seed, progress=progress).value
     return value > 0 if is_choice else value >= 0.5
