@@ -250,7 +250,8 @@ def _knownness(
         if asks_model:
             runs.replace_file(path, lambda file: np.savez(file, **scored.arrays()))
     else:
-        scored = knownness.Scores(**{"known_class": None} | dict(np.load(path)))
+        kept = dict(np.load(path))
+        scored = knownness.Scores(kept["value"], kept.get("known_class"))
     popularity = np.array([np.nan if fact.popularity is None else fact.popularity for fact in facts])
     correlation = knownness.rank_correlation(popularity, scored.value)
     return scored, {"knownness": settings.measure, "rank_correlation": correlation}
