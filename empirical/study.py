@@ -251,7 +251,7 @@ def _knownness(
         if asks_model:
             runs.replace_file(path, lambda file: np.savez(file, allow_pickle=False, **scored.arrays()))
     else:
-        kept = np.load(path)
+        kept = dict(np.load(path))
         scored = knownness.Scores(kept["value"], kept.get("known_class"))
     popularity = np.array([np.nan if fact.popularity is None else fact.popularity for fact in facts])
     correlation = knownness.rank_correlation(popularity, scored.value)
@@ -269,7 +269,7 @@ def _recalled(
     if config.pretrains and not is_choice:
         share = completion.recall(model.network, model.tokenizer, tested, n_paraphrases=config.world.paraphrases)
         return share >= 0.5
-    settings = replace(config.knownness, measure="logprob" if is_choice else "greedy")
+    settings = replace(config.knownness, measure="logprob" if is_choice else "greedy", classes=False)
     inputs = (model.network, model.tokenizer, tested, examples)
     value = knownness.score(settings, *inputs, seed=seed, progress=progress).value
     return value > 0 if is_choice else value >= 0.5

@@ -62,5 +62,7 @@ def test_a_study_runs_the_stages_in_order():
 def test_the_pipeline_runs_the_stages_in_order():
     tree = ast.parse((ROOT / "theory" / "pipeline.py").read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    used_in_turn = [name for part in ("pretrained", "_prepare", "finetuned") for name in used(functions[part], STAGES)]
+    used_in_turn = [
+        name for part in ("_worlds", "_pretrain", "_prepare", "finetuned") for name in used(functions[part], STAGES)
+    ]
     assert list(dict.fromkeys(used_in_turn)) == STAGES[: STAGES.index("evaluate")]

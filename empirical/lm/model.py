@@ -26,6 +26,8 @@ UNUSABLE = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, Str
 
 Files that are damaged are found before (`_check_files`): they would raise anything.
 """
+TOKENIZER_FILES = (".json", ".jinja", ".model", ".txt")
+"""How the names of a tokenizer's files end: tokenizer.json, vocab.json and merges.txt, tokenizer.model, templates."""
 Precision = Literal["auto", "float32", "mixed", "bfloat16"]
 
 
@@ -133,8 +135,7 @@ def measured(model: LanguageModel) -> LanguageModel:
     """Return the model as it is measured: of mixed precision its weights, in place, in bfloat16, to be read only."""
     if not model.is_mixed:
         return model
-    network: Any = model.network
-    return replace(model, network=network.to(torch.bfloat16), is_mixed=False)
+    return replace(model, network=cast(Any, model.network).to(torch.bfloat16), is_mixed=False)
 
 
 def save(model: LanguageModel, path: Path) -> None:
@@ -180,7 +181,7 @@ def _load_adapter(folder: Path, config: ModelConfig) -> LanguageModel:
             f"{folder}: the adapter does not fit its base {base} ({_reason(error)}).\n"
             f"Name the base that it was trained on as base_model_name_or_path in {settings}."
         ) from error
-    return LanguageModel(network.eval(), base_model.tokenizer, str(folder))
+    return LanguageModel(network.eval(), base_model.tokenizer, str(folder), is_mixed=base_model.is_mixed)
 
 
 @lru_cache(maxsize=4)
@@ -196,8 +197,8 @@ def _tokenizer(name: str, revision: str | None, stamp: tuple[tuple[str, int, int
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and time of a folder's tokenizer files; nothing of a hub id."""
-    files = sorted((*folder.glob("*token*"), *folder.glob("*.jinja"))) if folder.is_dir() else []
+    """Return name, size and time of a folder's files that tokenizers are made of; nothing of a hub id."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in TOKENIZER_FILES) if folder.is_dir() else []
     return tuple((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
 
 

@@ -270,4 +270,104 @@ def test_predictions_are_written_in_the_columns_of_both_flows(four):
     table = results.read_table(four / "empirical" / "made" / "predictions.parquet")
     assert table.num_rows == len(made) and table.schema.names == PREDICTIONS.names
     assert set(table["verdict"].to_pylist()) <= {"holds", "fails", "undecided", "reported"}
-    assert set(compare.STATEMENTS) - {"g", "rarity", "matched", "crossed"} == set(table["result"].to_pylist())
+    of_other_arms = {"g", "rarity", "matched", "crossed"}
+    assert set(compare.STATEMENTS) - of_other_arms == set(table["result"].to_pylist())
+
+
+ALL_ARMS = (
+    *("rare", "common", "random", "top_matched", "bottom_matched"),
+    *("known_common", "known_rare", "unknown_common", "unknown_rare"),
+)
+COLUMNS = ("correct", "retained", "is_generic_arm", "subject_attention")
+
+
+def _of_arms(world, arms, given):
+    """Return a group of four questions, a cluster each, whose columns are zero but for those given by arm."""
+    columns = {arm: {name: np.zeros((1, 4)) for name in COLUMNS} for arm in arms}
+    for arm, of_arm in given.items():
+        columns[arm] |= {name: np.atleast_2d(np.asarray(values, dtype=float)) for name, values in of_arm.items()}
+    return Group(world, (0,), columns, np.arange(4), np.zeros(4, dtype=int), False)
+
+
+def _by_place(made):
+    """Return rows by result, arm and the note before its unit."""
+    return {(row["result"], row["arm"], row["note"].partition(" (")[0]): row for row in made}
+
+
+CROSSED = {
+    "known_common": {"correct": [1, 1, 1, 0], "retained": [1, np.nan, 1, np.nan]},
+    "known_rare": {"correct": [1, 1, 1, 1], "retained": [1, np.nan, 1, np.nan]},
+    "unknown_common": {"correct": [1, 0, 0, 0], "retained": [0, np.nan, 0, np.nan]},
+    "unknown_rare": {"correct": [1, 1, 0, 0], "retained": [1, np.nan, 0, np.nan]},
+}
+"""Accuracies 3/4, 1, 1/4 and 1/2; of what the base recalls 1, 1, 0 and 1/2."""
+
+
+def test_the_crossed_contrasts_are_half_sums_of_differences_and_the_difference_of_differences():
+    rows = _by_place(compare.rows("made", [_of_arms(0, CROSSED, CROSSED)], list(CROSSED)))
+    expected = {
+        ("g", "rare − common, of equal knownness"): ((1 + 0.5) / 2 - (0.75 + 0.25) / 2, (1 + 0.5) / 2 - (1 + 0) / 2),
+        ("crossed", "known − unknown, of equal rarity"): ((0.75 + 1) / 2 - (0.25 + 0.5) / 2, (1 + 1 - 0 - 0.5) / 2),
+        ("crossed", "interaction"): ((1 - 0.5) - (0.75 - 0.25), (1 - 0.5) - (1 - 0)),
+    }
+    for (result, arm), (accuracy, retained) in expected.items():
+        measured = rows[result, arm, "held-out accuracy"]["measured"]
+        assert measured == pytest.approx(accuracy, abs=1e-12)
+        kept = rows[result, arm, "accuracy where the base model recalls the fact"]["measured"]
+        assert kept == pytest.approx(retained, abs=1e-12)
+    assert len(rows) == len(expected) * len(COLUMNS)
+    assert all(row["statement"] == compare.STATEMENTS[row["result"]] for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("result", "one", "other", "column"),
+    [
+        ("rarity", "rare", "common", "correct"),
+        ("rarity", "rare", "random", "correct"),
+        ("rarity", "common", "random", "correct"),
+        ("rarity", "rare", "common", "retained"),
+        *(("matched", "top_matched", "bottom_matched", column) for column in COLUMNS),
+    ],
+)
+def test_rarity_and_matched_are_differences_of_two_arms(result, one, other, column):
+    given = {one: {column: [1, 1, 0, 1]}, other: {column: [0, 1, 0, 0]}}
+    made = compare.rows("made", [_of_arms(0, ALL_ARMS, given)], list(ALL_ARMS))
+    notes = dict(zip(COLUMNS, compare.CROSSED_COLUMNS.values(), strict=True))
+    row = _by_place(made)[result, f"{one} − {other}", notes[column]]
+    assert row["measured"] == 0.5 and row["verdict"] == "reported" and row["unit"] == "questions by subject"
+
+
+def test_only_accuracy_of_equal_knownness_is_a_sign_and_the_base_models_are_its_unit():
+    def group(world, gap):
+        shift = {arm: {"correct": np.full(4, gap * ("rare" in arm))} for arm in CROSSED}
+        return _of_arms(world, CROSSED, shift)
+
+    for sign, verdict in ((1, "holds"), (-1, "fails")):
+        made = compare.rows(
+            "made", [group(world, sign * gap) for world, gap in enumerate((0.2, 0.25, 0.3))], [*CROSSED]
+        )
+        row = _by_place(made)["g", "rare − common, of equal knownness", "held-out accuracy"]
+        found = statistics.paired_interval(sign * np.array([0.2, 0.25, 0.3]), np.zeros(3))
+        assert row["verdict"] == verdict and "3 base models" in row["note"]
+        assert (row["measured"], row["low"], row["high"]) == pytest.approx((found.mean, found.low, found.high))
+        assert [row["result"] for row in made if row["verdict"] != "reported"] == ["g"]
+
+
+@pytest.mark.parametrize("absent", ALL_ARMS)
+def test_an_arm_that_was_not_run_has_no_row(absent):
+    arms = [arm for arm in ALL_ARMS if arm != absent]
+    made = compare.rows("made", [_of_arms(0, arms, {})], arms)
+    everything = compare.rows("made", [_of_arms(0, ALL_ARMS, {})], list(ALL_ARMS))
+
+    def has_part(row):
+        is_contrast = row["result"] in ("g", "crossed")
+        return absent in CROSSED if is_contrast else absent in row["arm"].split(" − ")
+
+    expected = [row for row in everything if not has_part(row)]
+    assert made == expected and len(made) < len(everything)
+
+
+def test_a_column_that_one_crossed_arm_has_no_value_of_has_no_row():
+    given = CROSSED | {"known_rare": {"correct": [1, 1, 1, 1], "retained": [np.nan] * 4}}
+    made = compare.rows("made", [_of_arms(0, CROSSED, given)], list(CROSSED))
+    assert len(made) == 9 and not any("recalls" in row["note"] for row in made)

@@ -40,6 +40,38 @@ def _loss(net, words):
         return float(train.loss_sum(net, questions.tokens, questions.labels))
 
 
+def _tuned(precision, llama, words, tmp_path):
+    """Return the share of elements that a small rate moves, the tuned model, and the loss at each recorded step."""
+    if not (tmp_path / "base").exists():
+        with torch.no_grad():
+            for weight in llama.parameters():
+                weight.mul_(8)
+        save(LanguageModel(llama, words, "made"), tmp_path / "base")
+    base = load(ModelConfig(str(tmp_path / "base"), precision=precision))
+    before = [weight.detach().clone() for weight in base.network.parameters()]
+    is_half = []
+
+    def look(network):
+        is_half.append(torch.is_autocast_enabled("cpu"))
+        return {}
+
+    options: dict[str, Any] = {"seed": 0, "work": tmp_path / precision, "evaluate": look, "learning_rate": 1e-5}
+    tuned, trace = finetune.run(QUICK, base, _examples(words), **options)
+    assert set(is_half) == {precision == "mixed"} and tuned.is_mixed == base.is_mixed == (precision == "mixed")
+    pairs = list(zip(before, tuned.network.parameters(), strict=True))
+    moved = sum(int((one != other).sum()) for one, other in pairs) / sum(one.numel() for one, _ in pairs)
+    return moved, tuned, [record["loss"] for record in trace[1:]]
+
+
+def test_in_mixed_precision_a_small_rate_moves_the_weights_that_it_moves_in_single(llama, words, tmp_path):
+    (single, _, exact), (mixed, tuned, rounded), (half, _, _) = (
+        _tuned(precision, llama, words, tmp_path) for precision in ("float32", "mixed", "bfloat16")
+    )
+    assert {weight.dtype for weight in tuned.network.parameters()} == {torch.float32}
+    assert single > 0.3 and abs(mixed - single) < 0.02 * single and half < 0.1 * single
+    assert rounded == pytest.approx(exact, rel=0.02) and rounded != exact
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_what_was_finetuned_comes_back_from_its_folder(method, llama, words, tmp_path):
     save(LanguageModel(llama, words, "made"), tmp_path / "base")

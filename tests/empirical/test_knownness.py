@@ -1,8 +1,11 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from core.arms import CLASSES
 from core.errors import InputError
 from core.facts.record import Fact
 from empirical import knownness
@@ -126,12 +129,37 @@ def test_sampled_correctness_gives_the_four_classes_in_the_order_of_its_values(m
     config = KnownnessConfig("sampled", shots=2, n_prompts=2, samples=3, temperature=0.7, batch_size=5)
     found = knownness.score(config, model, words, facts, facts, seed=0)
     assert found.known_class is not None
-    assert found.known_class.tolist() == [0, 0, 1, 1, 2, 3]
+    classes = ["highly_known", "highly_known", "maybe_known", "maybe_known", "weakly_known", "unknown"]
+    assert [CLASSES[index] for index in found.known_class] == classes
     assert found.value.tolist() == [1, 1.25, 0.5, 0.75, 0.25, 0]
     assert {call["batch_size"] for call in calls} == {5}
     assert {call.get("temperature") for call in calls} == {None, 0.7}
     seeds = [call["seed"] for call in calls if "seed" in call]
     assert len(set(seeds)) == len(seeds) > 1
+
+
+@pytest.mark.parametrize("measure", ["popularity", "logprob", "greedy"])
+def test_classes_asked_for_beside_another_measure_are_those_of_random_answers_and_change_no_value(
+    model, words, monkeypatch, measure
+):
+    facts = [ask(n, answers=("Paris",), popularity=float(n)) for n in range(6)]
+    settings: dict[str, Any] = {"shots": 2, "n_prompts": 2, "samples": 3, "batch_size": 5}
+    owns: list[dict[str, Any]] = [{"measure": measure}, {"measure": measure, "classes": True}, {"measure": "sampled"}]
+    says(monkeypatch, words, lambda text: "Paris" if asked(text) in ("S0", "S1") else "Rome", lambda text: "Paris")
+    plain, both, sampled = (
+        knownness.score(KnownnessConfig(**settings | own), model, words, facts, facts, seed=0) for own in owns
+    )
+    np.testing.assert_array_equal(both.value, plain.value)
+    assert plain.known_class is None and both.known_class is not None and sampled.known_class is not None
+    assert both.known_class.tolist() == sampled.known_class.tolist() == [0, 0, 2, 2, 2, 2]
+    assert set(plain.arrays()) == {"value"} and set(both.arrays()) == {"value", "known_class"}
+
+
+def test_multiple_choice_has_no_classes(model, words):
+    with pytest.raises(
+        InputError, match="--knownness.classes: questions of multiple choice have none.\nLeave the flag"
+    ):
+        knownness.score(KnownnessConfig("logprob", classes=True), model, words, CHOICES, CHOICES, seed=0)
 
 
 def test_the_model_s_own_samples_depend_on_the_seed_alone(model, words):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -88,6 +89,37 @@ def test_a_models_stages_run_one_by_one(model_folder, tmp_path, capsys):
         assert len(rows) == 2 * 4 * 2 * 4  # layers, heads, positions, spans
         assert command.main(["finetune", "--arm", "bottom", *tuned]) == 2  # never over what is there
     assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_single_stage_trains_in_the_precision_of_a_study_and_measures_in_half_where_that_is_mixed(
+    method, model_folder, tmp_path, monkeypatch
+):
+    table, trained, read = _table(tmp_path / "questions.csv"), [], []
+    tune, answer = model_commands.study.tune, model_commands.evaluate.answer
+    resolve = model_commands.models.resolved
+
+    def on_a_gpu(precision, *, trains_all):
+        return resolve(precision, trains_all=trains_all) if precision != "auto" or not trains_all else "mixed"
+
+    def tuned(config, base_model, *given, **more):
+        model = base_model.load()
+        trained.append((model.is_mixed, model.network.dtype))
+        return tune(config, base_model, *given, **more)
+
+    def answered(config, model, *given, **more):
+        read.append(model.network.dtype)
+        return answer(config, model, *given, **more)
+
+    monkeypatch.setattr(model_commands.models, "resolved", on_a_gpu)
+    monkeypatch.setattr(model_commands.study, "tune", tuned)
+    flags = [*_on(model_folder, table, tmp_path / "out"), *ASKED]
+    assert command.main(["finetune", *flags, *QUICK, "--finetune.method", method]) == 0
+    assert trained == [(method == "full", torch.float32)]
+    monkeypatch.setattr(model_commands.evaluate, "answer", answered)
+    for precision in ("float32", "mixed"):
+        assert command.main(["evaluate", *flags, "--model.precision", precision]) == 0
+    assert read == [torch.float32, torch.bfloat16]
 
 
 def test_a_subject_that_its_question_does_not_name_is_counted_named_and_kept(model_folder, tmp_path, capsys):

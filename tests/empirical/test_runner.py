@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from core import runs as results
+from core.arms import CLASSES
 from core.seeds import Cell
 from core.split import ARMS
 from empirical import __main__ as command_line
@@ -226,6 +227,70 @@ def test_questions_that_changed_since_are_noticed(finished, tmp_path, tell, monk
     assert code == 2 and "other facts" in error
     assert study_of(changed, "cut", "--overwrite")[0] == 0
     assert same(directory(tmp_path / "cut", 0), directory(tmp_path / "whole", 0))
+
+
+def _named(finished, tmp_path, *more) -> list:
+    """Return the flags of a study that asks the finished one's model 80 questions, one answer of them common."""
+    (base,) = (path for path in (finished[0] / "models").iterdir() if path.is_dir())
+    answers = ["Bo" if i % 2 else f"Cy{i % 16}" for i in range(80)]
+    rows = [f"Who is Ann{i}?,{answer},Ann{i},{i // 2 % 20}" for i, answer in enumerate(answers)]
+    (tmp_path / "questions.csv").write_text("\n".join(["question,answer,subject,popularity", *rows]))
+    flags = ["--model.name", base, "--facts.source", "table", "--facts.path", tmp_path / "questions.csv"]
+    flags += ["--split.dev", 0.0, "--finetune.learning-rates", 1e-3, "--finetune.train.epochs", 1]
+    flags += ["--knownness.measure", "popularity", "--knownness.shots", 1]
+    flags += ["--knownness.n-prompts", 1, "--knownness.samples", 1]
+    return [*flags, "--evaluate.max-new-tokens", 4, "--out", tmp_path / "out", *more]
+
+
+def test_arms_by_answer_matched_crossed_and_by_size_are_finetuned_and_compared(finished, tmp_path, tell, monkeypatch):
+    arms = ["top", "bottom", "common", "rare", "top_matched", "bottom_matched", "size_10"]
+    arms += ["known_common", "known_rare", "unknown_common", "unknown_rare"]
+    measured, owned = study.measure_arm, {}
+
+    def measure_arm(config, arm, tuned, questions, own, **more):
+        owned[arm] = own
+        return measured(config, arm, tuned, questions, own, **more)
+
+    monkeypatch.setattr(study, "measure_arm", measure_arm)
+    assert tell("run", "tiny", *_named(finished, tmp_path, "--arms", *arms))[0] == 0
+    run = results.read_run(directory(tmp_path / "out", 0))
+    assert list(run.report["metrics"]) == ["base", *arms] == run.table("facts")["arm"].unique().to_pylist()
+    assert set(run.table("facts")["known_class"].to_pylist()) == {None}
+    is_common = {arm: np.mean(own % 2) for arm, own in owned.items()}  # odd rows have the common answer
+    assert is_common["top_matched"] == is_common["bottom_matched"]
+    popularity = {arm: own // 2 % 20 for arm, own in owned.items()}
+    assert is_common["rare"] < 0.2 and is_common["common"] > 0.8
+    assert {is_common[arm] for arm in ("known_common", "unknown_common")} == {1.0}
+    assert popularity["known_rare"].min() >= popularity["unknown_rare"].max()
+    assert len(owned["size_10"]) == 5 and len({len(owned[arm]) for arm in arms[-4:]}) == 1
+    rows = results.read_table(tmp_path / "out/empirical/tiny/predictions.parquet").to_pylist()
+    found = {row["arm"] for row in rows if row["result"] in ("g", "crossed", "matched", "rarity")}
+    assert {"rare − common", "top_matched − bottom_matched", "interaction"} <= found
+    assert "rare − common, of equal knownness" in found
+    assert "0 runs made, 1 found done" in tell("run", "tiny", *_named(finished, tmp_path, "--arms", *arms))[1]
+
+
+def test_classes_of_knownness_stand_in_facts_and_are_arms_where_they_are_asked_for(
+    finished, tmp_path, tell, monkeypatch
+):
+    classes = []
+
+    def classify(greedy, sampled):
+        classes.append(np.arange(len(greedy)) * 7 % 4)
+        return classes[-1]
+
+    monkeypatch.setattr(study.knownness, "classify", classify)
+    arms = ["maybe_known", "unknown"]
+    code, _, error = tell("run", "tiny", *_named(finished, tmp_path, "--arms", *arms))
+    assert code == 2 and "Add --knownness.classes" in error
+    flags = _named(finished, tmp_path, "--arms", *arms, "--knownness.classes")
+    assert tell("run", "tiny", *flags)[0] == 0
+    run = results.read_run(directory(tmp_path / "out", 0))
+    table = run.table("facts")
+    expected = [CLASSES[classes[0][row]] for row in table["fact"].to_pylist()]
+    assert table["known_class"].to_pylist() == expected and set(expected) == set(CLASSES)
+    assert tell("run", "tiny", *flags, "--split-seeds", 1, "--seeds", 2)[0] == 0
+    assert len(classes) == 1  # asked once for a split, and kept
 
 
 @pytest.mark.parametrize("other", ["rate", "questions", None])

@@ -139,6 +139,23 @@ def test_spans_that_cover_the_row_hold_all_mass_and_padding_holds_none(padding):
     assert (mass[..., 1] == 0).all() and torch.equal(mass[..., 0], mass[..., 2])
 
 
+@pytest.mark.parametrize("kind", ["llama", "mistral, wide window"])
+def test_under_autocast_what_is_measured_is_as_exact_as_without(kind):
+    """The model computes in half precision, but the softmax and its sums do not."""
+    tokens, mask, queries, _ = batch("left")
+    parts = torch.arange(N_TOKENS)[None] % 3 == torch.arange(3)[:, None]
+    spans = torch.cat([torch.ones(1, N_TOKENS).bool(), parts])[None].expand(3, -1, -1)
+    model = build(kind)
+    exact = capture.measure(model, tokens, mask, queries, spans)
+    with torch.autocast("cpu", torch.bfloat16):
+        mass = capture.measure(model, tokens, mask, queries, spans)
+        assert model(tokens).logits.dtype == torch.bfloat16
+    assert mass.dtype == torch.float32
+    torch.testing.assert_close(mass[..., 0], torch.ones_like(mass[..., 0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mass[..., 1:].sum(-1), mass[..., 0], atol=1e-5, rtol=0)
+    assert 1e-5 < (mass - exact).abs().max() < 0.1  # what it attends with was rounded
+
+
 def test_later_tokens_and_those_before_the_window_hold_nothing():
     tokens, mask, _, _ = batch()
     queries = torch.tensor([[6], [8], [11]])

@@ -197,6 +197,75 @@ def test_a_tokenizer_without_padding_pads_with_its_end(words):
         words.pad_token = "<pad>"
 
 
+def test_a_tokenizer_is_read_once_for_many_loads(folder, monkeypatch):
+    first = model.load(ModelConfig(str(folder)))
+    monkeypatch.setattr(model.AutoTokenizer, "from_pretrained", lambda *given, **more: pytest.fail("read again"))
+    again = model.load(ModelConfig(str(folder)))
+    assert again.tokenizer is first.tokenizer and again.network is not first.network
+
+
+def test_a_tokenizer_that_changed_since_is_read_anew(folder, words):
+    assert model.load(ModelConfig(str(folder))).tokenizer.eos_token == words.eos_token
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"eos_token": "<pad>"}))
+    assert model.load(ModelConfig(str(folder))).tokenizer.eos_token == "<pad>"
+    (folder / "tokenizer.json").write_text("{}")
+    _refused(folder)
+
+
+def test_a_vocabulary_in_files_of_its_own_that_changed_since_is_read_anew(folder, words):
+    """As checkpoints older than tokenizer.json keep it."""
+    made = json.loads(words.backend_tokenizer.to_str())["model"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(made["vocab"]))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer", "eos_token": "</s>"}))
+    merges = [" ".join(pair) for pair in made["merges"]]
+    lengths = []
+    for kept in (merges, merges[: len(merges) // 8]):
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *kept]))
+        lengths.append(len(model.load(ModelConfig(str(folder))).tokenizer("What is the river of it?")["input_ids"]))
+    assert lengths[0] < lengths[1]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "of_all", "of_an_adapter"),
+    [
+        ("cpu", "auto", "float32", "float32"),
+        ("cuda", "auto", "mixed", "bfloat16"),
+        *((device, one, one, one) for device in ("cpu", "cuda") for one in ("float32", "mixed", "bfloat16")),
+    ],
+)
+def test_auto_is_mixed_only_where_all_weights_are_trained_on_a_gpu(
+    device, precision, of_all, of_an_adapter, monkeypatch
+):
+    monkeypatch.setattr(model, "device", lambda: torch.device(device))
+    assert model.resolved(precision, trains_all=True) == of_all
+    assert model.resolved(precision, trains_all=False) == of_an_adapter
+
+
+def _types(loaded):
+    return {weight.dtype for weight in loaded.network.parameters()}
+
+
+@pytest.mark.parametrize("is_adapter", [False, True])
+def test_mixed_precision_has_single_weights_and_is_measured_in_half(is_adapter, folder, llama, words, tmp_path):
+    name = str(tmp_path / "adapter") if is_adapter else str(folder)
+    if is_adapter:
+        _adapter(llama, words, tmp_path / "adapter", folder)
+    mixed, single = (model.load(ModelConfig(name, precision=one)) for one in ("mixed", "float32"))
+    assert _types(mixed) == {torch.float32} and mixed.is_mixed and not single.is_mixed
+    assert all(torch.equal(one, other) for one, other in zip(*map(_weights, (mixed, single)), strict=True))
+    read = model.measured(mixed)
+    assert _types(read) == {torch.bfloat16} and not read.is_mixed and (read.name, read.pad) == (mixed.name, mixed.pad)
+    expected = [weight.to(torch.bfloat16) for weight in _weights(single)]
+    assert all(torch.equal(one, other) for one, other in zip(_weights(read), expected, strict=True))
+    assert model.measured(single) is single and _types(single) == {torch.float32}
+
+
+def _weights(loaded):
+    return list(loaded.network.parameters())
+
+
 def test_precision_is_single_on_a_processor_unless_asked_otherwise(monkeypatch):
     monkeypatch.setattr(model, "device", lambda: torch.device("cpu"))
     assert model.dtype("auto") == torch.float32 and model.dtype("bfloat16") == torch.bfloat16
