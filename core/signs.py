@@ -11,9 +11,10 @@ SIGNS = {
     "c": "Generic answers are rarer after finetuning on well-known facts.",
     "d": "The accuracy gap is largest at middling knownness.",
     "f": "The random half lies between the top and the bottom half.",
-    "g": "At equal knownness, facts with rarer answers are the better ones to finetune on (R9).",
 }
 """(e), growth of the gap with the contrast between the halves, needs several worlds: the screen of worlds."""
+OF_ANSWERS = {"g": "At equal knownness, facts with rarer answers are the better ones to finetune on (R9)."}
+"""The sign that needs knownness and rarity of answers crossed."""
 
 
 def verdict(measured: Interval | PairedInterval, predicted: float = 1.0) -> str:

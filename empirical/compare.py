@@ -19,7 +19,8 @@ from empirical.lm.scores import normalise
 
 Row = dict[str, Any]
 
-STATEMENTS = signs.SIGNS | {
+SIGNS = signs.SIGNS | signs.OF_ANSWERS
+STATEMENTS = SIGNS | {
     "whole": "Finetuning on well-known facts is at least as good as on all of them (Ghosal et al. 2024).",
     "retention": "Facts that the base model recalls survive finetuning on well-known facts better.",
     "unknown": "Facts that the base model does not recall are answered, by guessing, after which half?",
@@ -240,7 +241,7 @@ def _row(result: str, one: str, other: str, column: str, note: str, groups: Sequ
     if result == "a" and len(groups) == 1 and len(groups[0].seeds) == 1:
         a, b = (_values(groups[0], arm, column)[0] == 1 for arm in (one, other))
         p_value, note = statistics.mcnemar(a, b), f"{note}; McNemar's exact p"
-    is_sign = result in signs.SIGNS
+    is_sign = result in SIGNS
     return _measured(result, f"{one} − {other}", found, p_value, f"{note} ({counted(groups)})", is_sign=is_sign)
 
 
@@ -253,7 +254,7 @@ def _contrast(
         return np.sum([weight * _values(group, arm, column) for arm, weight in weights.items()], axis=0)
 
     found = interval(groups, values)
-    is_sign = result in signs.SIGNS and column == "correct"
+    is_sign = result in SIGNS and column == "correct"
     return _measured(result, name, found, found.p_value, f"{note} ({counted(groups)})", is_sign=is_sign)
 
 

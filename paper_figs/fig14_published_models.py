@@ -62,7 +62,8 @@ def measure(experiment: Experiment) -> Model:
         return np.array([run.metric(arm, metric) for run in experiment.runs])
 
     def contrast(**weights: float) -> Interval:
-        return over_worlds(sum(weight * by_split(arm, "accuracy") for arm, weight in weights.items())).scaled(100)
+        parts = [weight * by_split(arm, "accuracy") for arm, weight in weights.items()]
+        return over_worlds(np.sum(parts, axis=0)).scaled(100)
 
     contrasts = {}
     if {f"{known}_{answer}" for known in LOOKS for answer in ANSWERS} <= set(arms):
