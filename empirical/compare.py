@@ -44,7 +44,7 @@ CROSSED = {
         "unknown_rare": -0.5,
         "unknown_common": -0.5,
     },
-    ("crossed", "interaction"): {
+    ("crossed", "effect of rarity, known − unknown"): {
         "known_rare": 1.0,
         "unknown_rare": -1.0,
         "known_common": -1.0,

@@ -308,7 +308,7 @@ def test_the_crossed_contrasts_are_half_sums_of_differences_and_the_difference_o
     expected = {
         ("g", "rare − common, of equal knownness"): ((1 + 0.5) / 2 - (0.75 + 0.25) / 2, (1 + 0.5) / 2 - (1 + 0) / 2),
         ("crossed", "known − unknown, of equal rarity"): ((0.75 + 1) / 2 - (0.25 + 0.5) / 2, (1 + 1 - 0 - 0.5) / 2),
-        ("crossed", "interaction"): ((1 - 0.5) - (0.75 - 0.25), (1 - 0.5) - (1 - 0)),
+        ("crossed", "effect of rarity, known − unknown"): ((1 - 0.5) - (0.75 - 0.25), (1 - 0.5) - (1 - 0)),
     }
     for (result, arm), (accuracy, retained) in expected.items():
         measured = rows[result, arm, "held-out accuracy"]["measured"]

@@ -265,7 +265,7 @@ def test_arms_by_answer_matched_crossed_and_by_size_are_finetuned_and_compared(f
     assert len(owned["size_10"]) == 5 and len({len(owned[arm]) for arm in arms[-4:]}) == 1
     rows = results.read_table(tmp_path / "out/empirical/tiny/predictions.parquet").to_pylist()
     found = {row["arm"] for row in rows if row["result"] in ("g", "crossed", "matched", "rarity")}
-    assert {"rare − common", "top_matched − bottom_matched", "interaction"} <= found
+    assert {"rare − common", "top_matched − bottom_matched", "effect of rarity, known − unknown"} <= found
     assert "rare − common, of equal knownness" in found
     assert "0 runs made, 1 found done" in tell("run", "tiny", *_named(finished, tmp_path, "--arms", *arms))[1]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from core import report_tables
+from core import arms, report_tables
 from core.runs import Run
 from empirical import compare, published, tables
 from empirical.compare import Group
@@ -107,9 +107,10 @@ def test_every_row_of_a_comparison_is_printed_in_120_columns():
         "unknown_accuracy",
     )
     names += ("generic_correct", "is_swap_invariant", "knockout_drop")
-    columns = {arm: {name: rng.random((1, 50)) for name in names} for arm in ARMS}
+    all_arms = (*ARMS, *arms.NAMES)
+    columns = {arm: {name: rng.random((1, 50)) for name in names} for arm in all_arms}
     group = Group(0, (0,), columns, np.arange(50), np.arange(50) // 10, False)
-    rows = compare.rows("tiny", [group], ARMS)
+    rows = compare.rows("tiny", [group], all_arms)
     text = printed(report_tables.print_verdicts, rows, width=120)
     assert all(statement in " ".join(text.split()) for statement in compare.STATEMENTS.values())
     measured = [f"{row['measured']:+.3g}" for row in rows]
