@@ -170,7 +170,8 @@ def command(read: Read, folder: Path) -> str:
     made_by = {
         "experiment": f"theory {theory} {read.name} --seeds 10",
         "sweep": f"theory sweep {read.name}",
-        "study": f"empirical run {read.name} --seeds 5 --pretrain-seeds 3",
+        "study": f"empirical run {read.name} "
+        + ("--seeds 5 --pretrain-seeds 3" if "tiny" in read.name else "--seeds 3"),
         "screen": f"empirical run {read.name}",
     }
     return f"python -m {made_by[read.kind]} --out {folder}"

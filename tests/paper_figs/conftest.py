@@ -132,6 +132,7 @@ class Results(studies.Studies):
             self.add_study("tiny-lora", world, gap=0.05 + 0.01 * world)
         self.add_screen(n_models=n_worlds)
         self.add_crossed()
+        self.add_crossed("gemma-3-270m-entity-questions")
 
     def named(self, name) -> tuple:
         """Return axes, measure and arms of a named sweep, to change them."""

@@ -46,26 +46,26 @@ def test_figure_is_added_by_one_file_which_is_found_drawn_and_collected_for(resu
         pq.write_table(pq.read_table(path).append_column("loss", [[3.0, 1.0] * 5]), path)
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "paper_figs", copy / "paper_figs", ignore=shutil.ignore_patterns("results", "gallery"))
-    (copy / "paper_figs" / "fig14_my_own.py").write_text(NEW)
+    (copy / "paper_figs" / "fig99_my_own.py").write_text(NEW)
 
-    drawn = _run(copy, "paper_figs", "--runs", results.folder, "--out", tmp_path / "out", "--only", "fig14")
-    assert drawn.startswith("fig14_my_own: drawn without tiny, which python -m empirical run tiny")
-    assert drawn.rstrip().endswith("fig14_my_own.png  Loss falls from 3.0 to 1.0 over 2 worlds")
-    assert (tmp_path / "out" / "fig14_my_own.png").stat().st_size > 10_000
+    drawn = _run(copy, "paper_figs", "--runs", results.folder, "--out", tmp_path / "out", "--only", "fig99")
+    assert drawn.startswith("fig99_my_own: drawn without tiny, which python -m empirical run tiny")
+    assert drawn.rstrip().endswith("fig99_my_own.png  Loss falls from 3.0 to 1.0 over 2 worlds")
+    assert (tmp_path / "out" / "fig99_my_own.png").stat().st_size > 10_000
 
     _run(copy, "paper_figs.collect", "--runs", results.folder, "--out", tmp_path / "kept")
     kept = pq.read_table(tmp_path / "kept" / paths[-1].relative_to(results.folder))
     assert kept.column_names == ["arm", "step", "loss"] and set(kept["arm"].to_pylist()) == {"top"}
-    again = _run(copy, "paper_figs", "--runs", tmp_path / "kept", "--out", tmp_path / "out", "--only", "fig14")
+    again = _run(copy, "paper_figs", "--runs", tmp_path / "kept", "--out", tmp_path / "out", "--only", "fig99")
     assert again == drawn.replace(str(results.folder), str(tmp_path / "kept"))
 
 
 def test_figures_stand_in_the_order_of_their_numbers(tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "paper_figs", copy / "paper_figs", ignore=shutil.ignore_patterns("results", "gallery"))
-    for number in (100, 14):
+    for number in (100, 99):
         (copy / "paper_figs" / f"fig{number}_new.py").write_text("READS = ()")
     (copy / "probe.py").write_text("import json; from paper_figs.figures import FIGURES; print(json.dumps([*FIGURES]))")
     names = json.loads(_run(copy, "probe"))
     numbers = [int(name.partition("_")[0].removeprefix("fig")) for name in names]
-    assert numbers == [*range(1, 15), 100] and names[-2:] == ["fig14_new", "fig100_new"]
+    assert numbers == [*range(1, 15), 99, 100] and names[-2:] == ["fig99_new", "fig100_new"]
