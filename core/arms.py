@@ -149,3 +149,15 @@ FAMILIES: dict[str, tuple[tuple[str, ...], Callable[[Training, np.random.Generat
 }
 """The arms that are drawn together, and how. A new family goes last: streams are counted in this order."""
 NAMES = tuple(name for arms, _ in FAMILIES.values() for name in arms)
+KNOWNNESS, RARITY = "known − unknown, of equal rarity", "rare − common, of equal knownness"
+CONTRASTS = {
+    RARITY: {"known_rare": 0.5, "unknown_rare": 0.5, "known_common": -0.5, "unknown_common": -0.5},
+    KNOWNNESS: {"known_rare": 0.5, "known_common": 0.5, "unknown_rare": -0.5, "unknown_common": -0.5},
+    "effect of rarity, known − unknown": {
+        "known_rare": 1.0,
+        "unknown_rare": -1.0,
+        "known_common": -1.0,
+        "unknown_common": 1.0,
+    },
+}
+"""What the crossed arms are compared by: the weight of each arm."""

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from core import runs as results
 from core import signs, statistics
+from core.arms import CONTRASTS, RARITY
 from core.runs import Run
 from empirical.lm.scores import normalise
 
@@ -31,27 +32,6 @@ STATEMENTS = SIGNS | {
     "crossed": "Knownness and rarity crossed, in four arms of equal size: what each does, and both together.",
 }
 """Beside the theory's signs what is read with them, as accuracy mixes what was kept with what was guessed."""
-CROSSED = {
-    ("g", "rare − common, of equal knownness"): {
-        "known_rare": 0.5,
-        "unknown_rare": 0.5,
-        "known_common": -0.5,
-        "unknown_common": -0.5,
-    },
-    ("crossed", "known − unknown, of equal rarity"): {
-        "known_rare": 0.5,
-        "known_common": 0.5,
-        "unknown_rare": -0.5,
-        "unknown_common": -0.5,
-    },
-    ("crossed", "effect of rarity, known − unknown"): {
-        "known_rare": 1.0,
-        "unknown_rare": -1.0,
-        "known_common": -1.0,
-        "unknown_common": 1.0,
-    },
-}
-"""The contrasts of the four crossed arms: result and name to the weight of each arm."""
 CROSSED_COLUMNS = {
     "correct": "held-out accuracy",
     "retained": "accuracy where the base model recalls the fact",
@@ -117,8 +97,8 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
     if {"top", "bottom"} <= set(arms) and all(len(group.fifth) >= N_FIFTHS for group in groups):
         made += [_middle(groups)] + [_fifth(groups, fifth) for fifth in range(N_FIFTHS)]
     made += [
-        _contrast(result, name, weights, column, note, groups)
-        for (result, name), weights in CROSSED.items()
+        _contrast("g" if name == RARITY else "crossed", name, weights, column, note, groups)
+        for name, weights in CONTRASTS.items()
         for column, note in CROSSED_COLUMNS.items()
         if set(weights) <= set(arms) and all(_applies(groups, arm, arm, column) for arm in weights)
     ]

@@ -90,7 +90,11 @@ def score(
     check(config)
     check_facts(config, facts)
     if config.classes and config.measure != "sampled":
-        return _with_classes(config, model, tokenizer, facts, pool, seed, progress)
+        inputs = (model, tokenizer, facts, pool)
+        ranked, drawn = (replace(config, classes=False, measure=measure) for measure in (config.measure, "sampled"))
+        value = score(ranked, *inputs, seed=seed, progress=part(progress, "", 0.0, 0.15)).value
+        classes = score(drawn, *inputs, seed=seed, progress=part(progress, "classes", 0.15, 1.0)).known_class
+        return Scores(value, classes)
     if config.measure == "popularity":
         return Scores(popularity(facts), None)
     if facts[0].choices:
@@ -106,23 +110,6 @@ def score(
     if config.measure == "greedy":
         return Scores(greedy, None)
     return Scores(greedy + sampled / (2 * config.n_prompts), classify(greedy, sampled))
-
-
-def _with_classes(
-    config: KnownnessConfig,
-    model: generate.Model,
-    tokenizer: PreTrainedTokenizerBase,
-    facts: Sequence[Fact],
-    pool: Sequence[Fact],
-    seed: int,
-    progress: Progress,
-) -> Scores:
-    """Return the scores by the config's measure, and the classes by random answers."""
-    inputs = (model, tokenizer, facts, pool)
-    ranked, drawn = (replace(config, classes=False, measure=measure) for measure in (config.measure, "sampled"))
-    value = score(ranked, *inputs, seed=seed, progress=part(progress, "", 0.0, 0.15)).value
-    classes = score(drawn, *inputs, seed=seed, progress=part(progress, "classes", 0.15, 1.0)).known_class
-    return Scores(value, classes)
 
 
 def check(config: KnownnessConfig) -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from core.arms import CONTRASTS, KNOWNNESS, RARITY
 from paper_figs import style
 from paper_figs.interval import Interval, over_worlds
 from paper_figs.load import Experiment
@@ -61,17 +62,11 @@ def measure(experiment: Experiment) -> Model:
     def by_split(arm: str, metric: str) -> Float[np.ndarray, " split"]:
         return np.array([run.metric(arm, metric) for run in experiment.runs])
 
-    def contrast(**weights: float) -> Interval:
+    def contrast(weights: Mapping[str, float]) -> Interval:
         parts = [weight * by_split(arm, "accuracy") for arm, weight in weights.items()]
         return over_worlds(np.sum(parts, axis=0)).scaled(100)
 
-    contrasts = {}
-    if {f"{known}_{answer}" for known in LOOKS for answer in ANSWERS} <= set(arms):
-        half = {"known_common": 0.5, "known_rare": 0.5, "unknown_common": -0.5, "unknown_rare": -0.5}
-        contrasts = {
-            "known − unknown": contrast(**half),
-            "rare − common": contrast(known_rare=0.5, unknown_rare=0.5, known_common=-0.5, unknown_common=-0.5),
-        }
+    contrasts = {name: contrast(weights) for name, weights in CONTRASTS.items() if set(weights) <= set(arms)}
     return Model(
         {arm: over_worlds(by_split(arm, "accuracy")).scaled(100) for arm in arms},
         {arm: over_worlds(by_split(arm, "subject_attention")) for arm in arms},
@@ -82,7 +77,7 @@ def measure(experiment: Experiment) -> Model:
 
 def claim(model: Model) -> str:
     """Return what knownness and rarity each do, and whether rare answers help as the toy says."""
-    known, rare = model.contrasts["known − unknown"], model.contrasts["rare − common"]
+    known, rare = model.contrasts[KNOWNNESS], model.contrasts[RARITY]
     verdict = {1: "help, as the toy says", -1: "cost, against the toy", 0: "do nothing clear"}[int(rare.signs)]
     return (
         f"On a published model both count: well-known facts are worth {known.text(1, ' points', signed=True)}, "
