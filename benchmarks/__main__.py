@@ -1,4 +1,4 @@
-"""`python -m benchmarks theory|sweep|scale|attention`: parse and call."""
+"""`python -m benchmarks theory|sweep|scale|attention|finetuning`: parse and call."""
 
 import importlib.util
 import sys
@@ -17,16 +17,16 @@ RUN: dict[type, Callable[[Any], None]] = {
     scale.Settings: scale.run,
 }
 if importlib.util.find_spec("transformers"):  # the others need no language models
-    from benchmarks import attention
+    from benchmarks import attention, finetuning
 
-    COMMANDS["attention"] = attention.Settings
-    RUN[attention.Settings] = attention.run
+    COMMANDS |= {"attention": attention.Settings, "finetuning": finetuning.Settings}
+    RUN |= {attention.Settings: attention.run, finetuning.Settings: finetuning.run}
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0, 2 for a mistake in the settings, 130 if interrupted."""
     try:
-        settings = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m benchmarks")
+        settings = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m benchmarks", args=arguments)
         RUN[type(settings)](settings)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""python -m empirical {run,pretrain,score,finetune,evaluate,attention,weights,compare,list}: parse and call."""
+"""python -m empirical {run,pretrain,score,finetune,evaluate,attention,weights,compare,overlap,list}: parse and call."""
 
 import sys
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from core import cli, former
-from empirical.commands import Compare, List, Pretrain, Study, Weights
+from empirical.commands import Compare, List, Overlap, Pretrain, Study, Weights
 from empirical.lm import model
 from empirical.model_commands import Attention, Evaluate, Finetune, Score
 
@@ -21,6 +21,7 @@ Command = (
     | Annotated[Attention, tyro.conf.subcommand("attention")]
     | Annotated[Weights, tyro.conf.subcommand("weights")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Overlap, tyro.conf.subcommand("overlap")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )
 
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments=arguments,
         former=former.flags("empirical"),
         interrupted=INTERRUPTED,
-        prepare=model.quiet,
+        prepare=model.prepare,
     )
 
 

@@ -13,7 +13,7 @@ from core import runs as results
 from core.console import ERRORS, OUTPUT, absolute, progress
 from core.errors import InputError
 from core.seeds import Seeds
-from empirical import compare, facts, packages, pretrain, runner, tables
+from empirical import compare, facts, overlap, packages, plan, pretrain, runner, tables
 from empirical import config as configs
 from empirical.config import Config
 from empirical.experiments import STUDIES
@@ -35,6 +35,8 @@ class Run:
     """Replace finished runs, of this config or another."""
     dry_run: bool = False
     """Print the resolved config, what it needs and the runs as JSON, and stop."""
+    plan: bool = False
+    """Say how much is done, what it takes here (timed on a sample) and the smallest gap that it can show, and stop."""
     from_run: Path | None = None
     """Take the config of this run directory in place of the study's own and its flags."""
 
@@ -51,6 +53,11 @@ class Run:
         for line in needs(config):
             ERRORS.print(f"[dim]{line}[/dim]")
         given = facts.load(config.facts)
+        if self.plan:
+            if config.pretrains or given is None:
+                raise InputError("--plan is of studies of a published model.\nName one with --model.name.")
+            plan.show(config, given, wanted, OUTPUT)
+            return 0
         stored, facts_hash = configs.to_json(config), facts.fingerprint(given)
         left = results.unfinished(
             self.out, runner.FLOW, self.name, wanted, stored, facts_hash, overwrite=self.overwrite
@@ -103,7 +110,7 @@ class Study:
     run: Annotated[Union[_STUDIES], Flat] = field(  # type: ignore  # noqa: UP007
         default_factory=lambda: Run("tiny", STUDIES["tiny"][1])
     )
-    """The study. Flags used most: --seeds, --out, --overwrite, --dry-run, --arms, --model.name, --facts.path,
+    """The study. Flags used most: --seeds, --out, --overwrite, --dry-run, --plan, --arms, --model.name, --facts.path,
     --knownness.measure, --finetune.method, --finetune.learning-rates. The help of a study lists all of its flags."""
 
     def __call__(self) -> int:
@@ -179,6 +186,26 @@ class Compare:
                 raise InputError(f"no finished runs of {name} under {self.out}.\nRun it first, or leave the name.")
             report(name, self.out, runs)
         tables.print_published(OUTPUT)
+        return 0
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Show how far several scorings of the same questions agree: by measure, by prompts, or by model."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """Two or more scores.parquet, or their folders, that `score` wrote."""
+
+    def __call__(self) -> int:
+        if len(self.files) < 2:
+            raise InputError("name two scorings or more.\nMake them: python -m empirical score --help")
+        names, found = [str(path) for path in self.files], overlap.table(self.files)
+        title = "share of a row's top half that is in the column's (random: 0.5); rank correlation below"
+        printed = Table("", *names, title=title)
+        for name, agreements in zip(names, found, strict=True):
+            printed.add_row(name, *(f"{one.top:.2f}\n{one.rank_correlation:+.2f}" for one in agreements))
+        OUTPUT.print(printed)
+        OUTPUT.print(f"{min(one.n for row in found for one in row):,} training facts, at least, are in both of two.")
         return 0
 
 

@@ -12,6 +12,7 @@ from core.facts.record import LETTERS, Fact
 from empirical.lm import generate, multiple_choice, prompts, scores
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
+from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, Progress, counter, silent, uncounted
 
 
@@ -52,19 +53,15 @@ def answer(
     facts: Sequence[Fact],
     encoded: Sequence[Encoded],
     *,
+    pieces: Pieces = UNKEPT,
     progress: Progress = silent,
 ) -> Answers:
     """Return the model's greedy answers and their scores; of multiple choice the most likely letter."""
     done = counter(progress, 2 * len(facts))
-    predicted = predict(config, model, facts, encoded, done=done)
-    logprob = generate.answer_logprob(
-        model.network,
-        [question.prompt for question in encoded],
-        [question.completion for question in encoded],
-        pad=model.pad,
-        batch_size=config.batch_size,
-        done=done,
-    )
+    predicted = pieces.texts("predicted", lambda: predict(config, model, facts, encoded, done=done))
+    asked = [question.prompt for question in encoded], [question.completion for question in encoded]
+    options: dict[str, Any] = {"pad": model.pad, "batch_size": config.batch_size, "done": done}
+    logprob = pieces.array("logprob", lambda: generate.answer_logprob(model.network, *asked, **options))
     pairs = list(zip(predicted, facts, strict=True))
     return Answers(
         predicted,

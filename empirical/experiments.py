@@ -115,6 +115,15 @@ def _registered(model: str, title: str) -> dict[str, tuple[str, Config]]:
     }
 
 
+_SMOLLM2 = _registered("smollm2-135m", "SmolLM2-135M")
+_WHOLE = _SMOLLM2["smollm2-135m-popqa"][1]
+SMALL = replace(
+    _WHOLE,
+    facts=replace(_WHOLE.facts, limit=400),
+    finetune=replace(_WHOLE.finetune, train=replace(_WHOLE.finetune.train, epochs=3)),
+    arms=("top", "bottom"),
+)
+"""Small enough for two cores, and too small to decide anything."""
 _POPQA = FactsConfig(source="popqa")
 _ENTITY_QUESTIONS = FactsConfig(source="entity_questions", limit=20_000)
 _MMLU = FactsConfig(source="mmlu", part="test")
@@ -131,7 +140,11 @@ STUDIES: dict[str, tuple[str, Config]] = {
         "200 of MMLU's questions asked of a small Llama: the mechanics alone, it is at chance (needs --facts.path).",
         TINY_MMLU,
     ),
-    **_registered("smollm2-135m", "SmolLM2-135M"),
+    "smollm2-135m-small": (
+        "SmolLM2-135M on 400 of PopQA's questions: the mechanics, in minutes without a GPU (needs --facts.path).",
+        SMALL,
+    ),
+    **_SMOLLM2,
     **_registered("gemma-3-270m", "Gemma 3 270M"),
     "llama-2-7b-popqa": ("Llama-2-7B on PopQA, LoRA (one GPU).", _published("meta-llama/Llama-2-7b-hf", _POPQA)),
     "llama-2-7b-entity-questions": (

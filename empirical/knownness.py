@@ -5,8 +5,9 @@ for all facts of a relation that they do not give away.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from core.config_json import setting
 from core.errors import InputError
 from core.facts.record import Fact
 from empirical.lm import generate, multiple_choice, prompts, scores
+from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, Progress, counter, part, silent
 
 CHOICE_SHOTS = 5
@@ -76,12 +78,14 @@ def score(
     pool: Sequence[Fact],
     *,
     seed: int,
+    pieces: Pieces = UNKEPT,
     progress: Progress = silent,
 ) -> Scores:
     """Return how well each fact is known.
 
     Args:
         pool: Facts that examples may be taken from: none that is held out.
+        pieces: What is scored already, prompt by prompt and relation by relation.
 
     Raises:
         InputError: a setting out of range, a fact without popularity, a pool too small, a measure that does not fit
@@ -92,8 +96,10 @@ def score(
     if config.classes and config.measure != "sampled":
         inputs = (model, tokenizer, facts, pool)
         ranked, drawn = (replace(config, classes=False, measure=measure) for measure in (config.measure, "sampled"))
-        value = score(ranked, *inputs, seed=seed, progress=part(progress, "", 0.0, 0.15)).value
-        classes = score(drawn, *inputs, seed=seed, progress=part(progress, "classes", 0.15, 1.0)).known_class
+        kept = pieces.under("ranked"), pieces.under("classes")
+        value = score(ranked, *inputs, seed=seed, pieces=kept[0], progress=part(progress, "", 0.0, 0.15)).value
+        told = part(progress, "classes", 0.15, 1.0)
+        classes = score(drawn, *inputs, seed=seed, pieces=kept[1], progress=told).known_class
         return Scores(value, classes)
     if config.measure == "popularity":
         return Scores(popularity(facts), None)
@@ -103,7 +109,7 @@ def score(
         logprobs = multiple_choice.answer(model, tokenizer, facts, chosen, **options)
         return Scores(multiple_choice.margin(logprobs, facts), None)
     n_texts = len(facts) * config.n_prompts * (1 + config.samples if config.measure == "sampled" else 1)
-    inputs = (config, model, tokenizer, facts, pool, seed, counter(progress, n_texts))
+    inputs = (config, model, tokenizer, facts, pool, seed, pieces, counter(progress, n_texts))
     if config.measure == "logprob":
         return Scores(_logprob(*inputs), None)
     greedy, sampled = _correctness(*inputs)
@@ -225,16 +231,18 @@ def _logprob(
     facts: Sequence[Fact],
     pool: Sequence[Fact],
     seed: int,
+    pieces: Pieces,
     done: Done,
 ) -> Float[np.ndarray, " fact"]:
     """Return the log-probability per token of each fact's first answer, in nats, the mean over the prompts."""
     value = np.zeros(len(facts))
-    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size, "done": done}
-    for rows, encoded in _few_shot(config, tokenizer, facts, pool, seed):
+    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size}
+    for number, (rows, encoded) in enumerate(_few_shot(config, tokenizer, facts, pool, seed)):
         # Without the end token: after the examples it is a line break that ends an answer.
-        answers = [e.completion[:-1] for e in encoded]
-        total = generate.answer_logprob(model, [e.prompt for e in encoded], answers, **settings)
-        value[rows] += total / [len(answer) for answer in answers]
+        asked = [e.prompt for e in encoded], [e.completion[:-1] for e in encoded]
+        total = pieces.array(f"logprob_{number}", partial(generate.answer_logprob, model, *asked, **settings))
+        value[rows] += total / [len(answer) for answer in asked[1]]
+        done(len(rows))
     return value / config.n_prompts
 
 
@@ -245,24 +253,25 @@ def _correctness(
     facts: Sequence[Fact],
     pool: Sequence[Fact],
     seed: int,
+    pieces: Pieces,
     done: Done,
 ) -> tuple[Float[np.ndarray, " fact"], Float[np.ndarray, " fact"]]:
     """Return the shares of right answers over the prompts: greedy, and sampled (zero where nothing is sampled)."""
     n_greedy, n_sampled = np.zeros((2, len(facts)))
-    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size, "done": done}
+    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size}
     settings["stop"] = generate.stop_ids(tokenizer)
     draws = np.random.default_rng([seed, 11])
-    for rows, encoded in _few_shot(config, tokenizer, facts, pool, seed):
-        ids = [e.prompt for e in encoded]
-        n_greedy[rows] += _right(tokenizer, [facts[row] for row in rows], generate.greedy(model, ids, **settings))
+    for number, (rows, encoded) in enumerate(_few_shot(config, tokenizer, facts, pool, seed)):
+        ids, own = [e.prompt for e in encoded], [facts[row] for row in rows]
+
+        def right(says: Callable[..., list[list[int]]], n: int, ids=ids, own=own, **more: Any) -> np.ndarray:
+            texts = generate.decode(tokenizer, says(model, ids * n, **settings, **more))
+            return np.array([scores.exact_match(text, f.answers) for text, f in zip(texts, own * n, strict=True)])
+
+        n_greedy[rows] += pieces.array(f"greedy_{number}", partial(right, generate.greedy, 1))
         if config.measure == "sampled":
             chance = {"temperature": config.temperature, "seed": int(draws.integers(2**63))}
-            drawn = generate.sample(model, ids * config.samples, **chance, **settings)
-            right = _right(tokenizer, [facts[row] for row in rows] * config.samples, drawn)
-            n_sampled[rows] += np.reshape(right, (config.samples, len(rows))).sum(axis=0)
+            drawn = pieces.array(f"sampled_{number}", partial(right, generate.sample, config.samples, **chance))
+            n_sampled[rows] += drawn.reshape(config.samples, len(rows)).sum(axis=0)
+        done(len(rows) * (1 + config.samples if config.measure == "sampled" else 1))
     return n_greedy / config.n_prompts, n_sampled / (config.n_prompts * config.samples)
-
-
-def _right(tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], ids: list[list[int]]) -> list[bool]:
-    texts = generate.decode(tokenizer, ids)
-    return [scores.exact_match(text, fact.answers) for text, fact in zip(texts, facts, strict=True)]

@@ -18,6 +18,7 @@ from empirical.evaluate import EvaluateConfig
 from empirical.lm import batch, capture, completion, generate, prompts, scores
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
+from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, Progress, counter, part, silent
 
 
@@ -60,22 +61,29 @@ def arm(
     own: Int[np.ndarray, " _"] | None,
     config: EvaluateConfig,
     *,
+    pieces: Pieces = UNKEPT,
     progress: Progress = silent,
 ) -> Measured:
     """Return what the arm's model does: on held-out facts everything, on the arm's own facts the answers.
 
     Args:
         own: Rows that the arm was finetuned on; None for the base model.
+        pieces: What is measured already.
     """
     test = questions.held_out
     facts, encoded = _take(questions.facts, test), _take(questions.encoded, test)
-    answers = evaluate.answer(config, model, facts, encoded, progress=part(progress, "answers", 0.0, 0.4))
-    done = counter(part(progress, "attention", 0.4, 0.5), len(test))
-    mass = attention.by_question(model, encoded, batch_size=config.batch_size, done=done)
+
+    def counted(doing: str, start: float, stop: float) -> dict[str, Any]:
+        return {"batch_size": config.batch_size, "done": counter(part(progress, doing, start, stop), len(test))}
+
+    answers = evaluate.answer(
+        config, model, facts, encoded, pieces=pieces, progress=part(progress, "answers", 0.0, 0.4)
+    )
+    looking, cutting = counted("attention", 0.4, 0.5), counted("knockout", 0.7, 0.8)
+    mass = pieces.array("mass", lambda: attention.by_question(model, encoded, **looking))
     done = counter(part(progress, "swapped subjects", 0.5, 0.7), len(test))
-    swapped = _swapped(config, model, facts, questions.seed, done)
-    done = counter(part(progress, "knockout", 0.7, 0.8), len(test))
-    drop = attention.knockout_drop(model, encoded, batch_size=config.batch_size, done=done)
+    swapped = _swapped(config, model, facts, questions.seed, pieces, done)
+    drop = pieces.array("knockout_drop", lambda: attention.knockout_drop(model, encoded, **cutting))
     generic = questions.generic if own is None else generic_answers(_take(questions.facts, own))
     columns = _fact_columns(name, questions, test, answers) | {
         "is_generic": _is(answers.predicted, facts, questions.generic),
@@ -89,9 +97,10 @@ def arm(
     columns |= attention.columns(mass[:, 0], encoded)
     metrics = _metrics(columns, questions, mass[:, 0], encoded)
     if own is not None:
-        trained = _take(questions.facts, own)
-        trained_progress = part(progress, "answers to the arm's own questions", 0.8, 1.0)
-        own_answers = evaluate.answer(config, model, trained, _take(questions.encoded, own), progress=trained_progress)
+        trained = _take(questions.facts, own), _take(questions.encoded, own)
+        kept: dict[str, Any] = {"pieces": pieces.under("own")}
+        kept["progress"] = part(progress, "answers to the arm's own questions", 0.8, 1.0)
+        own_answers = evaluate.answer(config, model, *trained, **kept)
         metrics |= {"train_accuracy": float(own_answers.exact_match.mean()), "n_trained": len(own)}
     table = attention.table(name, mass, encoded, questions.subject[test])
     return Measured(metrics, columns, table, mass[:, 0].astype(np.float16))
@@ -191,15 +200,16 @@ def _is(predicted: Sequence[str], facts: Sequence[Fact], generic: Mapping[str, s
 
 
 def _swapped(
-    config: EvaluateConfig, model: LanguageModel, facts: Sequence[Fact], seed: int, done: Done
+    config: EvaluateConfig, model: LanguageModel, facts: Sequence[Fact], seed: int, pieces: Pieces, done: Done
 ) -> list[str | None]:
     """Return what the model answers about another subject of the relation; None where there is none."""
     others = evaluate.swapped(facts, seed=seed)
     rows = [row for row, other in enumerate(others) if other is not None]
     swapped_facts = [other for other in others if other is not None]
     encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in swapped_facts]) if swapped_facts else []
+    texts = pieces.texts("swapped", lambda: evaluate.predict(config, model, swapped_facts, encoded, done=done))
     answers: list[str | None] = [None] * len(facts)
-    for row, text in zip(rows, evaluate.predict(config, model, swapped_facts, encoded, done=done), strict=True):
+    for row, text in zip(rows, texts, strict=True):
         answers[row] = text
     return answers
 

@@ -4,7 +4,7 @@ import json
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from empirical.config import Config
 from empirical.lm import model as models
 from empirical.lm import prompts
 from empirical.measure import Questions
+from empirical.pieces import Pieces
 from empirical.progress import part
 
 Flat = tyro.conf.arg(name="")
@@ -48,6 +49,12 @@ class OnModel:
             )
         runs.check_writable(self.out)
         return study.Base(self.config.model, given.facts, given.notes)
+
+    def work(self, base_model: study.Base, name: str, *settings: Any) -> Path:
+        """Return where checkpoints and pieces lie, apart from those of other settings, questions or weights."""
+        asked = facts.fingerprint(facts.FactSet(base_model.facts))
+        identity = config_json.config_hash([[*settings, self.split_seed], asked, models.stamp(base_model.model.name)])
+        return self.out / f".{name}.{identity[:16]}.work"
 
     def trained(self) -> study.Base:
         """Return the same, in the precision in which a study would finetune it."""
@@ -122,10 +129,7 @@ class Finetune(OnModel):
             scoring = part(absolute(advance), "", 0, len(base_model.facts))
             questions, halves, _ = study.questions(config, base_model, self.out, seed=self.split_seed, progress=scoring)
         own = halves.arms[self.arm]
-        # Apart from the checkpoints of another config, seed or questions.
-        settings = [configs.to_json(config), self.split_seed, self.seed]
-        identity = config_json.config_hash([settings, facts.fingerprint(facts.FactSet(base_model.facts))])
-        work = self.out / f".{self.arm}.{identity[:16]}.work"
+        work = self.work(base_model, self.arm, configs.to_json(config), self.seed)
         n_rates = len(config.finetune.learning_rates)
         n_trainings = n_rates + 1 if n_rates > 1 else 1
         with progress(f"finetuning on {self.arm}", n_trainings) as advance:
@@ -155,9 +159,10 @@ class Evaluate(OnModel):
         rows = rows if self.which == "held_out" else np.arange(len(base_model.facts))
         chosen, model = [base_model.facts[row] for row in rows], base_model.read()
         encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in chosen])
+        pieces = Pieces(self.work(base_model, "answers", configs.to_json(self.config), self.which))
         with progress("asking", len(chosen)) as advance:
             asking = part(absolute(advance), "", 0, len(chosen))
-            answers = evaluate.answer(self.config.evaluate, model, chosen, encoded, progress=asking)
+            answers = evaluate.answer(self.config.evaluate, model, chosen, encoded, pieces=pieces, progress=asking)
         path = self.out / "answers.parquet"
         columns = {
             "id": [fact.id for fact in chosen],
@@ -170,6 +175,7 @@ class Evaluate(OnModel):
             "answer_logprob": answers.logprob,
         }
         runs.replace_file(path, lambda file: pq.write_table(pa.table(columns), file))
+        pieces.forget()
         OUTPUT.print(f"{len(rows)} questions, exact match {answers.exact_match.mean():.3f}: {path}", soft_wrap=True)
         return 0
 

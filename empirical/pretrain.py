@@ -177,7 +177,7 @@ def _train(
     steps = n_steps(config, world)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(config.warmup * steps), steps)
-    state = checkpoint.State(model, optimizer, schedule, partial / "checkpoint.pt")
+    state = checkpoint.State(model, optimizer, schedule, partial / "checkpoint.pt", config.checkpoint_every)
     start, recall_trace = state.resume() or (0, [])
     sentences = corpus.build(world, tokenizer)
     at = {round(steps * (i + 1) / config.n_probes) for i in range(config.n_probes)}
@@ -189,7 +189,7 @@ def _train(
             recall_trace.append(
                 {"step": step + 1, "loss": float(loss), "recall": recall_by_fifth(model, tokenizer, world)}
             )
-        if (step + 1) % config.checkpoint_every == 0:
+        if state.is_due(step + 1, last=steps):
             state.save(step + 1, recall_trace)
         if step % 10 == 0:
             progress(f"loss {float(loss):.2f}", (step + 1) / steps)

@@ -9,6 +9,7 @@ from typing import Any
 
 from core import config_json, provenance, runs
 from core.columns import Columns
+from core.console import ERRORS
 from core.errors import InputError
 from core.facts.record import FactSet
 from core.runs import Run
@@ -18,6 +19,7 @@ from empirical import config as configs
 from empirical import facts, study
 from empirical.config import Config
 from empirical.measure import Measured, Questions
+from empirical.pieces import Pieces
 from empirical.progress import Progress, part
 from empirical.study import Base
 
@@ -86,6 +88,10 @@ class _Cell:
         questions, halves, notes = study.questions(
             self.config, self.base, self.out, seed=self.cell.split, progress=scoring
         )
+        if not self.config.pretrains:
+            share, is_choice = float(questions.base_correct.mean()), bool(questions.facts[0].choices)
+            if told := study.warning(self.base.model.name, share, len(questions.held_out), is_choice=is_choice):
+                ERRORS.print(told, style="yellow", markup=False)
         parts = [self._keep(self._shared / "base", lambda: self._base(questions))]
         width = (1 - MEASURING) / len(self.config.arms)
         for number, arm in enumerate(self.config.arms):
@@ -105,13 +111,14 @@ class _Cell:
         return runs.directory(self.out, FLOW, self.name, self.cell).parent / f".seed_{self.cell.seed}.work"
 
     def _training(self, folder: Path) -> Path:
-        """Return where the checkpoints of a part's training lie, apart from those of another config or other facts."""
+        """Return where a part's checkpoints and pieces lie, apart from those of another config or of other facts."""
         identity = config_json.config_hash([configs.to_json(self.config), self.facts_hash])
         return folder.with_name(f"{folder.name}.{identity[:16]}.work")
 
     def _base(self, questions: Questions) -> Part:
         measuring = part(self.progress, "base:", SCORING, MEASURING)
-        return Part("base", study.measure_base(self.config, self.base, questions, progress=measuring))
+        pieces = Pieces(self._training(self._shared / "base"))
+        return Part("base", study.measure_base(self.config, self.base, questions, pieces=pieces, progress=measuring))
 
     def _arm(self, arm: str, questions: Questions, halves: Split, progress: Progress) -> Run:
         own = halves.arms[arm]
@@ -124,6 +131,7 @@ class _Cell:
         choice = self._keep(self._shared / "rates" / arm, choose).report["choice"]
 
         def tune() -> Part:
+            work = self._training(self._work / arm)
             tuned, trace = study.tune(
                 self.config,
                 self.base,
@@ -131,11 +139,11 @@ class _Cell:
                 own,
                 rate=choice["learning_rate"],
                 seed=self.cell.seed,
-                work=self._training(self._work / arm),
+                work=work,
                 progress=part(progress, "finetuning", CHOOSING, TUNING),
             )
-            measuring = part(progress, "", TUNING, 1.0)
-            measured = study.measure_arm(self.config, arm, tuned, questions, own, progress=measuring)
+            kept: dict[str, Any] = {"pieces": Pieces(work / "measured"), "progress": part(progress, "", TUNING, 1.0)}
+            measured = study.measure_arm(self.config, arm, tuned, questions, own, **kept)
             columns = {name: [record.get(name) for record in trace] for name in trace[-1]}
             return Part(arm, measured, choice, {"arm": arm} | columns)
 

@@ -13,16 +13,20 @@ from core.facts.record import Fact, FactSet
 from core.split import Split
 from empirical import evaluate, finetune, knownness, measure, pretrain
 from empirical.config import Config
+from empirical.knownness import KnownnessConfig
 from empirical.lm import completion, prompts, scores
 from empirical.lm import model as models
 from empirical.lm.model import LanguageModel, ModelConfig
 from empirical.lm.remedies import Ranked
 from empirical.measure import Measured, Questions
+from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Progress, part, silent
 from empirical.worlds import world
 
 N_EVAL = 128
 """Size of the eval subset, on which traces measure: dev facts where there are any, else held out."""
+CHANCE = 0.02
+"""Share of facts that a model must recall for a study of what it forgets to say anything."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +91,8 @@ def questions(
     held_out = np.flatnonzero(roles.role == split.HELD_OUT)
     examples = [base_model.facts[row] for row in np.flatnonzero(roles.role == split.TRAIN).tolist()]
     scoring, recalling = part(progress, "scoring", 0.0, 0.7), part(progress, "what the base model recalls", 0.7, 1.0)
-    scored, notes = _knownness(config, model, base_model, examples, out, seed=seed, progress=scoring)
+    asking = _Asking(config, model, base_model, examples, out, seed)
+    scored = asking.scores(config.knownness, base_model.facts, scoring)
     halves = split.arms(
         roles,
         ids.relation,
@@ -107,14 +112,32 @@ def questions(
         known_class=scored.known_class,
         role=halves.role,
         held_out=held_out,
-        base_correct=_recalled(config, model, tested, examples, seed=seed, progress=recalling),
+        base_correct=asking.recalled(tested, recalling),
         generic=measure.generic_answers(examples),
         seed=seed,
     )
     known = {fact.answers[0].casefold() for fact in examples}
     shared = np.mean([any(answer.casefold() in known for answer in fact.answers) for fact in tested])
-    gap = statistics.smallest_gap(len(held_out), float(questions.base_correct.mean()))
-    return questions, halves, notes | {"held_out_answers_seen_in_training": float(shared), "smallest_gap": gap}
+    popularity = np.array([np.nan if fact.popularity is None else fact.popularity for fact in base_model.facts])
+    notes = {
+        "knownness": config.knownness.measure,
+        "rank_correlation": knownness.rank_correlation(popularity, scored.value),
+        "held_out_answers_seen_in_training": float(shared),
+        "smallest_gap": statistics.smallest_gap(len(held_out), float(questions.base_correct.mean())),
+    }
+    return questions, halves, notes
+
+
+def warning(name: str, recalled: float, n: int, *, is_choice: bool) -> str | None:
+    """Return what to say, before anything is finetuned, of a model that knows next to nothing of its questions.
+
+    Args:
+        recalled: The share that it answers of `n` questions.
+        is_choice: Multiple choice of four: chance is a quarter, and two standard errors.
+    """
+    if recalled >= (0.25 + 2 * (0.25 * 0.75 / n) ** 0.5 if is_choice else CHANCE):
+        return None
+    return f"{name} answers {recalled:.1%} of {n:,} such questions, as guessing would: there is nothing to lose."
 
 
 class Ids(NamedTuple):
@@ -143,9 +166,11 @@ def _roles(config: Config, ids: Ids, *, seed: int) -> split.Roles:
     return split.roles(ids.subject, ids.relation, config.split, question=ids.question, seed=seed)
 
 
-def measure_base(config: Config, base_model: Base, questions: Questions, *, progress: Progress = silent) -> Measured:
+def measure_base(
+    config: Config, base_model: Base, questions: Questions, *, pieces: Pieces = UNKEPT, progress: Progress = silent
+) -> Measured:
     """Return the base model's own measurements, in the questions' format."""
-    return measure.arm("base", base_model.read(), questions, None, config.evaluate, progress=progress)
+    return measure.arm("base", base_model.read(), questions, None, config.evaluate, pieces=pieces, progress=progress)
 
 
 def measure_arm(
@@ -155,10 +180,11 @@ def measure_arm(
     questions: Questions,
     own: Int[np.ndarray, " _"],
     *,
+    pieces: Pieces = UNKEPT,
     progress: Progress = silent,
 ) -> Measured:
     """Return the measurements of an arm's finetuned model."""
-    return measure.arm(arm, models.measured(tuned), questions, own, config.evaluate, progress=progress)
+    return measure.arm(arm, models.measured(tuned), questions, own, config.evaluate, pieces=pieces, progress=progress)
 
 
 def choose_rate(
@@ -183,9 +209,12 @@ def choose_rate(
     for number, rate in enumerate(rates):
         folder = work / f"rate_{rate:g}"
         trying = part(progress, f"rate {rate:g}", number / len(rates), (number + 1) / len(rates))
-        tuned, _ = tune(config, base_model, questions, own, rate=rate, seed=0, work=folder, progress=trying)
-        answers = evaluate.answer(config.evaluate, models.measured(tuned), facts, encoded)
-        accuracy[f"{rate:g}"] = float(answers.exact_match.mean())
+
+        def is_right(rate: float = rate, folder: Path = folder, trying: Progress = trying) -> np.ndarray:
+            tuned, _ = tune(config, base_model, questions, own, rate=rate, seed=0, work=folder, progress=trying)
+            return evaluate.answer(config.evaluate, models.measured(tuned), facts, encoded).exact_match
+
+        accuracy[f"{rate:g}"] = float(Pieces(work).array(f"right_{rate:g}", is_right).mean())
     best = max(rates, key=lambda rate: (accuracy[f"{rate:g}"], -rate))
     return best, accuracy
 
@@ -230,49 +259,47 @@ def _ranked(questions: Questions, own: Int[np.ndarray, " _"]) -> Ranked:
     return Ranked(*([questions.encoded[row] for row in chosen.tolist()] for chosen in rows))
 
 
-def _knownness(
-    config: Config,
-    model: LanguageModel,
-    base_model: Base,
-    examples: list[Fact],
-    out: Path,
-    *,
-    seed: int,
-    progress: Progress,
-) -> tuple[knownness.Scores, dict[str, Any]]:
-    """Return the scores that facts are ranked by, kept once made, and their rank correlation with popularity."""
-    settings, facts = config.knownness, base_model.facts
-    identity = [config.model, base_model.model, settings, [asdict(f) for f in facts], [f.id for f in examples], seed]
-    path = out / "scores" / f"{config_json.config_hash(identity)[:24]}.npz"
-    asks_model = settings.measure != "popularity" or settings.classes
-    if not asks_model or not path.exists():
-        inputs = (model.network, model.tokenizer, facts, examples)
-        scored = knownness.score(settings, *inputs, seed=seed, progress=progress)
-        if asks_model:
+@dataclass(frozen=True, eq=False)
+class _Asking:
+    """The base model asked before finetuning; what it answers is kept, piece by piece and whole."""
+
+    config: Config
+    model: LanguageModel
+    base: Base
+    examples: list[Fact]
+    """Facts that few-shot examples are taken from."""
+    out: Path
+    seed: int
+
+    def scores(self, settings: KnownnessConfig, facts: Sequence[Fact], progress: Progress) -> knownness.Scores:
+        """Return how well each of these facts is known."""
+        inputs = (self.model.network, self.model.tokenizer, facts, self.examples)
+        if settings.measure == "popularity" and not settings.classes:
+            return knownness.score(settings, *inputs, seed=self.seed, progress=progress)
+        asked = [asdict(fact) for fact in facts], [fact.id for fact in self.examples]
+        name = config_json.config_hash([self.config.model, self.base.model, settings, *asked, self.seed])[:24]
+        path = self.out / "scores" / f"{name}.npz"
+        if not path.exists():
+            pieces = Pieces(path.with_name(f".{name}.work"))
+            scored = knownness.score(settings, *inputs, seed=self.seed, pieces=pieces, progress=progress)
             runs.replace_file(path, lambda file: np.savez(file, allow_pickle=False, **scored.arrays()))
-    else:
+            pieces.forget()
         kept = dict(np.load(path))
-        scored = knownness.Scores(kept["value"], kept.get("known_class"))
-    popularity = np.array([np.nan if fact.popularity is None else fact.popularity for fact in facts])
-    correlation = knownness.rank_correlation(popularity, scored.value)
-    return scored, {"knownness": settings.measure, "rank_correlation": correlation}
+        return knownness.Scores(kept["value"], kept.get("known_class"))
 
+    def recalled(self, tested: Sequence[Fact], progress: Progress) -> Bool[np.ndarray, " test"]:
+        """Return which facts the model recalls: our own most of their sentences, another after few examples.
 
-def _recalled(
-    config: Config, model: LanguageModel, tested: list[Fact], examples: list[Fact], *, seed: int, progress: Progress
-) -> Bool[np.ndarray, " test"]:
-    """Return which facts the base model recalls: our own model most of their sentences, another after few examples.
-
-    Of multiple choice: those whose right letter is the most likely one after examples.
-    """
-    is_choice = bool(tested[0].choices)
-    if config.pretrains and not is_choice:
-        share = completion.recall(model.network, model.tokenizer, tested, n_paraphrases=config.world.paraphrases)
-        return share >= 0.5
-    settings = replace(config.knownness, measure="logprob" if is_choice else "greedy", classes=False)
-    inputs = (model.network, model.tokenizer, tested, examples)
-    value = knownness.score(settings, *inputs, seed=seed, progress=progress).value
-    return value > 0 if is_choice else value >= 0.5
+        Of multiple choice: those whose right letter is the most likely one after examples.
+        """
+        is_choice = bool(tested[0].choices)
+        if self.config.pretrains and not is_choice:
+            n_paraphrases = self.config.world.paraphrases
+            share = completion.recall(self.model.network, self.model.tokenizer, tested, n_paraphrases=n_paraphrases)
+            return share >= 0.5
+        measure_of = "logprob" if is_choice else "greedy"
+        value = self.scores(replace(self.config.knownness, measure=measure_of, classes=False), tested, progress).value
+        return value > 0 if is_choice else value >= 0.5
 
 
 def _ids(names: list[str]) -> Int[np.ndarray, " fact"]:

@@ -1,15 +1,25 @@
 """What holds for every test: no window, no accelerator hogged, slow and gpu tests that skip themselves."""
 
 import os
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
 
 # Before any test imports the libraries that read these, and inherited by the subprocesses that tests start.
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")  # on any machine, so that worlds are always shared out over some
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # most of the time would go into compiling
+# Most of the time would go into compiling: it is done quickly, and once for all tests, workers and subprocesses.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+PINS = (ROOT / "constraints.txt").read_text()
+if f"\njaxlib=={version('jaxlib')}\n" in PINS:  # another build might not know the flag, and end
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers already fill the machine
 

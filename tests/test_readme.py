@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as benchmarks
 from empirical import __main__ as empirical
 from theory import __main__ as theory
 
-FLOWS = {"theory": theory.main, "empirical": empirical.main}
+PROGRAMS = {"theory": theory.main, "empirical": empirical.main, "benchmarks": benchmarks.main}
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -58,11 +59,11 @@ def test_a_command_of_an_sh_block_parses(line: str) -> None:
     words = shlex.split(line)
     if words[0] == "make":
         _run(["make", "--dry-run", *words[1:]], ROOT)
-    elif words[2] in FLOWS:
-        # In this process: to import a flow takes far longer than to parse a command.
+    elif words[2] in PROGRAMS:
+        # In this process: to import a program takes far longer than to parse a command.
         arguments = [*words[3:], "--dry-run"] if words[3] == "run" else [words[3], "--help"]
         try:
-            assert FLOWS[words[2]](arguments) == 0
+            assert PROGRAMS[words[2]](arguments) == 0
         except SystemExit as ended:
             assert ended.code == 0
     else:

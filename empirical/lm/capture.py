@@ -70,7 +70,7 @@ def forward(
     input_ids: Int[torch.Tensor, "question token"],
     attention_mask: Shaped[torch.Tensor, "question token"],
     **options: Any,
-) -> Float[torch.Tensor, "question kept output"]:
+) -> Float[torch.Tensor, "_ kept output"]:
     """Return the logits of one pass through a registered attention function, to which the options are handed down.
 
     Positions count from each row's first token, so that they do not depend on the side of the padding. Each attention

@@ -1,6 +1,7 @@
 """A training's state on disk: what is needed to go on as if nothing had happened."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ from core import runs
 
 OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
 """Frozen weights are not stored: an adapter's checkpoint is as small as the adapter."""
+PATIENCE = 120.0
+"""Seconds of training that an interruption may cost, whatever the number of steps."""
+SHARE = 0.05
+"""Share of the time, at most, that goes into what PATIENCE asks for: a large model waits longer."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class State:
     """A model, its optimizer and schedule, and the file that holds them between runs."""
 
@@ -22,15 +27,27 @@ class State:
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
     path: Path
+    every: int
+    """Number of steps after which the state is kept, however fast they are."""
+    _kept_at: float = field(default_factory=time.monotonic, init=False)
+    _cost: float = field(default=0.0, init=False)
+    """Seconds that keeping it took."""
+
+    def is_due(self, step: int, *, last: int) -> bool:
+        """Return whether the state after this many steps of so many should be kept."""
+        waited = time.monotonic() - self._kept_at
+        return waited > max(PATIENCE, self._cost / SHARE) or (step % self.every == 0 and step < last)
 
     def save(self, step: int, record: Any) -> None:
         """Write the state after this many steps, with a record of one's own: whole, or not at all."""
+        started = time.monotonic()
         weights, moments = get_state_dict(self.model, self.optimizer, options=OPTIONS)
         state = {"step": step, "weights": weights, "moments": moments, "schedule": self.schedule.state_dict()}
         state |= {"record": record, "random": torch.get_rng_state()}
         if torch.cuda.is_available():
             state["random_cuda"] = torch.cuda.get_rng_state_all()
         runs.replace_file(self.path, lambda file: torch.save(state, file))
+        self._kept_at, self._cost = time.monotonic(), time.monotonic() - started
 
     def resume(self) -> tuple[int, Any] | None:
         """Set everything to the stored state, and return its step and record; None if nothing is stored."""

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from transformers import PreTrainedTokenizerBase
 
 from core.facts.record import Fact
-from empirical.lm import batch
+from empirical.lm import batch, logits
 from empirical.lm.batch import Batch
 from empirical.lm.tokenizer import special_token_id
 from empirical.worlds import templates, world
@@ -63,5 +63,9 @@ def most_likely(
     """Return whether each of a row's scored tokens is the most likely one, given the true ones before it."""
     model.eval()
     device = next(model.parameters()).device
-    best = model(input_ids=rows.tokens[:, :-1].to(device)).logits.argmax(-1).cpu()
-    return ((best == rows.tokens[:, 1:]) | ~scored[:, 1:]).all(1).numpy()
+    wanted, next_tokens = scored[:, 1:], rows.tokens[:, 1:]
+    with logits.only(model, wanted):
+        best = model(input_ids=rows.tokens[:, :-1].to(device), use_cache=False).logits[0].argmax(-1).cpu()
+    is_right = torch.ones_like(wanted)
+    is_right[wanted] = best == next_tokens[wanted]
+    return is_right.all(1).numpy()

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from empirical.lm import batch, prefix
+from empirical.lm import batch, logits, prefix
 from empirical.lm.prefix import Prefix
 from empirical.progress import Done, uncounted
 
@@ -149,18 +149,17 @@ def _score(
     wanted: Sequence[Sequence[tuple[int, int]]],
     pad: int,
 ) -> list[Float[np.ndarray, " wanted"]]:
-    """Return the wanted log-probabilities of a batch.
-
-    Padding is on the right, where causal attention never sees it; only the positions that some row wants reach the
-    vocabulary.
-    """
+    """Return the wanted log-probabilities of a batch, padded on the right, where causal attention never sees it."""
     n_shared = len(shared.tokens)
     tokens = batch.pad_right([text[n_shared:] for text in texts], pad).tokens.to(model.device)
     row, place, token = torch.tensor([(i, p, t) for i, pairs in enumerate(wanted) for p, t in pairs]).T.to(model.device)
-    kept, column = torch.unique(place - 1 - n_shared, return_inverse=True)
+    is_wanted = torch.zeros(tokens.shape, dtype=torch.bool, device=model.device)
+    is_wanted[row, place - 1 - n_shared] = True
+    nth = is_wanted.flatten().cumsum(0).view_as(tokens)[row, place - 1 - n_shared] - 1
     cache = shared.expanded(len(texts))
-    logits = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None, logits_to_keep=kept).logits
-    logprobs = torch.log_softmax(logits[row, column].float(), dim=-1).gather(1, token[:, None])[:, 0]
+    with logits.only(model, is_wanted):
+        predicting = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None).logits[0]
+    logprobs = torch.log_softmax(predicting.float(), dim=-1)[nth, token]
     return np.split(logprobs.double().cpu().numpy(), np.cumsum([len(pairs) for pairs in wanted])[:-1])
 
 

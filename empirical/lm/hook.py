@@ -24,13 +24,13 @@ class Hook:
         self,
         tokens: Int[torch.Tensor, "example token"],
         labels: Int[torch.Tensor, "example token"],
-        logits: Float[torch.Tensor, "example place output"],
+        predicting: Float[torch.Tensor, "scored output"],
     ) -> Float[torch.Tensor, ""] | float:
         """Return what is added to the loss, summed over the answers' tokens.
 
         Args:
             labels: The answers' tokens; all others are `batch.IGNORED`.
-            logits: The model's, which predict the tokens from the second on.
+            predicting: The model's logits that predict these, example by example.
         """
         return 0.0
 

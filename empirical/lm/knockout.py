@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from empirical.lm import capture
+from empirical.lm import capture, logits
 from empirical.lm.generate import Model
 
 WITH_CUT = "sdpa_with_cut"
@@ -55,14 +55,12 @@ def logprob(
     if unknown := set(layers) - set(range(n_layers)):
         raise ValueError(f"no such layer of {n_layers}: {sorted(unknown)}")
     edges = _Edges(queries, cut, frozenset(layers))
-    answered = completion[:, 1:]
-    kept = answered.any(0).nonzero()[:, 0]  # the logits of other positions need not be computed
-    logits = capture.forward(model, WITH_CUT, input_ids, attention_mask, edges=edges, logits_to_keep=kept).cpu()
-    question, position = answered[:, kept].nonzero(as_tuple=True)
-    targets = input_ids[:, 1:][:, kept][question, position].cpu()
-    logprobs = logits[question, position].float().log_softmax(-1)
-    chosen = logprobs.gather(1, targets.long()[:, None])[:, 0]
-    return torch.zeros(len(input_ids)).index_add(0, question, chosen)
+    predicts = completion.roll(-1, dims=1)  # no completion begins with its row, so nothing is rolled to the end
+    with logits.only(model, predicts):
+        predicting = capture.forward(model, WITH_CUT, input_ids, attention_mask, edges=edges)[0]
+    targets = input_ids[completion].to(predicting.device).long()
+    chosen = predicting.float().log_softmax(-1).gather(1, targets[:, None])[:, 0].cpu()
+    return torch.zeros(len(input_ids)).index_add(0, completion.nonzero()[:, 0].cpu(), chosen)
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,22 +104,23 @@ class Kl(Hook):
         self,
         tokens: Int[torch.Tensor, "example token"],
         labels: Int[torch.Tensor, "example token"],
-        logits: Float[torch.Tensor, "example place output"],
+        predicting: Float[torch.Tensor, "scored output"],
     ) -> Float[torch.Tensor, ""] | float:
-        is_scored = labels[:, 1:] != batch.IGNORED
-        base = self._base_logits(tokens)[is_scored].float().log_softmax(-1)
-        tuned = logits[is_scored].float().log_softmax(-1)
+        base = self._base_logits(tokens, labels).float().log_softmax(-1)
+        tuned = predicting.float().log_softmax(-1)
         return self._weight * functional.kl_div(tuned, base, reduction="sum", log_target=True)
 
-    def _base_logits(self, tokens: Int[torch.Tensor, "example token"]) -> Float[torch.Tensor, "example place output"]:
+    def _base_logits(
+        self, tokens: Int[torch.Tensor, "example token"], labels: Int[torch.Tensor, "example token"]
+    ) -> Float[torch.Tensor, "scored output"]:
         """Return the base's logits, without dropout; the model is left in training mode."""
         off: AbstractContextManager = self._network.disable_adapter() if self._has_adapter else nullcontext()
         was_training = self._base.training
         self._base.to(tokens.device).eval()
         with torch.no_grad(), off:
-            logits = self._base(input_ids=tokens[:, :-1]).logits
+            predicting = train.answer_logits(self._base, tokens, labels)
         self._base.train(was_training)
-        return logits
+        return predicting
 
 
 class Curriculum(Hook):

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import get_scheduler
 
 from core.errors import InputError
-from empirical.lm import batch, checkpoint, hook
+from empirical.lm import batch, checkpoint, hook, logits
 from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
 
@@ -46,7 +46,8 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: it takes less memory and a third more time."""
     checkpoint_every: int = 100
-    """Number of steps between checkpoints; an interrupted training goes on from the last one."""
+    """Number of steps between checkpoints. After two minutes there is one anyway, or as often as that takes a twentieth
+    of the time; an interrupted training goes on from the last one."""
     n_records: int = 6
     """Number of points in the training trace, besides its start."""
     tensorboard: bool = False
@@ -105,7 +106,7 @@ def fit(
     optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=config.weight_decay)
     model, optimizer = accelerator.prepare(model, optimizer)
     schedule = get_scheduler(config.schedule, optimizer, round(config.warmup * steps), steps)
-    state = checkpoint.State(model, optimizer, schedule, work / "checkpoint.pt")
+    state = checkpoint.State(model, optimizer, schedule, work / "checkpoint.pt", config.checkpoint_every)
     torch.manual_seed(seed)  # dropout; after any adapter was initialised, so that arms begin alike
 
     def record(step: int) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def fit(
             board.add_scalar("loss", loss, step + 1)
         if step + 1 in at:
             trace.append({"loss": loss} | record(step + 1))
-        if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
+        if state.is_due(step + 1, last=steps):
             state.save(step + 1, {"trace": trace, "hooks": [one.state() for one in hooks]})
         progress(f"loss {loss:.2f}", (step + 1) / steps)
     if board:
@@ -185,22 +186,23 @@ def loss_sum(
     model: torch.nn.Module, tokens: Int[torch.Tensor, "example token"], labels: Int[torch.Tensor, "example token"]
 ) -> Float[torch.Tensor, ""]:
     """Return the sum of -log p over the answers' tokens."""
-    return _answers_loss(_logits(model, tokens), labels)
+    return _answers_loss(answer_logits(model, tokens, labels), labels)
 
 
-def _logits(
-    model: torch.nn.Module, tokens: Int[torch.Tensor, "example token"]
-) -> Float[torch.Tensor, "example place output"]:
+def answer_logits(
+    model: torch.nn.Module, tokens: Int[torch.Tensor, "example token"], labels: Int[torch.Tensor, "example token"]
+) -> Float[torch.Tensor, "scored output"]:
+    """Return the logits that predict the answers' tokens, example by example."""
     # No mask is needed: attention is causal, and padding comes last and is not scored.
-    return model(input_ids=tokens[:, :-1]).logits
+    with logits.only(model, labels[:, 1:] != batch.IGNORED):
+        return model(input_ids=tokens[:, :-1], use_cache=False).logits[0]
 
 
 def _answers_loss(
-    logits: Float[torch.Tensor, "example place output"], labels: Int[torch.Tensor, "example token"]
+    predicting: Float[torch.Tensor, "scored output"], labels: Int[torch.Tensor, "example token"]
 ) -> Float[torch.Tensor, ""]:
-    return functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=batch.IGNORED, reduction="sum"
-    )
+    answers = labels[:, 1:]
+    return functional.cross_entropy(predicting.float(), answers[answers != batch.IGNORED], reduction="sum")
 
 
 def _step(
@@ -230,9 +232,9 @@ def _step(
         labels = padded.labels if part else torch.full_like(padded.labels, batch.IGNORED)
         tokens, labels = padded.tokens.to(accelerator.device), labels.to(accelerator.device)
         with _precision(accelerator, is_mixed):
-            logits = _logits(model, tokens)
-            loss = _answers_loss(logits, labels) / n_tokens
-            added = [one.loss(tokens, labels, logits) / n_tokens for one in hooks]
+            predicting = answer_logits(model, tokens, labels)
+            loss = _answers_loss(predicting, labels) / n_tokens
+            added = [one.loss(tokens, labels, predicting) / n_tokens for one in hooks]
         # Gradients are averaged over processes.
         accelerator.backward(sum(added, start=loss) * accelerator.num_processes)
         total += loss.detach()

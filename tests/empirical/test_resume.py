@@ -16,6 +16,9 @@ from empirical.config import Config
 from empirical.evaluate import EvaluateConfig
 from empirical.facts import FactsConfig
 from empirical.finetune import FinetuneConfig
+from empirical.knownness import KnownnessConfig
+from empirical.lm import checkpoint, generate
+from empirical.lm.model import ModelConfig
 from empirical.lm.train import TrainConfig
 from empirical.pretrain import PretrainConfig
 from empirical.worlds.world import Exposure, WorldConfig
@@ -34,6 +37,7 @@ CONFIG = Config(
     evaluate=EvaluateConfig(max_new_tokens=3),
 )
 CELL = Cell(0, 0, 1)
+ANY = {"seed": 0, "progress": lambda doing, share: None}
 
 
 class Stop(Exception):
@@ -167,3 +171,53 @@ def test_multiple_choice_runs_through(tmp_path, whole):
     assert {row["predicted"] for row in rows} <= set("ABCD")
     assert all(row["substring_match"] is None and row["subject_attention"] is None for row in rows)
     assert report["metrics"]["top"]["subject_attention"] is None
+
+
+@pytest.fixture(scope="module")
+def named(whole, tmp_path_factory):
+    """Return a study of a named model on a table's questions, and where it ran whole: what it told and how it asked."""
+    folder = tmp_path_factory.mktemp("named")
+    lines = [f"What is the job of Ann{i}?,{'cook' if i % 3 else 'smith'},Ann{i},job{i % 2}" for i in range(40)]
+    (folder / "questions.csv").write_text("\n".join(["question,answer,subject,relation", *lines]))
+    (model,) = (path for path in (whole[0] / "models").iterdir() if path.is_dir())
+    config = replace(
+        CONFIG,
+        facts=FactsConfig(source="table", path=folder / "questions.csv"),
+        model=ModelConfig(name=str(model)),
+        knownness=KnownnessConfig(measure="logprob", shots=1, n_prompts=2, samples=2, classes=True),
+        split=SplitConfig(held_out=0.4, dev=0.1, within_relation=True),
+        arms=("top", "bottom"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        answer, asked = generate.answer_logprob, []
+        patch.setattr(generate, "answer_logprob", lambda *given, **more: asked.append(1) or answer(*given, **more))
+        told = _run(config, folder)
+    return config, folder, told, len(asked)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.9])
+def test_a_named_models_study_goes_on_within_scoring_and_measuring(named, share, tmp_path, monkeypatch):
+    config, out, told, _ = named
+    monkeypatch.setattr(checkpoint, "PATIENCE", 0.0)  # a checkpoint after every step, the last one too
+    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
+    answer, asked = generate.answer_logprob, []
+    monkeypatch.setattr(generate, "answer_logprob", lambda *given, **more: asked.append(1) or answer(*given, **more))
+    with pytest.raises(Stop):
+        _run(config, tmp_path, stop_at=round(share * len(told)))
+    made = [path for path in tmp_path.rglob("*") if path.suffix in (".npy", ".json") and ".work" in str(path)]
+    n_asked = len(asked)
+    _run(config, tmp_path)
+    assert made and not any(path.exists() for path in made)
+    assert 0 < n_asked and len(asked) <= named[3] + 1  # what was interrupted is made twice at most
+    expected, found = _found(out), _found(tmp_path)
+    assert found[0] == expected[0]
+    for name in ("facts", "trace", "attention"):
+        assert found[1].table(name).equals(expected[1].table(name))
+
+
+def test_what_the_base_model_answers_is_asked_once_for_all_seeds(named, tmp_path, monkeypatch):
+    config, asked = named[0], []
+    (tmp_path / "scores").symlink_to(named[1] / "scores")
+    monkeypatch.setattr(study.knownness, "score", lambda *given, **more: asked.append(given))
+    study.questions(config, study.base(config, facts.load(config.facts), tmp_path, **ANY), tmp_path, seed=0)
+    assert asked == []

@@ -154,7 +154,7 @@ def test_a_leak_is_an_error_that_says_what_leaks(one, tmp_path, monkeypatch):
 def test_the_models_scores_are_made_once_for_a_split_and_its_examples_are_trained_on(one, tmp_path, monkeypatch):
     score, pools = knownness.score, []
 
-    def counted(config, net, words, facts, pool, *, seed, progress):
+    def counted(config, net, words, facts, pool, *, seed, **more):
         pools.append({fact.id for fact in pool})
         return score(config, net, words, facts, pool, seed=seed)
 
@@ -177,7 +177,7 @@ def test_our_own_model_recalls_by_its_sentences_and_anothers_by_answers_after_ex
     np.testing.assert_array_equal(questions.base_correct, shares >= 0.5)
     measured = []
 
-    def score(config, net, words, facts, pool, *, seed, progress):
+    def score(config, net, words, facts, pool, *, seed, **more):
         measured.append(config.measure)
         return knownness.Scores(np.linspace(1, 0, len(facts)), None)
 
@@ -311,3 +311,19 @@ def test_a_remedy_of_training_changes_an_arms_model_and_not_its_number_of_steps(
     (plain, steps), (remedied, others) = ends
     assert any(not torch.equal(plain[name], remedied[name]) for name in plain)
     assert [record["step"] for record in steps] == [record["step"] for record in others]
+
+
+@pytest.mark.parametrize(
+    ("recalled", "n", "is_choice", "is_told"),
+    [
+        (0.019, 1000, False, True),
+        (0.021, 1000, False, False),
+        (0.27, 1000, True, True),  # a quarter and two standard errors are .277
+        (0.28, 1000, True, False),
+        (0.28, 100, True, True),
+    ],
+)
+def test_a_model_that_answers_as_guessing_would_is_told_of(recalled, n, is_choice, is_told):
+    told = study.warning("small", recalled, n, is_choice=is_choice)
+    assert (told is not None) == is_told
+    assert told is None or f"small answers {recalled:.1%} of {n:,}" in told

@@ -130,6 +130,8 @@ class Results(studies.Studies):
         for world in range(n_worlds):
             self.add_study("tiny", world, gap=0.1 + 0.01 * world)
             self.add_study("tiny-lora", world, gap=0.05 + 0.01 * world)
+            for name in ("tiny-popqa", "tiny-entity-questions"):
+                self.add_study(name, world, gap=0.05 + 0.01 * world, path="/home/somebody/facts")
         self.add_screen(n_models=n_worlds)
         self.add_crossed()
         self.add_crossed("gemma-3-270m-entity-questions")
@@ -152,7 +154,7 @@ def results(tmp_path) -> Results:
 
 def _metrics(share):
     accuracy = float(np.mean(_needed()[HELD_OUT] < share))
-    return {"accuracy": accuracy, "subject_attention": share, "subject_share": share}
+    return {"accuracy": accuracy, "subject_attention": share, "subject_share": share, "generic_rate_arm": 1 - share}
 
 
 def _needed():

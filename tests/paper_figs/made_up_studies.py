@@ -1,8 +1,9 @@
 """A language model's studies made up so that every claim's numbers are known; written by conftest.py's Results.
 
 Of a study whose halves are a gap g apart, arms lie at 0.3 + SIDES · g in accuracy, twice as far apart in retention, the
-other way round and half as far on unknown facts; and at 0.4 + SIDES · g in attention, of which each layer l has
-2 (l + 1) / (layers + 1) times as much, and the heads of a layer differ by 0.02, in reverse in odd base models.
+other way round and half as far on unknown facts, and twice as far in generic answers; and at 0.4 + SIDES · g in
+attention, of which each layer l has 2 (l + 1) / (layers + 1) times as much, and the heads of a layer differ by 0.02,
+in reverse in odd base models.
 """
 
 import json
@@ -47,7 +48,7 @@ class Studies:
                 "seeds": {"pretrain": 0, "split": split, "seed": split},
                 "config": {"facts": {"path": None, "buckets": None}, "model": {"name": "package:somebody"}},
                 "model": {"name": "package:somebody"},
-                "metrics": {arm: {"accuracy": share, "subject_attention": 0.07} for arm, share in arms.items()},
+                "metrics": {arm: _of_crossed(arm, share) for arm, share in arms.items()},
             }
             (run / "report.json").write_text(json.dumps(report))
         pq.write_table(_predictions(name, known, n_splits), self.folder / "empirical" / name / "predictions.parquet")
@@ -94,7 +95,12 @@ def _metrics(arm, gap):
     numbers = {"accuracy": 0.3 + side, "retention": 0.5 + 2 * side, "unknown_accuracy": 0.1 - side / 2}
     if arm == "base":
         numbers = dict.fromkeys(numbers, 0.0)
-    return numbers | {"subject_attention": 0.25 if arm == "base" else 0.4 + side}
+    return numbers | {"subject_attention": 0.25 if arm == "base" else 0.4 + side, "generic_rate": 0.4 - 2 * side}
+
+
+def _of_crossed(arm, share):
+    """Answers are the more generic the more are right, and attention is the same in all arms."""
+    return {"accuracy": share, "subject_attention": 0.07, "generic_rate": 0.5 * share}
 
 
 def _attention(gap, layers, *, is_odd):

@@ -16,11 +16,12 @@ import pytest
 from core import config_json, split
 from core.errors import InputError
 from core.seeds import Cell
-from theory import design, measure, pipeline
+from theory import design, finetune, measure, pipeline, pretrain
 from theory.config import Config
 from theory.engine import batched
 from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
+from theory.law import forecast
 from theory.pretrain import PretrainConfig
 from theory.sweep import parts, runner
 
@@ -133,7 +134,9 @@ NUMBERS = [
 
 
 def test_numbers_share_a_program_for_each_stage_and_only_another_shape_needs_its_own(tmp_path):
-    base = replace(TINY, model=replace(TINY.model, n_filler=49))  # as no other test has it
+    for stage in (pretrain, finetune, forecast):
+        stage._program.cache_clear()  # whatever other tests have compiled
+    base = replace(TINY, model=replace(TINY.model, n_filler=49))
     before = batched.PROCESS.compilations
     for axes in NUMBERS[:2]:
         run(tmp_path, *axes, base=base, arms=("top", "bottom"))

@@ -1,0 +1,108 @@
+"""The effect from the toy to published models: accuracy, attention and generic answers, top half less bottom half."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from paper_figs import style
+from paper_figs.interval import Interval, over_worlds
+from paper_figs.load import Experiment
+from paper_figs.reads import Read
+from paper_figs.style import Look
+
+TOY = "paper"
+MODELS = {
+    TOY: "toy",
+    "tiny": "1 million,\nsynthetic",
+    "tiny-popqa": "1 million,\nPopQA",
+    "tiny-entity-questions": "1 million,\nEntityQ.",
+    "smollm2-135m-entity-questions": "135 million,\nEntityQ.",
+    "gemma-3-270m-entity-questions": "270 million,\nEntityQ.",
+}
+"""The models by what they were tested on, in the order of their parameters."""
+READS = tuple(
+    Read("experiment" if name == TOY else "study", name, is_required=name in (TOY, "tiny")) for name in MODELS
+)
+PRETRAINED_HERE, PUBLISHED = Look(style.LOOKS["top"].colour, "o", "-"), Look(style.LOOKS["bottom"].colour, "D", "-")
+
+
+class Effect(NamedTuple):
+    """Top half less bottom half, with intervals over worlds, or over the splits of a published model."""
+
+    accuracy: Interval
+    """In points."""
+    attention: Interval
+    """To the subject, in percent of the base model's."""
+    generic: Interval
+    """Answers that are the relation's most frequent in the arm, in points."""
+    is_published: bool
+
+
+def measure(experiment: Experiment) -> Effect:
+    """Return the effect in one model."""
+    models = {run.report["seeds"]["pretrain"] for run in experiment.runs}
+    splits = {run.report["seeds"]["split"] for run in experiment.runs}
+    is_published = len(models) == 1 < len(splits)
+
+    def metric(arm: str, name: str) -> Float[np.ndarray, " unit"]:
+        if is_published:
+            return np.array([run.metric(arm, name) for run in experiment.runs])
+        return experiment.metric(arm, name)
+
+    def gap(name: str) -> Float[np.ndarray, " unit"]:
+        return metric("top", name) - metric("bottom", name)
+
+    generic = "generic_rate_arm" if experiment.name == TOY else "generic_rate"
+    relative = gap("subject_attention") / metric("base", "subject_attention")
+    return Effect(
+        accuracy=over_worlds(100 * gap("accuracy")),
+        attention=over_worlds(100 * relative),
+        generic=over_worlds(100 * gap(generic)),
+        is_published=is_published,
+    )
+
+
+def claim(effects: Mapping[str, Effect]) -> str:
+    """Return in how many models each of the theory's signs is seen."""
+    n = len(effects)
+
+    def seen(name: str, sign: int) -> int:
+        return sum(getattr(effect, name).sign == sign for effect in effects.values())
+
+    agree, against = seen("generic", -1), seen("generic", 1)
+    return (
+        f"Lesser-known facts cost accuracy in {seen('accuracy', 1)} of {n} models and attention to the subject in "
+        f"{seen('attention', 1)}; they make answers more generic in {agree}, and less generic in {against}"
+    )
+
+
+def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
+    """Return the claim and the figure."""
+    effects = {name: measure(experiments[name]) for name in MODELS if name in experiments}
+    sentence = claim(effects)
+    note = (
+        "Top half less bottom half, mean and 95 % interval: over worlds or base models (circles), over the splits of a "
+    )
+    note += "published model (diamonds). By parameters of the model; the small Llamas are pretrained here."
+    figure, axes = style.figure(sentence, note, 3.2, ncols=3)
+    style.headings(axes, "held-out accuracy", "attention to the subject", "generic answers")
+    labels = ("points", "% of the base model's", "points")
+    for axis, name, label in zip(axes, ("accuracy", "attention", "generic"), labels, strict=True):
+        _panel(axis, effects, name, label)
+    axes[0].set(yticks=range(len(effects)), yticklabels=[MODELS[model] for model in effects])
+    for axis in axes[1:]:
+        axis.set(yticks=range(len(effects)), yticklabels=[])
+    return sentence, figure
+
+
+def _panel(axis: Axes, effects: Mapping[str, Effect], name: str, label: str) -> None:
+    for place, effect in enumerate(effects.values()):
+        gap, look = getattr(effect, name), PUBLISHED if effect.is_published else PRETRAINED_HERE
+        settings = {"color": look.colour, "marker": look.marker, "markersize": 4, "elinewidth": 0.9}
+        axis.errorbar(float(gap.mean), place, xerr=style.bars(gap), linestyle="none", **settings)
+    axis.axvline(0, color=style.GREY, linewidth=0.7)
+    axis.set(ylim=(len(effects) - 0.5, -0.5), xlabel=f"top − bottom, {label}")
