@@ -68,6 +68,7 @@ def run(settings: Settings) -> None:
     Raises:
         InputError: settings that mean nothing, a model that is not there, a file that cannot be written.
     """
+    models.quiet()
     _check(settings)
     machine = report.describe_machine(models.device().type, torch.get_num_threads())
     machine["versions"]["transformers"] = transformers.__version__
@@ -90,7 +91,7 @@ def run(settings: Settings) -> None:
 
 def measure(settings: Settings, program: str) -> dict[str, Any]:
     """Return seconds by step, tokens a step, peak memory, page faults a step, and the loss at the end."""
-    models.prepare()
+    models.quiet()
     model = models.load(ModelConfig(settings.model, precision=settings.precision))
     asked = _questions(settings.steps * settings.batch)
     encoded = prompts.encode(model.tokenizer, asked)
@@ -193,15 +194,13 @@ def _check(settings: Settings) -> None:
 def _show(settings: Settings, machine: dict[str, Any], rows: list[dict[str, Any]], *, has_trl: bool) -> None:
     console = report.console()
     title = f"Finetuning {settings.model}, {settings.precision}, {settings.batch} questions a step"
-    shown = report.table(
-        title, "program", "s a step", "min–max", "questions/s", "tokens/s", "peak, GB", "faults a step"
-    )
+    shown = report.table(title, "program", "s a step", "min–max", "questions/s", "tokens/s", "peak, GB", "faults")
     for row in rows:
         low, middle, high = (f(row["seconds"]) for f in (min, median, max))
         speed = f"{settings.batch / middle:,.1f}", f"{row['tokens'] / middle:,.0f}"
         size = f"{row['peak_bytes'] / 1e9:.2f}", f"{row['faults']:,.0f}"
         shown.add_row(TITLES[row["program"]], f"{middle:.2f}", f"{low:.2f}–{high:.2f}", *speed, *size)
-    console.print(shown, "Tokens are those of our prompts and answers, without padding.")
+    console.print(shown, "Tokens are those of our prompts and answers, without padding; page faults those of a step.")
     if not has_trl:
         console.print("TRL is not installed: pip install trl")
     report.show_load(console, machine)

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments=arguments,
         former=former.flags("empirical"),
         interrupted=INTERRUPTED,
-        prepare=model.prepare,
+        prepare=model.quiet,
     )
 
 

@@ -80,13 +80,8 @@ def dtype(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if resolved(precision, trains_all=False) == "bfloat16" else torch.float32
 
 
-def prepare() -> None:
-    """Leave the terminal to our own progress bar and messages, and let large tensors take large pages of memory.
-
-    On Linux a step of a small model spends a tenth of its time on page faults else. PyTorch reads this once, so that it
-    must be said before the first tensor.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+def quiet() -> None:
+    """Leave the terminal to our own progress bar and messages."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.set_verbosity_error()
     logging.disable_progress_bar()

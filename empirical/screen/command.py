@@ -137,7 +137,7 @@ def _start(threads: int) -> None:
     """Set a worker up: its share of the cores, and an end without a word on Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    model.prepare()
+    model.quiet()
     torch.set_num_threads(threads)
 
 

@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
@@ -271,3 +275,19 @@ def test_precision_is_single_on_a_processor_unless_asked_otherwise(monkeypatch):
     assert model.dtype("auto") == torch.float32 and model.dtype("bfloat16") == torch.bfloat16
     monkeypatch.setattr(model, "device", lambda: torch.device("cuda"))
     assert model.dtype("auto") == torch.bfloat16
+
+
+PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(not PAGES.exists() or "[never]" in PAGES.read_text(), reason="no large pages on this system")
+def test_large_tensors_take_large_pages_as_soon_as_the_flow_is_imported():
+    script = "from empirical.lm import model; import resource, torch\n"
+    script += "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+    script += "before = faults(); torch.ones(2**26); print(faults() - before)"
+    plain = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, env=plain, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 2**28 / 4096 / 4
