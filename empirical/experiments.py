@@ -119,7 +119,7 @@ _SMOLLM2 = _registered("smollm2-135m", "SmolLM2-135M")
 _WHOLE = _SMOLLM2["smollm2-135m-popqa"][1]
 SMALL = replace(
     _WHOLE,
-    facts=replace(_WHOLE.facts, limit=400),
+    facts=replace(_WHOLE.facts, limit=240),
     finetune=replace(_WHOLE.finetune, train=replace(_WHOLE.finetune.train, epochs=3)),
     arms=("top", "bottom"),
 )
@@ -141,7 +141,7 @@ STUDIES: dict[str, tuple[str, Config]] = {
         TINY_MMLU,
     ),
     "smollm2-135m-small": (
-        "SmolLM2-135M on 400 of PopQA's questions: the mechanics, in minutes without a GPU (needs --facts.path).",
+        "SmolLM2-135M on 240 of PopQA's questions: the mechanics, in minutes without a GPU (needs --facts.path).",
         SMALL,
     ),
     **_SMOLLM2,

@@ -172,3 +172,12 @@ def test_the_held_out_flow_follows_small_full_batch_steps_with_relations_apart()
     np.testing.assert_allclose(path.logits[-1, :, 1], by_relation, atol=5e-3)
     np.testing.assert_allclose(path.logits[-1, :, 0], subject, atol=5e-3)
     np.testing.assert_allclose(path.weight, [0.75, 0.25])
+
+
+def test_threads_change_no_bit_of_the_held_out_flow(monkeypatch):
+    values, answer = arm(90, seed=4)
+    relation, times = np.arange(90) % 5, np.linspace(0, 8, 4)
+    alone = flow.held_out_flow(values, answer, relation, times, rho=0.4)
+    monkeypatch.setattr(flow, "_NUMBERS_FOR_THREADS", 0)
+    threaded = flow.held_out_flow(values, answer, relation, times, rho=0.4)
+    np.testing.assert_array_equal(threaded.logits, alone.logits)
