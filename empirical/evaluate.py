@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, Progress, counter, silent, uncounted
+
+CHANCE = 0.02
+"""Share of questions that a model must answer for a study of what it forgets to say anything."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,11 @@ def answer(
 ) -> Answers:
     """Return the model's greedy answers and their scores; of multiple choice the most likely letter."""
     done = counter(progress, 2 * len(facts))
-    predicted = pieces.texts("predicted", lambda: predict(config, model, facts, encoded, done=done))
+    found = partial(done, len(facts))
+    predicted = pieces.texts("predicted", lambda: predict(config, model, facts, encoded, done=done), found=found)
     asked = [question.prompt for question in encoded], [question.completion for question in encoded]
     options: dict[str, Any] = {"pad": model.pad, "batch_size": config.batch_size, "done": done}
-    logprob = pieces.array("logprob", lambda: generate.answer_logprob(model.network, *asked, **options))
+    logprob = pieces.array("logprob", lambda: generate.answer_logprob(model.network, *asked, **options), found=found)
     pairs = list(zip(predicted, facts, strict=True))
     return Answers(
         predicted,
@@ -72,6 +77,18 @@ def answer(
         [None if fact.choices else scores.token_f1(text, fact.answers) for text, fact in pairs],
         logprob,
     )
+
+
+def guessing(name: str, right: float, n: int, *, is_choice: bool) -> str | None:
+    """Return what to say, before anything is finetuned, of a model that knows next to nothing of its questions.
+
+    Args:
+        right: The share that it answers of `n` questions.
+        is_choice: Multiple choice of four: chance is a quarter, and two standard errors.
+    """
+    if right >= (0.25 + 2 * (0.25 * 0.75 / n) ** 0.5 if is_choice else CHANCE):
+        return None
+    return f"{name} answers {right:.1%} of {n:,} such questions, as guessing would: there is nothing to lose."
 
 
 def predict(

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 from transformers import PreTrainedTokenizerBase
 
@@ -236,13 +236,13 @@ def _logprob(
 ) -> Float[np.ndarray, " fact"]:
     """Return the log-probability per token of each fact's first answer, in nats, the mean over the prompts."""
     value = np.zeros(len(facts))
-    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size}
+    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size, "done": done}
     for number, (rows, encoded) in enumerate(_few_shot(config, tokenizer, facts, pool, seed)):
         # Without the end token: after the examples it is a line break that ends an answer.
         asked = [e.prompt for e in encoded], [e.completion[:-1] for e in encoded]
-        total = pieces.array(f"logprob_{number}", partial(generate.answer_logprob, model, *asked, **settings))
+        make = partial(generate.answer_logprob, model, *asked, **settings)
+        total = pieces.array(f"logprob_{number}", make, found=partial(done, len(rows)))
         value[rows] += total / [len(answer) for answer in asked[1]]
-        done(len(rows))
     return value / config.n_prompts
 
 
@@ -258,20 +258,32 @@ def _correctness(
 ) -> tuple[Float[np.ndarray, " fact"], Float[np.ndarray, " fact"]]:
     """Return the shares of right answers over the prompts: greedy, and sampled (zero where nothing is sampled)."""
     n_greedy, n_sampled = np.zeros((2, len(facts)))
-    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size}
+    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size, "done": done}
     settings["stop"] = generate.stop_ids(tokenizer)
     draws = np.random.default_rng([seed, 11])
     for number, (rows, encoded) in enumerate(_few_shot(config, tokenizer, facts, pool, seed)):
-        ids, own = [e.prompt for e in encoded], [facts[row] for row in rows]
 
-        def right(says: Callable[..., list[list[int]]], n: int, ids=ids, own=own, **more: Any) -> np.ndarray:
-            texts = generate.decode(tokenizer, says(model, ids * n, **settings, **more))
-            return np.array([scores.exact_match(text, f.answers) for text, f in zip(texts, own * n, strict=True)])
+        def right(kind: str, says: Callable, n: int, rows=rows, encoded=encoded, number=number, **more: Any) -> Any:
+            """Return which of n answers to each question are right, the first ones of all before the second ones."""
+            ids, own = [e.prompt for e in encoded] * n, [facts[row] for row in rows] * n
+            make = partial(_right, model, tokenizer, own, says, ids, **settings, **more)
+            return pieces.array(f"{kind}_{number}", make, found=partial(done, len(own)))
 
-        n_greedy[rows] += pieces.array(f"greedy_{number}", partial(right, generate.greedy, 1))
+        n_greedy[rows] += right("greedy", generate.greedy, 1)
         if config.measure == "sampled":
             chance = {"temperature": config.temperature, "seed": int(draws.integers(2**63))}
-            drawn = pieces.array(f"sampled_{number}", partial(right, generate.sample, config.samples, **chance))
+            drawn = right("sampled", generate.sample, config.samples, **chance)
             n_sampled[rows] += drawn.reshape(config.samples, len(rows)).sum(axis=0)
-        done(len(rows) * (1 + config.samples if config.measure == "sampled" else 1))
     return n_greedy / config.n_prompts, n_sampled / (config.n_prompts * config.samples)
+
+
+def _right(
+    model: generate.Model,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    says: Callable[..., list[list[int]]],
+    ids: Sequence[Sequence[int]],
+    **settings: Any,
+) -> Bool[np.ndarray, " fact"]:
+    texts = generate.decode(tokenizer, says(model, ids, **settings))
+    return np.array([scores.exact_match(text, fact.answers) for text, fact in zip(texts, facts, strict=True)])

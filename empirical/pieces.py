@@ -18,22 +18,34 @@ class Pieces:
     folder: Path | None = None
     """Named by all that its pieces depend on: nothing in it is compared with anything."""
 
-    def array(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the array of this name, made now unless it is kept; InputError where the disk refuses it."""
+    def array(
+        self, name: str, make: Callable[[], np.ndarray], *, found: Callable[[], object] = lambda: None
+    ) -> np.ndarray:
+        """Return the array of this name, made now unless it is kept; InputError where the disk refuses it.
+
+        Args:
+            found: Called where it is kept: what `make` would have counted is done.
+        """
         if self.folder is None:
             return make()
         path = self.folder / f"{name}.npy"
-        if not path.exists():
+        if path.exists():
+            found()
+        else:
             made = make()
             runs.replace_file(path, lambda file: np.save(file, made, allow_pickle=False))
         return np.load(path, allow_pickle=False)
 
-    def texts(self, name: str, make: Callable[[], list[str]]) -> list[str]:
+    def texts(
+        self, name: str, make: Callable[[], list[str]], *, found: Callable[[], object] = lambda: None
+    ) -> list[str]:
         """Return the texts of this name, likewise."""
         if self.folder is None:
             return make()
         path = self.folder / f"{name}.json"
-        if not path.exists():
+        if path.exists():
+            found()
+        else:
             made = json.dumps(make()).encode()
             runs.replace_file(path, lambda file: file.write(made))
         return json.loads(path.read_bytes())

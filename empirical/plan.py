@@ -25,7 +25,7 @@ from core import split, statistics
 from core.errors import InputError
 from core.facts.record import FactSet
 from core.seeds import Cell
-from empirical import evaluate, finetune, knownness, measure, packages, study
+from empirical import evaluate, finetune, knownness, measure, study
 from empirical.config import Config
 from empirical.finetune import FinetuneConfig
 from empirical.lm import model as models
@@ -108,12 +108,13 @@ def show(config: Config, given: FactSet, wanted: Sequence[Cell], console: Consol
     base = Base(study.models_config(config), given.facts, given.notes)
     sizes = sizes_of(config, base, wanted)
     _print_sizes(config, sizes, console)
-    found = weights(config, base)
-    if found is not None:
-        _print_weights(config, base, found, console)
-    timing = time_stages(config, base, sizes, console)
-    if timing is not None:
+    timing = None
+    try:
+        _print_weights(config, base, weights(config, base), console)
+        timing = time_stages(config, base)
         _print_time(config, sizes, timing, console)
+    except InputError as error:  # without the model there is still something to say
+        console.print(f"What it takes here is not known. {error}", style="yellow", markup=False)
     for recalled in (timing.recalled,) if timing else ASSUMED:
         gap = 100 * statistics.smallest_gap(sizes.n_held_out, recalled)
         console.print(
@@ -144,15 +145,16 @@ def sizes_of(config: Config, base: Base, wanted: Sequence[Cell]) -> Sizes:
     )
 
 
-def weights(config: Config, base: Base) -> Weights | None:
-    """Return the model's size by its config; None where that cannot be reached."""
+def weights(config: Config, base: Base) -> Weights:
+    """Return the model's size by its config, its weights not being needed; InputError where that cannot be reached."""
     name = base.model.name
     try:
-        if name.startswith(packages.PREFIX):
-            name = str(packages.folder(name.removeprefix(packages.PREFIX)))
-        settings = AutoConfig.from_pretrained(name, revision=base.model.revision)
-    except (InputError, OSError, ValueError, StrictDataclassError):
-        return None
+        settings = AutoConfig.from_pretrained(models.converted(name) or name, revision=base.model.revision)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise InputError(
+            f"{name}: its config cannot be read ({str(error).strip().splitlines()[0]}).\n"
+            "Name a checkpoint folder, or a hub id that is cached or can be reached."
+        ) from error
     with torch.device("meta"):
         network: Any = AutoModelForCausalLM.from_config(settings)
         n_parameters = n_trained = network.num_parameters()
@@ -169,13 +171,9 @@ def weights(config: Config, base: Base) -> Weights | None:
     return Weights(n_parameters, n_trained, size * n_parameters + trained, free)
 
 
-def time_stages(config: Config, base: Base, sizes: Sizes, console: Console) -> Timing | None:
-    """Return what each stage takes for one fact; None, with the reason printed, where the model cannot be loaded."""
-    try:
-        model = base.read()
-    except InputError as error:
-        console.print(f"Time: not known, as the model is not here. {error}", style="yellow", markup=False)
-        return None
+def time_stages(config: Config, base: Base) -> Timing:
+    """Return what each stage takes for one fact; InputError where the model cannot be loaded."""
+    model = base.read()
     ids = study.identify(base.facts)
     roles = split.roles(ids.subject, ids.relation, config.split, question=ids.question, seed=0)
     order = np.random.default_rng(0).permutation(len(base.facts))
@@ -242,7 +240,7 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _warning(base: Base, recalled: float, n: int) -> str | None:
-    return study.warning(base.model.name, recalled, n, is_choice=bool(base.facts[0].choices))
+    return evaluate.guessing(base.model.name, recalled, n, is_choice=bool(base.facts[0].choices))
 
 
 def _n_rates(config: Config) -> int:

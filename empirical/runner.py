@@ -16,7 +16,7 @@ from core.runs import Run
 from core.seeds import Cell
 from core.split import ROLES, Split
 from empirical import config as configs
-from empirical import facts, study
+from empirical import evaluate, facts, study
 from empirical.config import Config
 from empirical.measure import Measured, Questions
 from empirical.pieces import Pieces
@@ -90,7 +90,7 @@ class _Cell:
         )
         if not self.config.pretrains:
             share, is_choice = float(questions.base_correct.mean()), bool(questions.facts[0].choices)
-            if told := study.warning(self.base.model.name, share, len(questions.held_out), is_choice=is_choice):
+            if told := evaluate.guessing(self.base.model.name, share, len(questions.held_out), is_choice=is_choice):
                 ERRORS.print(told, style="yellow", markup=False)
         parts = [self._keep(self._shared / "base", lambda: self._base(questions))]
         width = (1 - MEASURING) / len(self.config.arms)

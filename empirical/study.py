@@ -25,8 +25,6 @@ from empirical.worlds import world
 
 N_EVAL = 128
 """Size of the eval subset, on which traces measure: dev facts where there are any, else held out."""
-CHANCE = 0.02
-"""Share of facts that a model must recall for a study of what it forgets to say anything."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,18 +124,6 @@ def questions(
         "smallest_gap": statistics.smallest_gap(len(held_out), float(questions.base_correct.mean())),
     }
     return questions, halves, notes
-
-
-def warning(name: str, recalled: float, n: int, *, is_choice: bool) -> str | None:
-    """Return what to say, before anything is finetuned, of a model that knows next to nothing of its questions.
-
-    Args:
-        recalled: The share that it answers of `n` questions.
-        is_choice: Multiple choice of four: chance is a quarter, and two standard errors.
-    """
-    if recalled >= (0.25 + 2 * (0.25 * 0.75 / n) ** 0.5 if is_choice else CHANCE):
-        return None
-    return f"{name} answers {recalled:.1%} of {n:,} such questions, as guessing would: there is nothing to lose."
 
 
 class Ids(NamedTuple):

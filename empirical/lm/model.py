@@ -95,8 +95,8 @@ def load(config: ModelConfig) -> LanguageModel:
         InputError: no such model, a folder that is no checkpoint, an adapter of another base, a slow tokenizer, a GGUF
             file that cannot be converted, a package that was not fetched.
     """
-    if (converted := _converted(config.name)) is not None:
-        return replace(load(replace(config, name=str(converted))), name=config.name)
+    if (made := converted(config.name)) is not None:
+        return replace(load(replace(config, name=str(made))), name=config.name)
     folder = Path(config.name)
     if folder.is_dir() and (folder / "adapter_config.json").exists():
         return _load_adapter(folder, config)
@@ -127,8 +127,12 @@ def load(config: ModelConfig) -> LanguageModel:
     return LanguageModel(network, tokenizer, config.name, config.revision, is_mixed)
 
 
-def _converted(name: str) -> Path | None:
-    """Return the checkpoint folder made of a package or a GGUF file; None where the name is of neither."""
+def converted(name: str) -> Path | None:
+    """Return the checkpoint folder made of a package or a GGUF file, now if it is not there; None of any other name.
+
+    Raises:
+        InputError: a package that was not fetched, or a file that cannot be converted.
+    """
     if name.startswith(packages.PREFIX):
         return packages.folder(name.removeprefix(packages.PREFIX))
     return gguf.convert(Path(name)) if name.endswith(".gguf") else None

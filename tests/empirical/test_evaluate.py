@@ -133,3 +133,19 @@ def test_swaps_are_a_seeds():
 def test_no_tokens_or_no_questions_at_once_are_refused(changes):
     with pytest.raises(InputError, match="--evaluate"):
         evaluate.check(EvaluateConfig(**changes))
+
+
+@pytest.mark.parametrize(
+    ("recalled", "n", "is_choice", "is_told"),
+    [
+        (0.019, 1000, False, True),
+        (0.021, 1000, False, False),
+        (0.27, 1000, True, True),  # a quarter and two standard errors are .277
+        (0.28, 1000, True, False),
+        (0.28, 100, True, True),
+    ],
+)
+def test_a_model_that_answers_as_guessing_would_is_told_of(recalled, n, is_choice, is_told):
+    told = evaluate.guessing("small", recalled, n, is_choice=is_choice)
+    assert (told is not None) == is_told
+    assert told is None or f"small answers {recalled:.1%} of {n:,}" in told

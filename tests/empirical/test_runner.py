@@ -252,7 +252,7 @@ def test_arms_by_answer_matched_crossed_and_by_size_are_finetuned_and_compared(f
         return measured(config, arm, tuned, questions, own, **more)
 
     monkeypatch.setattr(study, "measure_arm", measure_arm)
-    monkeypatch.setattr(study, "CHANCE", 1.1)
+    monkeypatch.setattr(runner.evaluate, "CHANCE", 1.1)
     code, _, error = tell("run", "tiny", *_named(finished, tmp_path, "--arms", *arms))
     assert code == 0 and "as guessing would: there is nothing to lose" in error
     run = results.read_run(directory(tmp_path / "out", 0))

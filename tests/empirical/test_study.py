@@ -311,19 +311,3 @@ def test_a_remedy_of_training_changes_an_arms_model_and_not_its_number_of_steps(
     (plain, steps), (remedied, others) = ends
     assert any(not torch.equal(plain[name], remedied[name]) for name in plain)
     assert [record["step"] for record in steps] == [record["step"] for record in others]
-
-
-@pytest.mark.parametrize(
-    ("recalled", "n", "is_choice", "is_told"),
-    [
-        (0.019, 1000, False, True),
-        (0.021, 1000, False, False),
-        (0.27, 1000, True, True),  # a quarter and two standard errors are .277
-        (0.28, 1000, True, False),
-        (0.28, 100, True, True),
-    ],
-)
-def test_a_model_that_answers_as_guessing_would_is_told_of(recalled, n, is_choice, is_told):
-    told = study.warning("small", recalled, n, is_choice=is_choice)
-    assert (told is not None) == is_told
-    assert told is None or f"small answers {recalled:.1%} of {n:,}" in told
