@@ -67,16 +67,18 @@ def measure(experiment: Experiment) -> Effect:
 
 
 def claim(effects: Mapping[str, Effect]) -> str:
-    """Return in how many models each of the theory's signs is seen."""
-    n = len(effects)
+    """Return in how many models each of the theory's signs is seen, of those with several worlds or splits."""
+    counted = [effect for effect in effects.values() if np.isfinite(effect.accuracy.low)]
+    n = len(counted)
 
     def seen(name: str, sign: int) -> int:
-        return sum(getattr(effect, name).sign == sign for effect in effects.values())
+        return sum(getattr(effect, name).sign == sign for effect in counted)
 
+    rest = f" ({len(effects) - n} more in one world alone)" if n < len(effects) else ""
     agree, against = seen("generic", -1), seen("generic", 1)
     return (
-        f"Lesser-known facts cost accuracy in {seen('accuracy', 1)} of {n} models and attention to the subject in "
-        f"{seen('attention', 1)}; they make answers more generic in {agree}, and less generic in {against}"
+        f"Lesser-known facts cost accuracy in {seen('accuracy', 1)} of {n} models{rest} and attention to the subject "
+        f"in {seen('attention', 1)}; they make answers more generic in {agree}, and less generic in {against}"
     )
 
 
@@ -84,10 +86,8 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     """Return the claim and the figure."""
     effects = {name: measure(experiments[name]) for name in MODELS if name in experiments}
     sentence = claim(effects)
-    note = (
-        "Top half less bottom half, mean and 95 % interval: over worlds or base models (circles), over the splits of a "
-    )
-    note += "published model (diamonds). By parameters of the model; the small Llamas are pretrained here."
+    note = "Top half less bottom half, mean and 95 % interval: over worlds or base models (circles), over the splits "
+    note += "of a published model (diamonds). By parameters of the model; the small Llamas are pretrained here."
     figure, axes = style.figure(sentence, note, 3.2, ncols=3)
     style.headings(axes, "held-out accuracy", "attention to the subject", "generic answers")
     labels = ("points", "% of the base model's", "points")

@@ -25,6 +25,16 @@ def test_effects_are_top_less_bottom_over_worlds_and_over_the_splits_of_a_publis
     assert float(published.attention.mean) == 0
 
 
+def test_a_model_of_one_world_is_drawn_but_not_counted(results):
+    results.add_worlds()
+    results.add_study("tiny", gap=0.1)
+    claim, figure = fig15.draw(results.read_studies())
+    assert claim.startswith(
+        "Lesser-known facts cost accuracy in 1 of 1 models (1 more in one world alone) and attention"
+    )
+    assert len(figure.axes[0].get_yticklabels()) == 2
+
+
 def test_the_claim_counts_the_models_that_show_each_sign(results):
     results.add_everything()
     claim, figure = fig15.draw(results.read_studies())
