@@ -68,7 +68,7 @@ reproduce: $(EMPIRICAL)  ## toy and language model, every theorem, the figures, 
 	$(RUN) -m theory verify --out $(OUT)
 	$(RUN) -m empirical run tiny --pretrain-seeds 1 --seeds $(LM_SEEDS) --out $(OUT)
 	$(if $(POPQA),if $(RUN) -m empirical weights smollm2-135m; then \
-		$(RUN) -m empirical run smollm2-135m-small --facts.path "$(POPQA)" --out $(OUT); \
+		$(RUN) -m empirical run smollm2-135m-popqa-small --facts.path "$(POPQA)" --out $(OUT); \
 		else echo "The published model is left out (reason above)."; fi, \
 		@echo "The published model is left out: it is asked PopQA's questions. Name a copy of its table: make reproduce POPQA=FILE")
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures

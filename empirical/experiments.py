@@ -140,7 +140,7 @@ STUDIES: dict[str, tuple[str, Config]] = {
         "200 of MMLU's questions asked of a small Llama: the mechanics alone, it is at chance (needs --facts.path).",
         TINY_MMLU,
     ),
-    "smollm2-135m-small": (
+    "smollm2-135m-popqa-small": (
         "SmolLM2-135M on 240 of PopQA's questions: the mechanics, in minutes without a GPU (needs --facts.path).",
         SMALL,
     ),
