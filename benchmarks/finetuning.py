@@ -90,7 +90,7 @@ def run(settings: Settings) -> None:
 
 
 def measure(settings: Settings, program: str) -> dict[str, Any]:
-    """Return seconds by step, tokens a step, peak memory, page faults a step, and the loss at the end."""
+    """Return seconds by step, tokens a step, peak memory, and page faults a step."""
     models.quiet()
     model = models.load(ModelConfig(settings.model, precision=settings.precision))
     asked = _questions(settings.steps * settings.batch)
@@ -99,8 +99,11 @@ def measure(settings: Settings, program: str) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     memory.reset()
     with tempfile.TemporaryDirectory() as folder:
-        tune = _trl if program.startswith("trl") else _ours
-        tune(settings, program, model, asked, encoded, Path(folder), lambda: ends.append(time.perf_counter()))
+        place = Path(folder), lambda: ends.append(time.perf_counter())
+        if program.startswith("trl"):
+            _trl(settings, program, model, asked, *place)
+        else:
+            _ours(settings, program, model, encoded, *place)
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory.peak()
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     return {
@@ -120,12 +123,10 @@ def _ours(
     settings: Settings,
     program: str,
     model: LanguageModel,
-    asked: Sequence[prompts.Prompt],
     encoded: Sequence[prompts.Encoded],
     folder: Path,
     told: Callable[[], None],
 ) -> None:
-    del asked
     if program == "everywhere":  # this process does nothing else
         train.answer_logits = _everywhere
     training = TrainConfig(epochs=1, batch_size=settings.batch, n_records=1)
@@ -143,12 +144,10 @@ def _trl(
     program: str,
     model: LanguageModel,
     asked: Sequence[prompts.Prompt],
-    encoded: Sequence[prompts.Encoded],
     folder: Path,
     told: Callable[[], None],
 ) -> None:
     """Finetune with TRL's trainer, its defaults but for data, rate and precision, and the loss on answers alone."""
-    del encoded
     from datasets import Dataset, disable_progress_bars
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found]  # not among our own packages

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -29,11 +30,7 @@ class Pieces:
         if self.folder is None:
             return make()
         path = self.folder / f"{name}.npy"
-        if path.exists():
-            found()
-        else:
-            made = make()
-            runs.replace_file(path, lambda file: np.save(file, made, allow_pickle=False))
+        _keep(path, make, found, lambda file, made: np.save(file, made, allow_pickle=False))
         return np.load(path, allow_pickle=False)
 
     def texts(
@@ -43,11 +40,7 @@ class Pieces:
         if self.folder is None:
             return make()
         path = self.folder / f"{name}.json"
-        if path.exists():
-            found()
-        else:
-            made = json.dumps(make()).encode()
-            runs.replace_file(path, lambda file: file.write(made))
+        _keep(path, make, found, lambda file, made: file.write(json.dumps(made).encode()))
         return json.loads(path.read_bytes())
 
     def under(self, name: str) -> "Pieces":
@@ -58,6 +51,17 @@ class Pieces:
         """Remove them: the work is done, and kept otherwise."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _keep(
+    path: Path, make: Callable[[], Any], found: Callable[[], object], write: Callable[[BinaryIO, Any], object]
+) -> None:
+    """Make and write what is not there."""
+    if path.exists():
+        found()
+        return
+    made = make()
+    runs.replace_file(path, lambda file: write(file, made))
 
 
 UNKEPT = Pieces()
