@@ -63,6 +63,11 @@ def check(config: Config) -> None:
             f"{config.model.name} has not been told the facts of a synthetic world.\n"
             "Name questions with --facts.source and --facts.path, or leave --model.name."
         )
+    if config.model.chat and config.pretrains:
+        raise InputError(
+            "--model.chat: the model that a study pretrains has no chat template.\n"
+            "Name a chat model with --model.name, or leave the flag."
+        )
     if not config.split.held_out:
         raise InputError("--split.held-out is 0: that leaves nothing to test.")
     if len(config.finetune.learning_rates) > 1 and not config.split.dev:

@@ -105,12 +105,11 @@ def predict(
     starts = [question.prompt for question in encoded]
     options: dict[str, Any] = {"pad": model.pad, "batch_size": config.batch_size, "done": done}
     if all(fact.choices for fact in facts):
-        following = multiple_choice.tokens(model.tokenizer)
+        following = multiple_choice.tokens(model.format)
         chosen = multiple_choice.choose(model.network, starts, following, **options)
         return [LETTERS[i] for i in chosen.argmax(1)]
-    stop = generate.stop_ids(model.tokenizer)
     options["max_new_tokens"] = config.max_new_tokens
-    return generate.decode(model.tokenizer, generate.greedy(model.network, starts, stop=stop, **options))
+    return generate.decode(model.tokenizer, generate.greedy(model.network, starts, stop=model.format.stop, **options))
 
 
 def swapped(facts: Sequence[Fact], *, seed: int) -> list[Fact | None]:

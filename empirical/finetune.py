@@ -1,7 +1,7 @@
 """Finetuning of one arm: every weight, or a low-rank adapter; the learning rate is chosen on dev facts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,7 +97,7 @@ def run(
         raise InputError(
             f"finetuning at rate {learning_rate:g} diverged at {error}.\nLower --finetune.learning-rates."
         ) from error
-    return LanguageModel(network, base.tokenizer, base.name, is_mixed=base.is_mixed), trace
+    return replace(base, network=network, revision=None), trace
 
 
 def _with_adapter(config: Lora, base: LanguageModel) -> Any:

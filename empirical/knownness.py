@@ -14,12 +14,13 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
-from transformers import PreTrainedTokenizerBase
 
 from core.config_json import setting
 from core.errors import InputError
 from core.facts.record import Fact
-from empirical.lm import generate, multiple_choice, prompts, scores
+from empirical.lm import generate, multiple_choice, scores
+from empirical.lm.model import LanguageModel
+from empirical.lm.prompts import Encoded
 from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, Progress, counter, part, silent
 
@@ -72,8 +73,7 @@ class Scores:
 
 def score(
     config: KnownnessConfig,
-    model: generate.Model,
-    tokenizer: PreTrainedTokenizerBase,
+    model: LanguageModel,
     facts: Sequence[Fact],
     pool: Sequence[Fact],
     *,
@@ -94,7 +94,7 @@ def score(
     check(config)
     check_facts(config, facts)
     if config.classes and config.measure != "sampled":
-        inputs = (model, tokenizer, facts, pool)
+        inputs = (model, facts, pool)
         ranked, drawn = (replace(config, classes=False, measure=measure) for measure in (config.measure, "sampled"))
         kept = pieces.under("ranked"), pieces.under("classes")
         value = score(ranked, *inputs, seed=seed, pieces=kept[0], progress=part(progress, "", 0.0, 0.15)).value
@@ -106,10 +106,10 @@ def score(
     if facts[0].choices:
         chosen = exemplars(facts, pool, CHOICE_SHOTS, seed=seed)
         options: dict[str, Any] = {"batch_size": config.batch_size, "done": counter(progress, len(facts))}
-        logprobs = multiple_choice.answer(model, tokenizer, facts, chosen, **options)
+        logprobs = multiple_choice.answer(model, facts, chosen, **options)
         return Scores(multiple_choice.margin(logprobs, facts), None)
     n_texts = len(facts) * config.n_prompts * (1 + config.samples if config.measure == "sampled" else 1)
-    inputs = (config, model, tokenizer, facts, pool, seed, pieces, counter(progress, n_texts))
+    inputs = (config, model, facts, pool, seed, pieces, counter(progress, n_texts))
     if config.measure == "logprob":
         return Scores(_logprob(*inputs), None)
     greedy, sampled = _correctness(*inputs)
@@ -206,28 +206,25 @@ def _gives_away(candidate: Fact, fact: Fact) -> bool:
 
 def _few_shot(
     config: KnownnessConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    model: LanguageModel,
     facts: Sequence[Fact],
     pool: Sequence[Fact],
     seed: int,
-) -> Iterator[tuple[list[int], list[prompts.Encoded]]]:
+) -> Iterator[tuple[list[int], list[Encoded]]]:
     """Yield rows of facts that share their examples, with their prompts; each fact comes `n_prompts` times."""
     for index in range(config.n_prompts):
+        examples = exemplars(facts, pool, config.shots, seed=seed, prompt=index)
+        asked = [model.format.build(fact, own) for fact, own in zip(facts, examples, strict=True)]
         groups: dict[str, list[int]] = defaultdict(list)
-        for row, own in enumerate(exemplars(facts, pool, config.shots, seed=seed, prompt=index)):
-            examples = (prompts.build(fact) for fact in own)
-            groups["".join(example.text + example.completion + "\n\n" for example in examples)].append(row)
-        for before, rows in groups.items():
-            own_prompts = [prompts.build(facts[row]) for row in rows]
-            # Only the tokens are wanted here, not where the subject is.
-            texts = [prompts.Prompt(before + p.text, p.completion, (0, 0), None) for p in own_prompts]
-            yield rows, prompts.encode(tokenizer, texts)
+        for row, prompt in enumerate(asked):
+            groups[prompt.text[: prompt.question[0]]].append(row)
+        for rows in groups.values():
+            yield rows, model.format.encode([asked[row] for row in rows])
 
 
 def _logprob(
     config: KnownnessConfig,
-    model: generate.Model,
-    tokenizer: PreTrainedTokenizerBase,
+    model: LanguageModel,
     facts: Sequence[Fact],
     pool: Sequence[Fact],
     seed: int,
@@ -236,11 +233,11 @@ def _logprob(
 ) -> Float[np.ndarray, " fact"]:
     """Return the log-probability per token of each fact's first answer, in nats, the mean over the prompts."""
     value = np.zeros(len(facts))
-    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size, "done": done}
-    for number, (rows, encoded) in enumerate(_few_shot(config, tokenizer, facts, pool, seed)):
+    settings: dict[str, Any] = {"pad": model.pad, "batch_size": config.batch_size, "done": done}
+    for number, (rows, encoded) in enumerate(_few_shot(config, model, facts, pool, seed)):
         # Without the end token: after the examples it is a line break that ends an answer.
         asked = [e.prompt for e in encoded], [e.completion[:-1] for e in encoded]
-        make = partial(generate.answer_logprob, model, *asked, **settings)
+        make = partial(generate.answer_logprob, model.network, *asked, **settings)
         total = pieces.array(f"logprob_{number}", make, found=partial(done, len(rows)))
         value[rows] += total / [len(answer) for answer in asked[1]]
     return value / config.n_prompts
@@ -248,8 +245,7 @@ def _logprob(
 
 def _correctness(
     config: KnownnessConfig,
-    model: generate.Model,
-    tokenizer: PreTrainedTokenizerBase,
+    model: LanguageModel,
     facts: Sequence[Fact],
     pool: Sequence[Fact],
     seed: int,
@@ -258,15 +254,15 @@ def _correctness(
 ) -> tuple[Float[np.ndarray, " fact"], Float[np.ndarray, " fact"]]:
     """Return the shares of right answers over the prompts: greedy, and sampled (zero where nothing is sampled)."""
     n_greedy, n_sampled = np.zeros((2, len(facts)))
-    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": config.batch_size, "done": done}
-    settings["stop"] = generate.stop_ids(tokenizer)
+    settings: dict[str, Any] = {"pad": model.pad, "batch_size": config.batch_size, "done": done}
+    settings["stop"] = model.format.stop
     draws = np.random.default_rng([seed, 11])
-    for number, (rows, encoded) in enumerate(_few_shot(config, tokenizer, facts, pool, seed)):
+    for number, (rows, encoded) in enumerate(_few_shot(config, model, facts, pool, seed)):
 
         def right(kind: str, says: Callable, n: int, rows=rows, encoded=encoded, number=number, **more: Any) -> Any:
             """Return which of n answers to each question are right, the first ones of all before the second ones."""
             ids, own = [e.prompt for e in encoded] * n, [facts[row] for row in rows] * n
-            make = partial(_right, model, tokenizer, own, says, ids, **settings, **more)
+            make = partial(_right, model, own, says, ids, **settings, **more)
             return pieces.array(f"{kind}_{number}", make, found=partial(done, len(own)))
 
         n_greedy[rows] += right("greedy", generate.greedy, 1)
@@ -278,12 +274,11 @@ def _correctness(
 
 
 def _right(
-    model: generate.Model,
-    tokenizer: PreTrainedTokenizerBase,
+    model: LanguageModel,
     facts: Sequence[Fact],
     says: Callable[..., list[list[int]]],
     ids: Sequence[Sequence[int]],
     **settings: Any,
 ) -> Bool[np.ndarray, " fact"]:
-    texts = generate.decode(tokenizer, says(model, ids, **settings))
+    texts = generate.decode(model.tokenizer, says(model.network, ids, **settings))
     return np.array([scores.exact_match(text, fact.answers) for text, fact in zip(texts, facts, strict=True)])

@@ -15,7 +15,7 @@ from core.facts.record import Fact
 from core.split import ROLES
 from empirical import attention, evaluate
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import batch, capture, completion, generate, prompts, scores
+from empirical.lm import batch, capture, completion, generate, scores
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.pieces import UNKEPT, Pieces
@@ -206,7 +206,7 @@ def _swapped(
     others = evaluate.swapped(facts, seed=seed)
     rows = [row for row, other in enumerate(others) if other is not None]
     swapped_facts = [other for other in others if other is not None]
-    encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in swapped_facts]) if swapped_facts else []
+    encoded = model.format.ask(swapped_facts) if swapped_facts else []
     texts = pieces.texts("swapped", lambda: evaluate.predict(config, model, swapped_facts, encoded, done=done))
     answers: list[str | None] = [None] * len(facts)
     for row, text in zip(rows, texts, strict=True):

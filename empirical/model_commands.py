@@ -20,7 +20,6 @@ from empirical import attention, evaluate, facts, study
 from empirical import config as configs
 from empirical.config import Config
 from empirical.lm import model as models
-from empirical.lm import prompts
 from empirical.measure import Questions
 from empirical.pieces import Pieces
 from empirical.progress import part
@@ -158,7 +157,7 @@ class Evaluate(OnModel):
         rows = study.held_out(self.config, base_model, seed=self.split_seed)
         rows = rows if self.which == "held_out" else np.arange(len(base_model.facts))
         chosen, model = [base_model.facts[row] for row in rows], base_model.read()
-        encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in chosen])
+        encoded = model.format.ask(chosen)
         pieces = Pieces(self.work(base_model, "answers", configs.to_json(self.config), self.which))
         with progress("asking", len(chosen)) as advance:
             asking = part(absolute(advance), "", 0, len(chosen))
@@ -188,7 +187,7 @@ class Attention(OnModel):
         base_model = self.base()
         chosen = [base_model.facts[row] for row in study.held_out(self.config, base_model, seed=self.split_seed)]
         model = base_model.read()
-        encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in chosen])
+        encoded = model.format.ask(chosen)
         with progress("measuring", len(chosen)) as advance:
             options = {"batch_size": self.config.evaluate.batch_size, "done": lambda n: advance("", n)}
             mass = attention.by_question(model, encoded, **options)

@@ -29,7 +29,7 @@ from empirical import evaluate, finetune, knownness, measure, study
 from empirical.config import Config
 from empirical.finetune import FinetuneConfig
 from empirical.lm import model as models
-from empirical.lm import prompts, train
+from empirical.lm import train
 from empirical.measure import Questions
 from empirical.study import Base
 
@@ -179,14 +179,13 @@ def time_stages(config: Config, base: Base) -> Timing:
     order = np.random.default_rng(0).permutation(len(base.facts))
     pool = [base.facts[row] for row in order if roles.role[row] == split.TRAIN]
     sample = pool[:N_ASKED]
-    inputs = (model.network, model.tokenizer)
     greedy = replace(config.knownness, measure="logprob" if sample[0].choices else "greedy", classes=False)
-    asked, recall = _timed(lambda: knownness.score(greedy, *inputs, sample, pool, seed=0).value)
+    asked, recall = _timed(lambda: knownness.score(greedy, model, sample, pool, seed=0).value)
     score = 0.0
     if config.knownness.measure != "popularity" or config.knownness.classes:
-        score = _timed(lambda: knownness.score(config.knownness, *inputs, sample[:N_TIMED], pool, seed=0))[1]
+        score = _timed(lambda: knownness.score(config.knownness, model, sample[:N_TIMED], pool, seed=0))[1]
     own = sample[:N_TIMED]
-    encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in own])
+    encoded = model.format.ask(own)
     answering = _timed(lambda: evaluate.answer(config.evaluate, model, own, encoded))[1]
     measuring = _timed(lambda: measure.arm("base", model, _questions(own, encoded), None, config.evaluate))[1]
     return Timing(
@@ -213,7 +212,7 @@ def _finetuning(config: Config, base: Base, pool: Sequence[Any]) -> float:
     settings = config.finetune.train
     own = pool[: N_STEPS * settings.batch_size]
     model = base.load()
-    encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in own])
+    encoded = model.format.ask(own)
     quick = replace(settings, epochs=1, n_records=1, batch_size=min(settings.batch_size, -(-len(own) // N_STEPS)))
     given = config.finetune
     plain = FinetuneConfig(method=given.method, learning_rates=given.learning_rates, lora=given.lora, train=quick)

@@ -14,7 +14,7 @@ from core.split import Split
 from empirical import evaluate, finetune, knownness, measure, pretrain
 from empirical.config import Config
 from empirical.knownness import KnownnessConfig
-from empirical.lm import completion, prompts, scores
+from empirical.lm import completion, scores
 from empirical.lm import model as models
 from empirical.lm.model import LanguageModel, ModelConfig
 from empirical.lm.remedies import Ranked
@@ -83,7 +83,7 @@ def questions(
     """
     knownness.check_facts(config.knownness, base_model.facts)
     model = base_model.read()
-    encoded = prompts.encode(model.tokenizer, [prompts.build(fact) for fact in base_model.facts])
+    encoded = model.format.ask(base_model.facts)
     ids = identify(base_model.facts)
     roles = _roles(config, ids, seed=seed)
     held_out = np.flatnonzero(roles.role == split.HELD_OUT)
@@ -259,7 +259,7 @@ class _Asking:
 
     def scores(self, settings: KnownnessConfig, facts: Sequence[Fact], progress: Progress) -> knownness.Scores:
         """Return how well each of these facts is known."""
-        inputs = (self.model.network, self.model.tokenizer, facts, self.examples)
+        inputs = (self.model, facts, self.examples)
         if settings.measure == "popularity" and not settings.classes:
             return knownness.score(settings, *inputs, seed=self.seed, progress=progress)
         asked = [asdict(fact) for fact in facts], [fact.id for fact in self.examples]

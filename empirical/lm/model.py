@@ -5,7 +5,7 @@ import os
 import shutil
 import warnings
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,9 +17,11 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from core.config_json import setting
 from core.errors import InputError
 from empirical import packages
-from empirical.lm import gguf
+from empirical.lm import formats, gguf
+from empirical.lm.formats import Format
 
 UNUSABLE = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
 """What loading raises for a model that is not there, of another kind, or of other shapes than its config says.
@@ -43,6 +45,9 @@ class ModelConfig:
     precision: Precision = "auto"
     """`float32`; `mixed`: float32 weights, trained under bfloat16 autocast and measured as a bfloat16 copy; `bfloat16`:
     bfloat16 weights. `auto`: float32 on a processor; on a GPU mixed where all weights are trained, else bfloat16."""
+    chat: bool = setting(False, is_later=True)
+    """Ask in the chat template of the model's tokenizer, without a system message of ours: the question is the user's
+    turn, the answer the assistant's, examples are earlier turns. Give it to every stage alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +61,13 @@ class LanguageModel:
     """The hub's, where one was asked for."""
     is_mixed: bool = False
     """Whether its float32 weights are trained under bfloat16 autocast, and measured in bfloat16."""
+    is_chat: bool = False
+    """Whether it is asked in its tokenizer's chat template."""
+
+    @cached_property
+    def format(self) -> Format:
+        """How it is asked; InputError for a chat template that will not do."""
+        return formats.of(self.tokenizer, is_chat=self.is_chat)
 
     @property
     def pad(self) -> int:
@@ -93,7 +105,7 @@ def load(config: ModelConfig) -> LanguageModel:
 
     Raises:
         InputError: no such model, a folder that is no checkpoint, an adapter of another base, a slow tokenizer, a GGUF
-            file that cannot be converted, a package that was not fetched.
+            file that cannot be converted, a package that was not fetched, a chat template that will not do.
     """
     if (made := converted(config.name)) is not None:
         return replace(load(replace(config, name=str(made))), name=config.name)
@@ -112,6 +124,7 @@ def load(config: ModelConfig) -> LanguageModel:
             _check_files(folder)
         settings = AutoConfig.from_pretrained(config.name, revision=config.revision)
         tokenizer = _tokenizer(config.name, config.revision, stamp(config.name, TOKENIZER_FILES))
+        formats.of(tokenizer, is_chat=config.chat)  # refused before the weights are read
         options = {"revision": config.revision, "dtype": dtype(config.precision), "attn_implementation": "sdpa"}
         options |= {"config": settings, "output_loading_info": True}
         network, report = cast(Any, AutoModelForCausalLM.from_pretrained(config.name, **options))
@@ -124,7 +137,7 @@ def load(config: ModelConfig) -> LanguageModel:
             "behind a licence, accept it there and set HF_TOKEN."
         ) from error
     network, is_mixed = network.to(device=device()).eval(), config.precision == "mixed"
-    return LanguageModel(network, tokenizer, config.name, config.revision, is_mixed)
+    return LanguageModel(network, tokenizer, config.name, config.revision, is_mixed, config.chat)
 
 
 def converted(name: str) -> Path | None:
@@ -188,7 +201,7 @@ def _load_adapter(folder: Path, config: ModelConfig) -> LanguageModel:
             f"{folder}: the adapter does not fit its base {base} ({_reason(error)}).\n"
             f"Name the base that it was trained on as base_model_name_or_path in {settings}."
         ) from error
-    return LanguageModel(network.eval(), base_model.tokenizer, str(folder), is_mixed=base_model.is_mixed)
+    return replace(base_model, network=network.eval(), name=str(folder), revision=None, is_chat=config.chat)
 
 
 @lru_cache(maxsize=4)

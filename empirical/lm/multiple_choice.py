@@ -7,29 +7,30 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from transformers import PreTrainedTokenizerBase
 
 from core.errors import InputError
 from core.facts.record import LETTERS, Fact
-from empirical.lm import generate, prompts
-from empirical.lm.prompts import AFTER
+from empirical.lm import generate
+from empirical.lm.formats import Format
+from empirical.lm.model import LanguageModel
 from empirical.progress import Done, uncounted
 
 Tokens = tuple[tuple[int, ...], ...]
 """What follows "Answer:", by letter: one token each, or a space and a letter."""
 
 
-def tokens(tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """Return the tokens of " A", " B", " C" and " D" where they follow "Answer:".
+def tokens(form: Format) -> Tokens:
+    """Return the tokens of A, B, C and D where they follow a question: of plain text those of " A" after "Answer:".
 
     Raises:
         InputError: a letter has no tokens of its own there.
     """
-    by_letter = tuple(_after_answer(tokenizer, letter) for letter in LETTERS)
+    by_letter = tuple(_after(form, letter) for letter in LETTERS)
     if not all(by_letter) or len(set(by_letter)) < len(LETTERS):
+        letters = ", ".join(repr(form.gap + letter) for letter in LETTERS)
         raise InputError(
-            f"the tokenizer of {tokenizer.name_or_path!r} has no tokens of their own for ' A', ' B', ' C' and ' D' "
-            f"after 'Answer:'.\nMultiple choice is scored by these: name a model of another tokenizer."
+            f"the tokenizer of {form.tokenizer.name_or_path!r} has no tokens of their own for {letters} after "
+            f"{form.before!r}.\nMultiple choice is scored by these: name a model of another tokenizer."
         )
     return by_letter
 
@@ -59,8 +60,7 @@ def choose(
 
 
 def answer(
-    model: generate.Model,
-    tokenizer: PreTrainedTokenizerBase,
+    model: LanguageModel,
     facts: Sequence[Fact],
     shots: Sequence[Sequence[Fact]],
     *,
@@ -75,20 +75,20 @@ def answer(
     Raises:
         InputError: the tokenizer does not separate the letter from the prompt.
     """
-    following = tokens(tokenizer)
-    settings: dict[str, Any] = {"pad": tokenizer.pad_token_id, "batch_size": batch_size, "done": done}
+    form = model.format
+    following = tokens(form)
+    settings: dict[str, Any] = {"pad": model.pad, "batch_size": batch_size, "done": done}
     # A letter stands in for the answer: the prompt's tokens must be those that go before one.
     asked_prompts = [
-        replace(prompts.multiple_choice(fact, own), completion=" " + LETTERS[0])
-        for fact, own in zip(facts, shots, strict=True)
+        replace(form.build(fact, own), completion=form.gap + LETTERS[0]) for fact, own in zip(facts, shots, strict=True)
     ]
     groups: dict[str, list[int]] = defaultdict(list)
     for row, prompt in enumerate(asked_prompts):
         groups[prompt.text[: prompt.question[0]]].append(row)
     logprobs = np.empty((len(facts), len(LETTERS)))
     for rows in groups.values():
-        ids = [encoded.prompt for encoded in prompts.encode(tokenizer, [asked_prompts[row] for row in rows])]
-        logprobs[rows] = choose(model, ids, following, **settings)
+        ids = [encoded.prompt for encoded in form.encode([asked_prompts[row] for row in rows])]
+        logprobs[rows] = choose(model.network, ids, following, **settings)
     return logprobs
 
 
@@ -101,10 +101,10 @@ def margin(logprobs: Float[np.ndarray, "fact letter"], facts: Sequence[Fact]) ->
     return logprobs[row, right] - others.max(axis=1)
 
 
-def _after_answer(tokenizer: PreTrainedTokenizerBase, letter: str) -> tuple[int, ...]:
-    """Return the tokens of " A" in "Answer: A", none if one of them begins before the space."""
-    before = AFTER.strip()
-    joint = tokenizer(f"{before} {letter}", return_offsets_mapping=True)
+def _after(form: Format, letter: str) -> tuple[int, ...]:
+    """Return the tokens of " A" in "Answer: A", or of the format's like, none if one of them begins before the gap."""
+    text, n_before = form.before + form.gap + letter, len(form.before)
+    joint = form.tokenizer(text, return_offsets_mapping=True, add_special_tokens=form.end is None)
     pairs = zip(joint["input_ids"], joint["offset_mapping"], strict=True)
-    after = [(token, start) for token, (start, stop) in pairs if stop > len(before)]
-    return tuple(token for token, start in after) if all(start >= len(before) for _, start in after) else ()
+    after = [(token, start) for token, (start, stop) in pairs if stop > n_before]
+    return tuple(token for token, start in after) if all(start >= n_before for _, start in after) else ()

@@ -26,7 +26,7 @@ class Prompt:
 
     text: str
     completion: str
-    """Begins with the space that separates it from the prompt; `encode` adds the end token."""
+    """Begins with the space that separates it from the prompt, if one does; `encode` adds the end token."""
     question: tuple[int, int]
     """Characters of `text` that are the question."""
     subject: tuple[int, int] | None
@@ -54,13 +54,18 @@ class Encoded:
         return self.tokens[self.n_prompt :]
 
 
-def build(fact: Fact) -> Prompt:
-    """Return the fact's question as a prompt, of MMLU in the Hendrycks format."""
+def build(fact: Fact, shots: Sequence[Fact] = ()) -> Prompt:
+    """Return the fact's question as a prompt, after answered questions; of MMLU in the Hendrycks format."""
     if fact.choices:
-        return multiple_choice(fact)
-    place, start = find_subject(fact), len(BEFORE)
-    span = None if place is None else (start + place[0], start + place[1])
-    return Prompt(BEFORE + fact.question + AFTER, " " + fact.answers[0], (start, start + len(fact.question)), span)
+        return multiple_choice(fact, shots)
+    head = "".join(f"{shot.text}{shot.completion}\n\n" for shot in map(build, shots)) + BEFORE
+    question = (len(head), len(head) + len(fact.question))
+    return Prompt(head + fact.question + AFTER, " " + fact.answers[0], question, shifted(find_subject(fact), len(head)))
+
+
+def shifted(span: tuple[int, int] | None, by: int) -> tuple[int, int] | None:
+    """Return the span after so many characters more; None of None."""
+    return None if span is None else (span[0] + by, span[1] + by)
 
 
 def find_subject(fact: Fact) -> tuple[int, int] | None:
@@ -91,18 +96,28 @@ def choices(fact: Fact) -> str:
     return "\n".join((fact.question, *lines))
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[Encoded]:
+def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, end: int | None = None) -> list[Encoded]:
     """Return the prompts as tokens.
+
+    Args:
+        end: The token that ends an answer in text that has its special tokens already; None: the tokenizer adds its
+            own, and its end token ends an answer.
 
     Raises:
         InputError: the tokenizer is not fast, has no end token, merges prompt and answer into one token, or makes other
             tokens of the prompt alone than of prompt and answer.
     """
-    end = check(tokenizer)
-    joint = tokenizer([p.text + p.completion for p in prompts], return_offsets_mapping=True)
-    alone = tokenizer([p.text for p in prompts])["input_ids"]
+    own_end, adds = check(tokenizer), end is None
+
+    def bare(tokens: Sequence[int]) -> list[int]:
+        """Return the tokens without the end token that some tokenizers add."""
+        return list(tokens[:-1] if adds and tokens[-1] == own_end else tokens)
+
+    joint = tokenizer([p.text + p.completion for p in prompts], return_offsets_mapping=True, add_special_tokens=adds)
+    alone = tokenizer([p.text for p in prompts], add_special_tokens=adds)["input_ids"]
     rows = zip(prompts, joint["input_ids"], joint["offset_mapping"], alone, strict=True)
-    return [_encoded(prompt, tokens, offsets, prefix, end) for prompt, tokens, offsets, prefix in rows]
+    last = own_end if end is None else end
+    return [_encoded(prompt, bare(tokens), offsets, bare(prefix), last) for prompt, tokens, offsets, prefix in rows]
 
 
 def check(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -116,13 +131,11 @@ def check(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _encoded(
-    prompt: Prompt, tokens: Sequence[int], offsets: Sequence[tuple[int, int]], prefix: Sequence[int], end: int
+    prompt: Prompt, tokens: list[int], offsets: Sequence[tuple[int, int]], prefix: list[int], end: int
 ) -> Encoded:
     boundary = len(prompt.text)
-    tokens = list(tokens[:-1] if tokens[-1] == end else tokens)
     # The first token that reaches beyond the prompt. One that also begins before it would be both.
     n_prompt = next((i for i, (_, stop) in enumerate(offsets) if stop > boundary), len(tokens))
-    prefix = list(prefix[:-1] if prefix[-1] == end else prefix)
     if n_prompt == len(tokens) or offsets[n_prompt][0] < boundary or prefix != tokens[:n_prompt]:
         raise InputError(
             f"the tokenizer does not separate prompt and answer: {prompt.text[-20:]!r} + {prompt.completion!r}.\n"

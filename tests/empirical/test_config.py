@@ -25,7 +25,7 @@ CHANGED = Config(
         source="entity_questions", path=Path("a/b"), relations=("P17", "P36"), buckets=Path("c"), limit=7
     ),
     world=WorldConfig(background=Background(size=2.0), exposure=Exposure(by="popularity")),
-    model=ModelConfig("some/model", "abc", "bfloat16"),
+    model=ModelConfig("some/model", "abc", "bfloat16", chat=True),
     split=SplitConfig(known_share=0.5, within_relation=True),
     finetune=FinetuneConfig(method="lora", learning_rates=(1e-5, 2e-4), lora=Lora(modules=("q_proj",))),
     arms=("mixture", "top"),
@@ -60,6 +60,11 @@ def test_an_unknown_key_or_value_of_a_stored_config_is_refused():
 
 def test_a_study_without_a_named_model_pretrains_its_own():
     assert Config().pretrains and not CHANGED.pretrains
+
+
+def test_a_chat_model_must_be_named():
+    with pytest.raises(InputError, match=r"--model.chat: .*\n.*--model.name"):
+        configs.check(replace(TINY, model=ModelConfig(chat=True)))
 
 
 def test_a_mixture_is_an_arm_where_its_share_is_given():

@@ -1,3 +1,4 @@
+import copy
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from core.facts.record import Fact
 from empirical import knownness
 from empirical.knownness import KnownnessConfig
 from empirical.lm import generate, multiple_choice, prompts, tokenizer
+from empirical.lm.model import LanguageModel
 
 
 def ask(number, relation="capital", answers=None, popularity=None):
@@ -43,7 +45,7 @@ def model(words):
         num_key_value_heads=2,
         initializer_range=0.3,
     )
-    return LlamaForCausalLM(config).eval()
+    return LanguageModel(LlamaForCausalLM(config).eval(), words, "made")
 
 
 def says(monkeypatch, words, greedy, sampled=None):
@@ -72,10 +74,10 @@ def test_popularity_is_the_source_s_and_needs_no_model():
     assert knownness.popularity(facts).tolist() == [3.0, 0.5]
 
 
-def test_missing_popularity_is_counted_and_the_remedy_named(model, words):
+def test_missing_popularity_is_counted_and_the_remedy_named(model):
     facts = [ask(0, popularity=3.0), ask(1), ask(2)]
     with pytest.raises(InputError, match="2 of 3 facts have no popularity") as error:
-        knownness.score(KnownnessConfig(), model, words, facts, facts, seed=0)
+        knownness.score(KnownnessConfig(), model, facts, facts, seed=0)
     assert "--knownness.measure logprob" in str(error.value)
 
 
@@ -83,7 +85,7 @@ def test_missing_popularity_is_counted_and_the_remedy_named(model, words):
 @pytest.mark.parametrize("batch_size", [1, 64])
 def test_log_probability_per_token_is_that_of_full_passes_over_the_few_shot_texts(model, words, shots, batch_size):
     config = KnownnessConfig("logprob", shots=shots, n_prompts=2, batch_size=batch_size)
-    found = knownness.score(config, model, words, FACTS, FACTS[:12], seed=4)
+    found = knownness.score(config, model, FACTS, FACTS[:12], seed=4)
     expected = np.zeros((2, len(FACTS)))
     for prompt in range(2):
         chosen = knownness.exemplars(FACTS, FACTS[:12], shots, seed=4, prompt=prompt)
@@ -93,11 +95,24 @@ def test_log_probability_per_token_is_that_of_full_passes_over_the_few_shot_text
             n_prompt = len(words(text)["input_ids"])
             ids = torch.tensor([words(f"{text} {fact.answers[0]}")["input_ids"]])
             with torch.no_grad():
-                logprobs = model(ids).logits[0, n_prompt - 1 : -1].double().log_softmax(-1)
+                logprobs = model.network(ids).logits[0, n_prompt - 1 : -1].double().log_softmax(-1)
             expected[prompt, row] = logprobs.gather(1, ids[0, n_prompt:, None]).mean()
     np.testing.assert_allclose(found.value, expected.mean(axis=0), atol=1e-5)
     assert found.known_class is None
     assert not shots or np.abs(expected[0] - expected[1]).max() > 0.01
+
+
+def test_of_a_chat_model_examples_are_earlier_turns(model, words, monkeypatch):
+    chatty, seen = copy.deepcopy(words), []
+    chatty.chat_template = "{% for m in messages %}{{ m.role + ':' + m.content + eos_token }}{% endfor %}assistant:"
+    chat = LanguageModel(model.network, chatty, "made", is_chat=True)
+    calls = says(monkeypatch, words, lambda text: seen.append(text) or "city 0")
+    found = knownness.score(KnownnessConfig("greedy", shots=2, n_prompts=1), chat, FACTS, FACTS, seed=0)
+    assert found.value.tolist() == [float(fact.answers == ("city 0",)) for fact in FACTS]
+    chosen = knownness.exemplars(FACTS, FACTS, 2, seed=0)
+    turns = [[f"user:{f.question}</s>assistant:{f.answers[0]}</s>" for f in own] for own in chosen]
+    expected = ["".join(own) + f"user:{f.question}</s>assistant:" for own, f in zip(turns, FACTS, strict=True)]
+    assert sorted(seen) == sorted(expected) and calls[0]["stop"] == chat.format.stop
 
 
 def test_greedy_correctness_is_the_share_of_prompts_answered_with_any_alias(model, words, monkeypatch):
@@ -111,7 +126,7 @@ def test_greedy_correctness_is_the_share_of_prompts_answered_with_any_alias(mode
 
     says(monkeypatch, words, answer)
     config = KnownnessConfig("greedy", shots=2, n_prompts=4)
-    found = knownness.score(config, model, words, facts, facts, seed=0)
+    found = knownness.score(config, model, facts, facts, seed=0)
     assert found.value.tolist() == [1.0, 0.75, 0, 0, 0, 0]
     assert found.known_class is None
 
@@ -127,7 +142,7 @@ def test_sampled_correctness_gives_the_four_classes_in_the_order_of_its_values(m
 
     calls = says(monkeypatch, words, greedy, lambda prompt: "Paris" if asked(prompt) in ("S1", "S3", "S4") else "Rome")
     config = KnownnessConfig("sampled", shots=2, n_prompts=2, samples=3, temperature=0.7, batch_size=5)
-    found = knownness.score(config, model, words, facts, facts, seed=0)
+    found = knownness.score(config, model, facts, facts, seed=0)
     assert found.known_class is not None
     classes = ["highly_known", "highly_known", "maybe_known", "maybe_known", "weakly_known", "unknown"]
     assert [CLASSES[index] for index in found.known_class] == classes
@@ -147,7 +162,7 @@ def test_classes_asked_for_beside_another_measure_are_those_of_random_answers_an
     owns: list[dict[str, Any]] = [{"measure": measure}, {"measure": measure, "classes": True}, {"measure": "sampled"}]
     says(monkeypatch, words, lambda text: "Paris" if asked(text) in ("S0", "S1") else "Rome", lambda text: "Paris")
     plain, both, sampled = (
-        knownness.score(KnownnessConfig(**settings | own), model, words, facts, facts, seed=0) for own in owns
+        knownness.score(KnownnessConfig(**settings | own), model, facts, facts, seed=0) for own in owns
     )
     np.testing.assert_array_equal(both.value, plain.value)
     assert plain.known_class is None and both.known_class is not None and sampled.known_class is not None
@@ -155,17 +170,17 @@ def test_classes_asked_for_beside_another_measure_are_those_of_random_answers_an
     assert set(plain.arrays()) == {"value"} and set(both.arrays()) == {"value", "known_class"}
 
 
-def test_multiple_choice_has_no_classes(model, words):
+def test_multiple_choice_has_no_classes(model):
     with pytest.raises(
         InputError, match="--knownness.classes: questions of multiple choice have none.\nLeave the flag"
     ):
-        knownness.score(KnownnessConfig("logprob", classes=True), model, words, CHOICES, CHOICES, seed=0)
+        knownness.score(KnownnessConfig("logprob", classes=True), model, CHOICES, CHOICES, seed=0)
 
 
 def test_the_model_s_own_samples_depend_on_the_seed_alone(model, words):
     facts = [ask(n, answers=tuple(words.decode([token]) for token in range(3, len(words)))) for n in range(8)]
     config = KnownnessConfig("sampled", shots=1, n_prompts=1, samples=4, temperature=2.0)
-    first, again, other = (knownness.score(config, model, words, facts, facts, seed=s).value for s in (1, 1, 2))
+    first, again, other = (knownness.score(config, model, facts, facts, seed=s).value for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
 
@@ -207,10 +222,10 @@ def test_examples_are_shared_within_a_relation_and_change_with_seed_and_draw():
     assert first != knownness.exemplars(FACTS, FACTS, 2, seed=0, prompt=1)
 
 
-def test_multiple_choice_is_known_by_the_margin_of_its_letter_after_five_examples(model, words):
-    found = knownness.score(KnownnessConfig("logprob"), model, words, CHOICES, CHOICES, seed=2)
+def test_multiple_choice_is_known_by_the_margin_of_its_letter_after_five_examples(model):
+    found = knownness.score(KnownnessConfig("logprob"), model, CHOICES, CHOICES, seed=2)
     shots = knownness.exemplars(CHOICES, CHOICES, 5, seed=2)
-    expected = multiple_choice.margin(multiple_choice.answer(model, words, CHOICES, shots), CHOICES)
+    expected = multiple_choice.margin(multiple_choice.answer(model, CHOICES, shots), CHOICES)
     np.testing.assert_allclose(found.value, expected)
     assert len(set(found.value)) == len(CHOICES)
 
@@ -218,9 +233,9 @@ def test_multiple_choice_is_known_by_the_margin_of_its_letter_after_five_example
 @pytest.mark.parametrize(
     ("measure", "facts"), [("greedy", CHOICES), ("sampled", CHOICES), ("logprob", CHOICES + FACTS)]
 )
-def test_a_measure_that_does_not_fit_multiple_choice_is_refused(model, words, measure, facts):
+def test_a_measure_that_does_not_fit_multiple_choice_is_refused(model, measure, facts):
     with pytest.raises(InputError, match="8 of .* multiple choice"):
-        knownness.score(KnownnessConfig(measure), model, words, facts, facts, seed=0)
+        knownness.score(KnownnessConfig(measure), model, facts, facts, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -234,9 +249,9 @@ def test_a_measure_that_does_not_fit_multiple_choice_is_refused(model, words, me
         ({"temperature": float("nan")}, "--knownness.temperature"),
     ],
 )
-def test_a_setting_out_of_range_is_named(model, words, setting, flag):
+def test_a_setting_out_of_range_is_named(model, setting, flag):
     with pytest.raises(InputError, match=flag):
-        knownness.score(KnownnessConfig(**setting), model, words, [], [], seed=0)
+        knownness.score(KnownnessConfig(**setting), model, [], [], seed=0)
 
 
 def test_the_rank_correlation_is_over_the_facts_that_have_both():

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from empirical import __main__ as command
 from empirical import commands, model_commands
+from empirical.lm import prompts
 
 N = 40
 ASKED = "--knownness.measure logprob --knownness.shots 1 --knownness.n-prompts 1 --evaluate.max-new-tokens 2".split()
@@ -89,6 +90,32 @@ def test_a_models_stages_run_one_by_one(model_folder, tmp_path, capsys):
         assert len(rows) == 2 * 4 * 2 * 4  # layers, heads, positions, spans
         assert command.main(["finetune", "--arm", "bottom", *tuned]) == 2  # never over what is there
     assert "is there already" in capsys.readouterr().err
+
+
+def test_every_stage_asks_a_chat_model_in_turns(model_folder, tmp_path, monkeypatch, capsys):
+    table, out = _table(tmp_path / "questions.csv"), tmp_path / "out"
+    flags = [*_on(model_folder, table, out), *ASKED, "--model.chat"]
+    assert command.main(["score", *flags]) == 2
+    assert "--model.chat: the tokenizer of" in capsys.readouterr().err
+    template = "{% for m in messages %}{{ '[' + m.role + ']' + m.content + eos_token }}{% endfor %}[assistant]"
+    (model_folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    encode, seen = prompts.encode, []
+
+    def encoded(words, built, **more):
+        seen.extend(built)
+        return encode(words, built, **more)
+
+    monkeypatch.setattr(prompts, "encode", encoded)
+    tuned = _on(tmp_path / "tuned" / "top", table, out)
+    for stage in (
+        ["score", *flags],
+        ["finetune", *flags, *QUICK, "--finetune.method", "lora", "--out", str(tmp_path / "tuned")],
+        ["evaluate", *tuned, *ASKED, "--model.chat"],
+        ["attention", *tuned, *ASKED, "--model.chat"],
+    ):
+        seen.clear()
+        assert command.main(stage) == 0
+        assert seen and all(one.text.startswith("[user]") and one.text.endswith("?</s>[assistant]") for one in seen)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

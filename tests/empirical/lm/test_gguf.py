@@ -87,6 +87,8 @@ def _write(path, net, words, *, architecture="llama", begins=False, leave_out=()
     writer.add_eos_token_id(words.eos_token_id)
     writer.add_pad_token_id(words.pad_token_id)
     writer.add_add_bos_token(begins)
+    if words.chat_template:
+        writer.add_chat_template(words.chat_template)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for name, tensor in net.state_dict().items():
         if name not in leave_out:
@@ -137,6 +139,14 @@ def test_its_tokenizer_is_the_files_and_begins_texts_as_the_file_says(begins, ne
         assert found.decode(found(text, add_special_tokens=False)["input_ids"]) == text
     for role in ("bos", "eos", "pad"):
         assert getattr(found, f"{role}_token_id") == getattr(words, f"{role}_token_id")
+
+
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}{{ m.role + '\n' + m.content }}{% endfor %}\n"])
+def test_a_chat_template_is_the_files(template, net, words, tmp_path):
+    words = copy.deepcopy(words)
+    words.chat_template = template
+    found = model.load(ModelConfig(str(_write(tmp_path / "small.gguf", net, words))))
+    assert found.tokenizer.chat_template == template
 
 
 def test_a_file_is_converted_once_and_known_by_its_content(net, words, tmp_path, cache, monkeypatch):

@@ -10,6 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from core.errors import InputError
 from core.facts.record import Fact
 from empirical.lm import multiple_choice, prompts, tokenizer
+from empirical.lm.formats import Format
+from empirical.lm.model import LanguageModel
 
 MMLU = Path(__file__).resolve().parents[4] / "shared" / "data" / "mmlu"
 
@@ -59,8 +61,8 @@ def test_without_examples_it_is_the_prompt_of_finetuning():
 
 def test_a_letter_s_token_is_that_of_the_joint_text(words):
     joint = [words("Answer: " + letter)["input_ids"] for letter in "ABCD"]
-    assert multiple_choice.tokens(words) == tuple((row[-1],) for row in joint)
-    assert [words.decode(list(letter)) for letter in multiple_choice.tokens(words)] == [" A", " B", " C", " D"]
+    assert multiple_choice.tokens(Format(words)) == tuple((row[-1],) for row in joint)
+    assert [words.decode(list(letter)) for letter in multiple_choice.tokens(Format(words))] == [" A", " B", " C", " D"]
 
 
 def test_a_letter_s_token_brings_its_blank_along_in_a_tokenizer_of_sentencepiece_s_kind():
@@ -70,7 +72,7 @@ def test_a_letter_s_token_brings_its_blank_along_in_a_tokenizer_of_sentencepiece
     merges = [("▁", letter) for letter in "BCD"] + [("A", "n"), ("An", "s"), ("▁", "A")]
     plain = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, byte_fallback=True))
     plain.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    found = multiple_choice.tokens(PreTrainedTokenizerFast(tokenizer_object=plain))
+    found = multiple_choice.tokens(Format(PreTrainedTokenizerFast(tokenizer_object=plain)))
     assert found == tuple((plain.token_to_id("▁" + letter),) for letter in "ABCD")
 
 
@@ -85,12 +87,12 @@ def test_a_tokenizer_without_a_token_for_each_letter_is_refused(missing):
     plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     with pytest.raises(InputError, match="another tokenizer"):
-        multiple_choice.tokens(PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>"))
+        multiple_choice.tokens(Format(PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>")))
 
 
 def test_letters_of_several_tokens_are_scored_by_all_of_them(model):
     plain = tokenizer.train(["A: A A A A A"] * 9, size=262)  # " A" is one token, " B" is two
-    following = multiple_choice.tokens(plain)
+    following = multiple_choice.tokens(Format(plain))
     assert [len(letter) for letter in following] == [1, 2, 2, 2]
     text = plain("Which?\nAnswer:")["input_ids"]
     expected = []
@@ -106,7 +108,7 @@ def test_letters_of_several_tokens_are_scored_by_all_of_them(model):
 def test_log_probabilities_are_those_of_a_full_pass_whatever_the_examples_and_the_batch(model, words, batch_size):
     facts = [ask(n, relation) for n in range(5) for relation in ("law", "world_history")]
     shots = [[ask(7, fact.relation)] * (n % 3) for n, fact in enumerate(facts)]
-    found = multiple_choice.answer(model, words, facts, shots, batch_size=batch_size)
+    found = multiple_choice.answer(LanguageModel(model, words, "made"), facts, shots, batch_size=batch_size)
     with torch.no_grad():
         expected = [
             full_logprobs(model, words, prompts.multiple_choice(*pair).text) for pair in zip(facts, shots, strict=True)
@@ -122,7 +124,7 @@ def test_questions_with_the_same_examples_are_read_together(model, words, monkey
         multiple_choice, "choose", lambda *given, **more: calls.append(len(given[1])) or choose(*given, **more)
     )
     facts = [ask(n, relation) for relation in ("law", "world_history") for n in range(3)]
-    multiple_choice.answer(model, words, facts, [[ask(7)]] * 3 + [[ask(8)]] * 2 + [[ask(7)]])
+    multiple_choice.answer(LanguageModel(model, words, "made"), facts, [[ask(7)]] * 3 + [[ask(8)]] * 2 + [[ask(7)]])
     assert calls == [3, 2, 1]
 
 
@@ -133,8 +135,8 @@ def test_the_margin_is_the_right_letter_s_lead_over_the_best_other():
 
 
 def test_no_questions_have_no_letters(model, words):
-    assert multiple_choice.answer(model, words, [], []).shape == (0, 4)
-    assert multiple_choice.choose(model, [], multiple_choice.tokens(words), pad=0).shape == (0, 4)
+    assert multiple_choice.answer(LanguageModel(model, words, "made"), [], []).shape == (0, 4)
+    assert multiple_choice.choose(model, [], multiple_choice.tokens(Format(words)), pad=0).shape == (0, 4)
 
 
 @pytest.mark.skipif(not MMLU.exists(), reason="MMLU is not in ../shared/data")

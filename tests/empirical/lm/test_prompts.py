@@ -1,11 +1,8 @@
-import json
-import re
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from core.errors import InputError
@@ -13,41 +10,20 @@ from core.facts.record import Fact
 from empirical.lm import prompts, tokenizer
 
 FACT = Fact("0", "Jane Doe", "occupation", "What is Jane Doe's occupation?", ("sea pilot", "pilot"))
-TEXTS = [
-    "Question: What is Jane Doe's occupation?\nAnswer: sea pilot",
-    "Question: Where was Bo Ek born?\nAnswer: Riga",
-] * 5
-
-
-@pytest.fixture(scope="module")
-def byte_level():
-    return tokenizer.train(TEXTS, size=340)
-
-
-@pytest.fixture(scope="module")
-def sentence_piece():
-    """Return a tokenizer as Llama-2's: a blank becomes ▁, one is put before the text, and merges cross words."""
-    learner = Tokenizer(models.BPE(unk_token="<unk>"))
-    # Words are learnt apart, punctuation and blanks from them, so that no token spans several.
-    learnt = [word for text in TEXTS for word in re.findall(r"▁?\w+|[^\w\s]", "▁" + re.sub(r"\s", " ▁", text))]
-    marks = ["<unk>", "<s>", "</s>"]
-    learner.train_from_iterator(learnt, trainers.BpeTrainer(vocab_size=160, special_tokens=marks, show_progress=False))
-    model = json.loads(learner.to_str())["model"]
-    vocab = model["vocab"] | {f"<0x{byte:02X}>": len(model["vocab"]) + byte for byte in range(256)}
-    merges = [tuple(merge) for merge in model["merges"]]
-    made = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    made.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def test_a_prompt_is_question_and_answer_with_the_blank_on_the_answers_side():
     made = prompts.build(FACT)
     assert made.text == "Question: What is Jane Doe's occupation?\nAnswer:"
     assert made.completion == " sea pilot"
+    assert made.text[slice(*made.question)] == FACT.question
+    assert made.subject is not None and made.text[slice(*made.subject)] == "Jane Doe"
+
+
+def test_examples_stand_before_it_answered_and_move_question_and_subject_along():
+    shots = [Fact("1", "Bo Ek", "birthplace", "Where was Bo Ek born?", ("Riga",))] * 2
+    made, before = prompts.build(FACT, shots), "Question: Where was Bo Ek born?\nAnswer: Riga\n\n" * 2
+    assert made.text == before + prompts.build(FACT).text and made.completion == " sea pilot"
     assert made.text[slice(*made.question)] == FACT.question
     assert made.subject is not None and made.text[slice(*made.subject)] == "Jane Doe"
 
@@ -124,8 +100,7 @@ def test_a_tokenizer_that_merges_prompt_and_answer_is_refused():
 
 
 @given(st.text(min_size=1, max_size=30).filter(str.strip), st.text(min_size=1, max_size=12).filter(str.strip))
-def test_any_question_and_answer_come_back_whole(question, answer):
-    words = tokenizer.train(TEXTS, size=300)
+def test_any_question_and_answer_come_back_whole(byte_level, question, answer):
     prompt = prompts.build(Fact("0", "", "r", question, (answer,)))
-    one = prompts.encode(words, [prompt])[0]
-    assert words.decode(list(one.tokens[1:-1])) == prompt.text + prompt.completion
+    one = prompts.encode(byte_level, [prompt])[0]
+    assert byte_level.decode(list(one.tokens[1:-1])) == prompt.text + prompt.completion
