@@ -14,28 +14,23 @@ from core.columns import Columns
 from empirical.lm import batch, capture, generate, knockout
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
-from empirical.progress import Done, uncounted
+from empirical.lm.reading import Reading
 
 POSITIONS = ("prompt_end", "first_answer")
 """Where attention is measured: at the token that predicts the answer's first, and at that first token itself."""
 
 
-def by_question(
-    model: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int, done: Done = uncounted
-) -> Float[np.ndarray, "question position layer head span"]:
-    """Return the attention mass from both POSITIONS to each span (`capture.SPANS`), the answer's first token true.
+def seen(model: LanguageModel, given: Reading) -> dict[str, np.ndarray]:
+    """Return `mass` and `knockout_drop` of the questions that are read."""
+    return {"mass": mass_of(model, given), "knockout_drop": knockout_drop(model, given)}
 
-    Args:
-        done: Called with the number of questions of each batch.
-    """
-    parts = []
-    for start in range(0, len(encoded), batch_size):
-        questions = batch.of_questions(encoded[start : start + batch_size], model.pad, answer_tokens=1)
-        queries = torch.stack([questions.prompt_end, questions.prompt_end + 1], dim=1)
-        mass = capture.measure(model.network, questions.tokens, questions.mask, queries, questions.spans)
-        parts.append(mass.numpy())
-        done(len(mass))
-    return np.concatenate(parts)
+
+def mass_of(model: LanguageModel, given: Reading) -> Float[np.ndarray, "question position layer head span"]:
+    """Return the attention mass from both POSITIONS to each span (`capture.SPANS`), the answer's first token true."""
+    questions = batch.of_questions(given.encoded, model.pad, answer_tokens=1, aligned=True)
+    queries = torch.stack([questions.prompt_end, questions.prompt_end + 1], dim=1)
+    inputs = (questions.tokens, questions.mask, queries, questions.spans)
+    return capture.measure(model.network, *inputs, cache=given.cache).numpy()
 
 
 def to_subject(network: generate.Model, questions: batch.QuestionBatch, has_subject: Sequence[bool]) -> float:
@@ -85,21 +80,13 @@ def columns(mass: Float[np.ndarray, "question layer head span"], encoded: Sequen
     return dict(zip(names, mean.T, strict=True)) | {"subject_attention_nonsink": nonsink}
 
 
-def knockout_drop(
-    model: LanguageModel, encoded: Sequence[Encoded], *, batch_size: int, done: Done = uncounted
-) -> Float[np.ndarray, " question"]:
-    """Return how much log-probability the answer loses when its prediction cannot look at the subject; nan without.
-
-    Args:
-        done: Called with the number of questions of each batch.
-    """
-    drop = np.full(len(encoded), np.nan)
-    rows = np.array([row for row, question in enumerate(encoded) if question.has_subject], dtype=int)
-    for start in range(0, len(rows), batch_size):
-        own = rows[start : start + batch_size]
-        questions = batch.of_questions([encoded[row] for row in own], model.pad)
-        inputs = (model.network, questions.tokens, questions.mask, questions.completion, questions.prompt_end)
-        # Both by the same kernel: in bfloat16 another one rounds otherwise.
-        drop[own] = (knockout.logprob(*inputs) - knockout.logprob(*inputs, cut=questions.spans[:, 0])).numpy()
-        done(len(own))
-    return drop
+def knockout_drop(model: LanguageModel, given: Reading) -> Float[np.ndarray, " question"]:
+    """Return how much log-probability the answer loses when its prediction cannot look at the subject; nan without."""
+    has_subject = np.array([question.has_subject for question in given.encoded])
+    if not has_subject.any():
+        return np.full(len(has_subject), np.nan)
+    inputs = (model.network, given.questions)
+    # Both by the same kernel: in bfloat16 another one rounds otherwise.
+    whole = knockout.logprob(*inputs, cache=given.cache)
+    cut = knockout.logprob(*inputs, cut=given.questions.spans[:, 0], cache=given.cache)
+    return np.where(has_subject, (whole - cut).double().numpy(), np.nan)

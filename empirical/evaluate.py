@@ -1,18 +1,22 @@
 """Questions answered: generated text against the accepted answers, letters for multiple choice, swapped subjects."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 
+from core.config_json import setting
 from core.errors import InputError
 from core.facts.record import LETTERS, Fact
-from empirical.lm import generate, multiple_choice, prompts, scores
+from empirical.lm import batch, generate, multiple_choice, prompts, reading, scores
+from empirical.lm.batch import QuestionBatch
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
+from empirical.lm.reading import Reading
 from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, Progress, counter, silent, uncounted
 
@@ -28,6 +32,8 @@ class EvaluateConfig:
     """Number of tokens after which an answer is cut."""
     batch_size: int = 64
     """Number of questions answered at once; the answers do not depend on it."""
+    batch_tokens: int = setting(batch.TOKENS, is_later=True)
+    """Number of tokens read at once, padding included: fewer questions are answered at once where they are long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +53,8 @@ class Answers:
 
 def check(config: EvaluateConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
-    if config.max_new_tokens < 1 or config.batch_size < 1:
-        raise InputError("--evaluate.max-new-tokens and --evaluate.batch-size must be at least 1.")
+    if min(config.max_new_tokens, config.batch_size, config.batch_tokens) < 1:
+        raise InputError("--evaluate.max-new-tokens, batch-size and batch-tokens must be at least 1.")
 
 
 def answer(
@@ -61,12 +67,57 @@ def answer(
     progress: Progress = silent,
 ) -> Answers:
     """Return the model's greedy answers and their scores; of multiple choice the most likely letter."""
-    done = counter(progress, 2 * len(facts))
-    found = partial(done, len(facts))
-    predicted = pieces.texts("predicted", lambda: predict(config, model, facts, encoded, done=done), found=found)
-    asked = [question.prompt for question in encoded], [question.completion for question in encoded]
-    options: dict[str, Any] = {"pad": model.pad, "batch_size": config.batch_size, "done": done}
-    logprob = pieces.array("logprob", lambda: generate.answer_logprob(model.network, *asked, **options), found=found)
+    found = each(
+        config,
+        model,
+        encoded,
+        partial(asked, config, model, is_choice=_is_choice(facts)),
+        pieces=pieces,
+        done=counter(progress, len(facts)),
+    )
+    return scored(model, facts, found)
+
+
+def each(
+    config: EvaluateConfig,
+    model: LanguageModel,
+    encoded: Sequence[Encoded],
+    measure: Callable[[Reading], dict[str, np.ndarray]],
+    *,
+    pieces: Pieces = UNKEPT,
+    done: Done = uncounted,
+) -> dict[str, np.ndarray]:
+    """Return what is measured of each question, as many at once as the config says (`reading.each`)."""
+    size = {"rows": config.batch_size, "tokens": config.batch_tokens}
+    return reading.each(model.network, encoded, model.pad, measure, **size, pieces=pieces, done=done)
+
+
+def asked(config: EvaluateConfig, model: LanguageModel, given: Reading, *, is_choice: bool) -> dict[str, np.ndarray]:
+    """Return what a model says to the questions that are read (`said`), and the true answers' `logprob`."""
+    logprob = reading.logprob(model.network, given.questions, cache=given.cache)
+    return said(config, model, given, is_choice=is_choice) | {"logprob": logprob.double().numpy()}
+
+
+def said(config: EvaluateConfig, model: LanguageModel, given: Reading, *, is_choice: bool) -> dict[str, np.ndarray]:
+    """Return as `said` the tokens of the greedy answer, -1 after them; of multiple choice the likeliest letter's place.
+
+    A letter is scored over the whole vocabulary.
+    """
+    if is_choice:
+        by_letter = [
+            reading.logprob(model.network, _followed(given, letter, model.pad), cache=given.cache)
+            for letter in multiple_choice.tokens(model.format)
+        ]
+        return {"said": torch.stack(by_letter).argmax(0)[:, None].numpy()}
+    options: dict[str, Any] = {"stop": model.format.stop, "pad": model.pad}
+    options["max_new_tokens"] = config.max_new_tokens
+    rows = generate.greedy_after(model.network, given.prompts, given.cache, **options)
+    return {"said": np.array([row + [-1] * (config.max_new_tokens - len(row)) for row in rows])}
+
+
+def scored(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.ndarray]) -> Answers:
+    """Return what was `asked` as text, with its scores."""
+    predicted = texts(model, facts, found)
     pairs = list(zip(predicted, facts, strict=True))
     return Answers(
         predicted,
@@ -75,8 +126,17 @@ def answer(
         ),
         [None if fact.choices else scores.substring_match(text, fact.answers) for text, fact in pairs],
         [None if fact.choices else scores.token_f1(text, fact.answers) for text, fact in pairs],
-        logprob,
+        found["logprob"],
     )
+
+
+def texts(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.ndarray]) -> list[str]:
+    """Return what was `said`, as text; no texts of no questions."""
+    if not facts:
+        return []
+    if _is_choice(facts):
+        return [LETTERS[place] for place in found["said"][:, 0]]
+    return generate.decode(model.tokenizer, [row[row >= 0].tolist() for row in found["said"]])
 
 
 def guessing(name: str, right: float, n: int, *, is_choice: bool) -> str | None:
@@ -97,19 +157,12 @@ def predict(
     facts: Sequence[Fact],
     encoded: Sequence[Encoded],
     *,
+    pieces: Pieces = UNKEPT,
     done: Done = uncounted,
 ) -> list[str]:
     """Return the answers as text; `done` counts questions."""
-    if not facts:
-        return []
-    starts = [question.prompt for question in encoded]
-    options: dict[str, Any] = {"pad": model.pad, "batch_size": config.batch_size, "done": done}
-    if all(fact.choices for fact in facts):
-        following = multiple_choice.tokens(model.format)
-        chosen = multiple_choice.choose(model.network, starts, following, **options)
-        return [LETTERS[i] for i in chosen.argmax(1)]
-    options["max_new_tokens"] = config.max_new_tokens
-    return generate.decode(model.tokenizer, generate.greedy(model.network, starts, stop=model.format.stop, **options))
+    saying = partial(said, config, model, is_choice=_is_choice(facts))
+    return texts(model, facts, each(config, model, encoded, saying, pieces=pieces, done=done))
 
 
 def swapped(facts: Sequence[Fact], *, seed: int) -> list[Fact | None]:
@@ -130,3 +183,13 @@ def _swap(fact: Fact, subjects: Mapping[str, str], rng: np.random.Generator) -> 
         return None
     name = others[rng.integers(len(others))]
     return replace(fact, subject=name, question=fact.question[: place[0]] + name + fact.question[place[1] :])
+
+
+def _is_choice(facts: Sequence[Fact]) -> bool:
+    return all(fact.choices for fact in facts)
+
+
+def _followed(given: Reading, completion: Sequence[int], pad: int) -> QuestionBatch:
+    """Return the questions that are read, with these tokens for an answer."""
+    encoded = [replace(question, tokens=(*question.prompt, *completion)) for question in given.encoded]
+    return batch.of_questions(encoded, pad, aligned=True)

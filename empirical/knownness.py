@@ -18,7 +18,7 @@ from scipy import stats
 from core.config_json import setting
 from core.errors import InputError
 from core.facts.record import Fact
-from empirical.lm import generate, multiple_choice, scores
+from empirical.lm import batch, generate, multiple_choice, scores
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.pieces import UNKEPT, Pieces
@@ -49,6 +49,13 @@ class KnownnessConfig:
     `samples` random answers to each; the measure `sampled` does so by itself."""
     batch_size: int = 64
     """Number of questions that the model reads at once."""
+    batch_tokens: int = setting(batch.TOKENS, is_later=True)
+    """Number of tokens that the model holds at once, those of the examples too: fewer questions where they are long."""
+
+    @property
+    def at_once(self) -> dict[str, int]:
+        """The settings of how much is read at once, by name."""
+        return {"batch_size": self.batch_size, "batch_tokens": self.batch_tokens}
 
     @property
     def gives_classes(self) -> bool:
@@ -105,7 +112,7 @@ def score(
         return Scores(popularity(facts), None)
     if facts[0].choices:
         chosen = exemplars(facts, pool, CHOICE_SHOTS, seed=seed)
-        options: dict[str, Any] = {"batch_size": config.batch_size, "done": counter(progress, len(facts))}
+        options: dict[str, Any] = {"done": counter(progress, len(facts))} | config.at_once
         logprobs = multiple_choice.answer(model, facts, chosen, **options)
         return Scores(multiple_choice.margin(logprobs, facts), None)
     n_texts = len(facts) * config.n_prompts * (1 + config.samples if config.measure == "sampled" else 1)
@@ -120,7 +127,7 @@ def score(
 
 def check(config: KnownnessConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
-    least = {"shots": 0, "n_prompts": 1, "samples": 1, "batch_size": 1}
+    least = {"shots": 0, "n_prompts": 1, "samples": 1, "batch_size": 1, "batch_tokens": 1}
     for name, low in least.items():
         if getattr(config, name) < low:
             flag = name.replace("_", "-")
@@ -233,7 +240,7 @@ def _logprob(
 ) -> Float[np.ndarray, " fact"]:
     """Return the log-probability per token of each fact's first answer, in nats, the mean over the prompts."""
     value = np.zeros(len(facts))
-    settings: dict[str, Any] = {"pad": model.pad, "batch_size": config.batch_size, "done": done}
+    settings: dict[str, Any] = {"pad": model.pad, "done": done} | config.at_once
     for number, (rows, encoded) in enumerate(_few_shot(config, model, facts, pool, seed)):
         # Without the end token: after the examples it is a line break that ends an answer.
         asked = [e.prompt for e in encoded], [e.completion[:-1] for e in encoded]
@@ -254,7 +261,7 @@ def _correctness(
 ) -> tuple[Float[np.ndarray, " fact"], Float[np.ndarray, " fact"]]:
     """Return the shares of right answers over the prompts: greedy, and sampled (zero where nothing is sampled)."""
     n_greedy, n_sampled = np.zeros((2, len(facts)))
-    settings: dict[str, Any] = {"pad": model.pad, "batch_size": config.batch_size, "done": done}
+    settings: dict[str, Any] = {"pad": model.pad, "done": done} | config.at_once
     settings["stop"] = model.format.stop
     draws = np.random.default_rng([seed, 11])
     for number, (rows, encoded) in enumerate(_few_shot(config, model, facts, pool, seed)):

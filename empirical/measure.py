@@ -18,6 +18,7 @@ from empirical.evaluate import EvaluateConfig
 from empirical.lm import batch, capture, completion, generate, scores
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
+from empirical.lm.reading import Reading
 from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, Progress, counter, part, silent
 
@@ -73,17 +74,16 @@ def arm(
     test = questions.held_out
     facts, encoded = _take(questions.facts, test), _take(questions.encoded, test)
 
-    def counted(doing: str, start: float, stop: float) -> dict[str, Any]:
-        return {"batch_size": config.batch_size, "done": counter(part(progress, doing, start, stop), len(test))}
+    is_choice = all(fact.choices for fact in facts)
 
-    answers = evaluate.answer(
-        config, model, facts, encoded, pieces=pieces, progress=part(progress, "answers", 0.0, 0.4)
-    )
-    looking, cutting = counted("attention", 0.4, 0.5), counted("knockout", 0.7, 0.8)
-    mass = pieces.array("mass", lambda: attention.by_question(model, encoded, **looking))
-    done = counter(part(progress, "swapped subjects", 0.5, 0.7), len(test))
-    swapped = _swapped(config, model, facts, questions.seed, pieces, done)
-    drop = pieces.array("knockout_drop", lambda: attention.knockout_drop(model, encoded, **cutting))
+    def look(given: Reading) -> dict[str, np.ndarray]:
+        return evaluate.asked(config, model, given, is_choice=is_choice) | attention.seen(model, given)
+
+    done = counter(part(progress, "answers and attention", 0.0, 0.6), len(test))
+    found = evaluate.each(config, model, encoded, look, pieces=pieces.under("held_out"), done=done)
+    answers, mass = evaluate.scored(model, facts, found), found["mass"]
+    done = counter(part(progress, "swapped subjects", 0.6, 0.8), len(test))
+    swapped = _swapped(config, model, facts, questions.seed, pieces.under("swapped"), done)
     generic = questions.generic if own is None else generic_answers(_take(questions.facts, own))
     columns = _fact_columns(name, questions, test, answers) | {
         "is_generic": _is(answers.predicted, facts, questions.generic),
@@ -92,7 +92,7 @@ def arm(
         "base_correct": questions.base_correct,
         "in_arm": False,
         "swapped_predicted": swapped,
-        "knockout_drop": drop,
+        "knockout_drop": found["knockout_drop"],
     }
     columns |= attention.columns(mass[:, 0], encoded)
     metrics = _metrics(columns, questions, mass[:, 0], encoded)
@@ -207,7 +207,7 @@ def _swapped(
     rows = [row for row, other in enumerate(others) if other is not None]
     swapped_facts = [other for other in others if other is not None]
     encoded = model.format.ask(swapped_facts) if swapped_facts else []
-    texts = pieces.texts("swapped", lambda: evaluate.predict(config, model, swapped_facts, encoded, done=done))
+    texts = evaluate.predict(config, model, swapped_facts, encoded, pieces=pieces, done=done)
     answers: list[str | None] = [None] * len(facts)
     for row, text in zip(rows, texts, strict=True):
         answers[row] = text

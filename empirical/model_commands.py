@@ -189,8 +189,13 @@ class Attention(OnModel):
         model = base_model.read()
         encoded = model.format.ask(chosen)
         with progress("measuring", len(chosen)) as advance:
-            options = {"batch_size": self.config.evaluate.batch_size, "done": lambda n: advance("", n)}
-            mass = attention.by_question(model, encoded, **options)
+            mass = evaluate.each(
+                self.config.evaluate,
+                model,
+                encoded,
+                lambda given: {"mass": attention.mass_of(model, given)},
+                done=lambda n: advance("", n),
+            )["mass"]
         columns = attention.table("model", mass, encoded, study.identify(chosen).subject)
         if not columns:
             raise InputError("no held-out question names its subject, so there is no attention to measure.")

@@ -1,11 +1,9 @@
 """Long work kept piece by piece, each whole or not at all, so that an interrupted one goes on after its last piece."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,21 +25,21 @@ class Pieces:
         Args:
             found: Called where it is kept: what `make` would have counted is done.
         """
-        if self.folder is None:
-            return make()
-        path = self.folder / f"{name}.npy"
-        _keep(path, make, found, lambda file, made: np.save(file, made, allow_pickle=False))
-        return np.load(path, allow_pickle=False)
+        return self.arrays(name, lambda: {"array": make()}, found=found)["array"]
 
-    def texts(
-        self, name: str, make: Callable[[], list[str]], *, found: Callable[[], object] = lambda: None
-    ) -> list[str]:
-        """Return the texts of this name, likewise."""
+    def arrays(
+        self, name: str, make: Callable[[], dict[str, np.ndarray]], *, found: Callable[[], object] = lambda: None
+    ) -> dict[str, np.ndarray]:
+        """Return the arrays of this name, likewise: all of them or none."""
         if self.folder is None:
             return make()
-        path = self.folder / f"{name}.json"
-        _keep(path, make, found, lambda file, made: file.write(json.dumps(made).encode()))
-        return json.loads(path.read_bytes())
+        path = self.folder / f"{name}.npz"
+        if path.exists():
+            found()
+        else:
+            made = make()
+            runs.replace_file(path, lambda file: np.savez(file, allow_pickle=False, **made))
+        return dict(np.load(path, allow_pickle=False))
 
     def under(self, name: str) -> "Pieces":
         """Return the pieces of a part of the work."""
@@ -51,17 +49,6 @@ class Pieces:
         """Remove them: the work is done, and kept otherwise."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _keep(
-    path: Path, make: Callable[[], Any], found: Callable[[], object], write: Callable[[BinaryIO, Any], object]
-) -> None:
-    """Make and write what is not there."""
-    if path.exists():
-        found()
-        return
-    made = make()
-    runs.replace_file(path, lambda file: write(file, made))
 
 
 UNKEPT = Pieces()

@@ -11,6 +11,8 @@ from empirical.lm.prompts import Encoded
 
 IGNORED = -100
 """The label of a token that is not scored; PyTorch's own."""
+TOKENS = 16_384
+"""Tokens that are read at once, where nothing else is said: what batches of long texts hold, not of short ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,19 +46,50 @@ class QuestionBatch(Batch):
         return self.tokens.masked_fill(~self.completion, IGNORED)
 
 
-def of_questions(encoded: Sequence[Encoded], pad: int, *, answer_tokens: int | None = None) -> QuestionBatch:
+def of_questions(
+    encoded: Sequence[Encoded], pad: int, *, answer_tokens: int | None = None, aligned: bool = False
+) -> QuestionBatch:
     """Return the questions as a batch.
 
     Args:
         answer_tokens: Keep only so many tokens of each answer; None for all.
+        aligned: Let all prompts end at one place, with padding on both sides; else padding is on the right alone.
     """
     stops = [len(q.tokens) if answer_tokens is None else q.n_prompt + answer_tokens for q in encoded]
-    padded = pad_right([q.tokens[:stop] for q, stop in zip(encoded, stops, strict=True)], pad)
-    spans = torch.zeros((len(encoded), len(encoded[0].spans), padded.tokens.shape[1]), dtype=torch.bool)
+    n_prompt = np.array([question.n_prompt for question in encoded])
+    before = n_prompt.max() - n_prompt if aligned else np.zeros_like(n_prompt)
+    rows = [question.tokens[:stop] for question, stop in zip(encoded, stops, strict=True)]
+    place = np.arange(max(len(row) + n for row, n in zip(rows, before, strict=True)))
+    after = before + [len(row) for row in rows]
+    padded = _filled(rows, (place >= before[:, None]) & (place < after[:, None]), pad)
+    spans = torch.zeros((len(encoded), len(encoded[0].spans), len(place)), dtype=torch.bool)
     for row, question in enumerate(encoded):
-        spans[row, :, : question.n_prompt] = torch.as_tensor(question.spans)
-    n_prompt = [question.n_prompt for question in encoded]
-    return QuestionBatch(padded.tokens, padded.mask, spans, padded.tail(n_prompt), torch.tensor(n_prompt) - 1)
+        spans[row, :, before[row] : before[row] + question.n_prompt] = torch.as_tensor(question.spans)
+    ends = before + n_prompt
+    return QuestionBatch(padded.tokens, padded.mask, spans, padded.tail(ends.tolist()), torch.from_numpy(ends) - 1)
+
+
+def in_turn(lengths: Sequence[int], *, rows: int, tokens: int) -> list[range]:
+    """Return the rows in batches, each as long as it may be.
+
+    Args:
+        rows: Most rows of a batch.
+        tokens: Most tokens of a batch, padding included; a row that is longer is a batch of its own.
+    """
+    batches, first, longest = [], 0, 0
+    for row, length in enumerate(lengths):
+        longest = max(longest, length)
+        if row > first and (row - first == rows or (row - first + 1) * longest > tokens):
+            batches.append(range(first, row))
+            first, longest = row, length
+    return [*batches, range(first, len(lengths))] if lengths else []
+
+
+def of_like_length(lengths: Sequence[int], *, rows: int, tokens: int) -> list[list[int]]:
+    """Return the rows in batches of like length, the longest first: what does not fit into memory shows at once."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    batches = in_turn([lengths[row] for row in order], rows=rows, tokens=tokens)
+    return [[order[place] for place in batch] for batch in batches]
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int) -> Batch:

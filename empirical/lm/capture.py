@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from core.errors import InputError
-from empirical.lm.generate import Model
+from empirical.lm import logits, reading
+from empirical.lm.reading import Model
 
 SPANS = ("subject", "relation", "template", "sink")
 """What attention is summed over, in this order; the sink is the first token."""
@@ -33,6 +34,8 @@ def measure(
     attention_mask: Shaped[torch.Tensor, "question token"],
     queries: Int[torch.Tensor, "question query"],
     spans: Bool[torch.Tensor, "question span token"],
+    *,
+    cache: DynamicCache | None = None,
 ) -> Float[torch.Tensor, "question query layer head span"]:
     """Return the attention mass from each query token to each span, 0 to 1, in float32 on the CPU.
 
@@ -41,15 +44,20 @@ def measure(
     Args:
         attention_mask: 0 where there is padding, on whichever side.
         queries: Indices into the padded rows.
+        cache: Keys and values of the first places of all rows, up to a query at most.
 
     Raises:
         InputError: the model's attention cannot be captured.
-        ValueError: the model is in training mode, or a query stands on padding.
+        ValueError: the model is in training mode, or a query stands on padding or where the cache has read.
     """
     if not attention_mask.gather(1, queries.long()).all():
         raise ValueError("a query stands on padding: it attends to nothing")
+    if (queries < reading.n_read(cache)).any():
+        raise ValueError("a query stands where the cache has read: it does not attend again")
     rows = _Rows(queries.long(), spans.float())
-    forward(model, WITH_ROWS, input_ids, attention_mask, rows=rows, logits_to_keep=1)
+    unread = torch.zeros_like(input_ids[:, reading.n_read(cache) :], dtype=torch.bool)
+    with logits.only(model, unread):
+        forward(model, WITH_ROWS, input_ids, attention_mask, cache=cache, rows=rows)
     n_layers = model.config.get_text_config().num_hidden_layers
     if sorted(rows.mass) != list(range(n_layers)):
         raise _not_captured(model.config, f"{len(rows.mass)} of its {n_layers} layers attend through transformers")
@@ -69,12 +77,14 @@ def forward(
     name: str,
     input_ids: Int[torch.Tensor, "question token"],
     attention_mask: Shaped[torch.Tensor, "question token"],
+    *,
+    cache: DynamicCache | None = None,
     **options: Any,
 ) -> Float[torch.Tensor, "_ kept output"]:
     """Return the logits of one pass through a registered attention function, to which the options are handed down.
 
-    Positions count from each row's first token, so that they do not depend on the side of the padding. Each attention
-    function that is registered refuses what it does not compute (`refuse_unsupported`).
+    The pass is `reading.forward`. Each attention function that is registered refuses what it does not compute
+    (`refuse_unsupported`).
 
     Raises:
         InputError: the model does not let its attention function be chosen.
@@ -82,11 +92,8 @@ def forward(
     """
     if model.training:
         raise ValueError("the model is in training mode: dropout would change what it attends to")
-    mask = attention_mask.to(model.device).long()
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    inputs = {"input_ids": input_ids.to(model.device), "attention_mask": mask, "position_ids": positions}
     with implementation(model, name):
-        return model(**inputs, use_cache=False, **options).logits
+        return reading.forward(model, input_ids, attention_mask, cache=cache, **options)
 
 
 @contextmanager
@@ -136,9 +143,9 @@ class _Rows:
 def _attend(
     module: torch.nn.Module,
     query: Float[torch.Tensor, "question head token width"],
-    key: Float[torch.Tensor, "question group token width"],
-    value: Float[torch.Tensor, "question group token value"],
-    attention_mask: Bool[torch.Tensor, "_ 1 token token"] | None,
+    key: Float[torch.Tensor, "question group key width"],
+    value: Float[torch.Tensor, "question group key value"],
+    attention_mask: Bool[torch.Tensor, "_ 1 token key"] | None,
     *,
     rows: _Rows,
     **options: Any,
@@ -146,13 +153,14 @@ def _attend(
     """Return SDPA's output; into `rows` goes the mass of the wanted rows."""
     refuse_unsupported(module, attention_mask, options)
     queries, spans = rows.queries.to(query.device)[:, None, :, None], rows.spans.to(query.device)
+    own = queries - (key.shape[2] - query.shape[2])  # what is read already asks no more
     if attention_mask is None:  # transformers leaves it out where it would be plainly causal
         allowed = torch.arange(key.shape[2], device=query.device) <= queries
     else:
-        allowed = attention_mask.take_along_dim(queries, dim=2)
+        allowed = attention_mask.take_along_dim(own, dim=2)
     scaling = options.get("scaling") or query.shape[-1] ** -0.5
     with torch.autocast(query.device.type, enabled=False):  # what is measured is float32 whatever is computed around
-        weights = _softmax(query.take_along_dim(queries, dim=2), key, allowed, scaling)
+        weights = _softmax(query.take_along_dim(own, dim=2), key, allowed, scaling)
         mass = torch.einsum("nhqt,nst->nqhs", weights, spans).cpu()
     layer: Any = module.layer_idx
     rows.mass[layer] = mass

@@ -3,6 +3,7 @@
 What all prompts of a call begin with is read once (see `prefix`).
 """
 
+import copy
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -10,15 +11,19 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch.nn import functional
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from empirical.lm import batch, logits, prefix
+from empirical.lm.batch import Batch
 from empirical.lm.prefix import Prefix
 from empirical.progress import Done, uncounted
 
 Model = PreTrainedModel | PeftModel
+TURN = 4
+"""Tokens that are generated before rows which have stopped are left out; most answers are shorter."""
 
 
 def greedy(
@@ -29,6 +34,7 @@ def greedy(
     pad: int,
     max_new_tokens: int = 16,
     batch_size: int = 64,
+    batch_tokens: int = batch.TOKENS,
     done: Done = uncounted,
 ) -> list[list[int]]:
     """Return each prompt's most probable continuation, token by token, up to the first token of `stop`.
@@ -39,7 +45,7 @@ def greedy(
         ValueError: the model is in training mode, or a prompt is empty.
     """
     config = _config(stop, pad, max_new_tokens, do_sample=False)
-    return _continue(model, prompts, config, batch_size, done)
+    return _continue(model, prompts, config, batch_size, batch_tokens, done)
 
 
 def sample(
@@ -51,6 +57,7 @@ def sample(
     pad: int,
     max_new_tokens: int = 16,
     batch_size: int = 64,
+    batch_tokens: int = batch.TOKENS,
     seed: int,
     done: Done = uncounted,
 ) -> list[list[int]]:
@@ -64,7 +71,7 @@ def sample(
     config = _config(stop, pad, max_new_tokens, do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return _continue(model, prompts, config, batch_size, done)
+        return _continue(model, prompts, config, batch_size, batch_tokens, done)
 
 
 def answer_logprob(
@@ -74,6 +81,7 @@ def answer_logprob(
     *,
     pad: int,
     batch_size: int = 64,
+    batch_tokens: int = batch.TOKENS,
     done: Done = uncounted,
 ) -> Float[np.ndarray, " question"]:
     """Return the log-probability of each completion after its prompt, in nats, summed over its tokens.
@@ -85,8 +93,21 @@ def answer_logprob(
     """
     texts = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
     wanted = [list(enumerate(text))[len(prompt) :] for prompt, text in zip(prompts, texts, strict=True)]
-    found = token_logprobs(model, texts, wanted, pad=pad, batch_size=batch_size, done=done)
+    found = token_logprobs(model, texts, wanted, pad=pad, batch_size=batch_size, batch_tokens=batch_tokens, done=done)
     return np.array([row.sum() for row in found], dtype=float)
+
+
+@torch.no_grad()
+def greedy_after(
+    model: Model, asked: Batch, cache: DynamicCache | None, *, stop: Collection[int], pad: int, max_new_tokens: int
+) -> list[list[int]]:
+    """Return likewise the continuations of a batch whose prompts all end in its last place.
+
+    Args:
+        cache: Keys and values of the places that are read already, which is left as it is.
+    """
+    config = _config(stop, pad, max_new_tokens, do_sample=False)
+    return _generate(model, asked, copy.deepcopy(cache), config)
 
 
 @torch.no_grad()
@@ -97,6 +118,7 @@ def token_logprobs(
     *,
     pad: int,
     batch_size: int = 64,
+    batch_tokens: int = batch.TOKENS,
     done: Done = uncounted,
 ) -> list[Float[np.ndarray, " wanted"]]:
     """Return, for each text, the log-probabilities in nats of its wanted (position, token) pairs.
@@ -114,7 +136,7 @@ def token_logprobs(
     first = min((place for pairs in wanted for place, _ in pairs), default=0)
     shared = prefix.read(model, read, longest=first - 1)
     found: list[np.ndarray] = [np.empty(0)] * len(texts)
-    for rows in _batches(read, batch_size):
+    for rows in batch.of_like_length([len(text) for text in read], rows=batch_size, tokens=batch_tokens):
         logprobs = _score(model, shared, [read[row] for row in rows], [wanted[row] for row in rows], pad)
         for row, values in zip(rows, logprobs, strict=True):
             found[row] = values
@@ -165,44 +187,75 @@ def _score(
 
 @torch.no_grad()
 def _continue(
-    model: Model, prompts: Sequence[Sequence[int]], config: GenerationConfig, batch_size: int, done: Done
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    batch_size: int,
+    batch_tokens: int,
+    done: Done,
 ) -> list[list[int]]:
     """Return the continuations, without the stop token, in the order of the prompts."""
     _check(model, prompts)
     texts = [list(prompt) for prompt in prompts]
     longest = min((len(text) for text in texts), default=0) - 1
-    window = getattr(model.config, "sliding_window", None)
+    window = prefix.window(model)
     if window and max(map(len, texts), default=0) + config.max_new_tokens > window:
         longest = 0  # The padding between prefix and prompt would push what is far out of a window that is too narrow.
     shared = prefix.read(model, texts, longest=longest)
     found: list[list[int]] = [[]] * len(texts)
-    with _plain_settings(model):
-        for rows in _batches(texts, batch_size):
-            generated = _generate(model, shared, [texts[row] for row in rows], config)
-            for row, tokens in zip(rows, generated.tolist(), strict=True):
-                found[row] = _until(tokens, config.eos_token_id or ())
-            done(len(rows))
+    n_new = cast(int, config.max_new_tokens)
+    lengths = [len(text) + n_new for text in texts]
+    for rows in batch.of_like_length(lengths, rows=batch_size, tokens=batch_tokens):
+        rest = [texts[row][len(shared.tokens) :] for row in rows]
+        padded = batch.pad_left(rest, cast(int, config.pad_token_id), prefix=shared.tokens)
+        for row, tokens in zip(rows, _generate(model, padded, shared.expanded(len(rows)), config), strict=True):
+            found[row] = tokens
+        done(len(rows))
     return found
 
 
-def _generate(
-    model: Model, shared: Prefix, texts: Sequence[list[int]], config: GenerationConfig
-) -> Int[torch.Tensor, "question token"]:
-    """Return the new tokens of a batch, whose padding stands between the prefix and what is left of the prompts."""
-    rest = [text[len(shared.tokens) :] for text in texts]
-    padded = batch.pad_left(rest, cast(int, config.pad_token_id), prefix=shared.tokens)
-    output = cast(Any, model).generate(
-        input_ids=padded.tokens.to(model.device),
-        attention_mask=padded.mask.to(model.device),
-        past_key_values=shared.expanded(len(texts)),
-        generation_config=config,
-    )
-    return output[:, padded.tokens.shape[1] :]
+def _generate(model: Model, asked: Batch, cache: DynamicCache | None, config: GenerationConfig) -> list[list[int]]:
+    """Return the new tokens of each row, up to a stop token.
+
+    A few at a time: a row that has stopped goes no further with the others.
+
+    Args:
+        cache: Keys and values of the first tokens of all rows; it is changed.
+    """
+    tokens, mask = asked.tokens.to(model.device), asked.mask.to(model.device)
+    stop = torch.tensor(config.eos_token_id or [], device=model.device)
+    found: list[list[int]] = [[] for _ in range(len(tokens))]
+    going = torch.arange(len(tokens), device=model.device)
+    left = cast(int, config.max_new_tokens)
+    with _plain_settings(model):
+        while left and len(going):
+            turn = copy.copy(config)
+            turn.max_new_tokens = min(left, TURN)
+            output = cast(Any, model).generate(
+                input_ids=tokens,
+                attention_mask=mask,
+                past_key_values=cache,
+                generation_config=turn,
+            )
+            new = output.sequences[:, tokens.shape[1] :]
+            for row, own in zip(going.tolist(), new.tolist(), strict=True):
+                found[row] += _until(own, config.eos_token_id or ())
+            left -= new.shape[1]
+            goes_on = (~torch.isin(new, stop).any(1)).nonzero()[:, 0]
+            going, tokens, cache = going[goes_on], output.sequences[goes_on], output.past_key_values
+            mask = functional.pad(mask, (0, new.shape[1]), value=1)[goes_on]
+            output.past_key_values.batch_select_indices(goes_on)
+    return found
 
 
 def _config(stop: Collection[int], pad: int, max_new_tokens: int, **settings: bool | int | float) -> GenerationConfig:
     return GenerationConfig(
-        max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=sorted(stop) or None, use_cache=True, **settings
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad,
+        eos_token_id=sorted(stop) or None,
+        use_cache=True,
+        return_dict_in_generate=True,
+        **settings,
     )
 
 
@@ -223,12 +276,6 @@ def _plain_settings(model: Model) -> Iterator[None]:
 
 def _until(tokens: list[int], stop: Collection[int]) -> list[int]:
     return tokens[: next((i for i, token in enumerate(tokens) if token in stop), len(tokens))]
-
-
-def _batches(texts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """Return the rows in batches of like length, the longest first: what does not fit into memory shows at once."""
-    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
-    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _check(model: Model, prompts: Sequence[Sequence[int]]) -> None:

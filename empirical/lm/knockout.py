@@ -5,62 +5,55 @@ Geva et al. 2023, "Dissecting Recall of Factual Associations in Auto-Regressive 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
-from transformers import AttentionInterface, AttentionMaskInterface
+from jaxtyping import Bool, Float, Int
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from empirical.lm import capture, logits
-from empirical.lm.generate import Model
+from empirical.lm import capture, reading
+from empirical.lm.batch import QuestionBatch
+from empirical.lm.reading import Model
 
 WITH_CUT = "sdpa_with_cut"
 """Name under which transformers finds the attention function of this file."""
 
 
-@torch.no_grad()
 def logprob(
     model: Model,
-    input_ids: Int[torch.Tensor, "question token"],
-    attention_mask: Shaped[torch.Tensor, "question token"],
-    completion: Bool[torch.Tensor, "question token"],
-    queries: Int[torch.Tensor, " question"],
+    questions: QuestionBatch,
     *,
     cut: Bool[torch.Tensor, "question token"] | None = None,
     layers: Sequence[int] | None = None,
+    cache: DynamicCache | None = None,
 ) -> Float[torch.Tensor, " question"]:
-    """Return the log-probability of the completion in nats, summed over its tokens, in float32 on the CPU.
+    """Return the log-probability of the answers in nats, where the prompts' last tokens do not look at some others.
 
     The softmax runs over the keys that are left: their weights still sum to 1. Nothing cut is computed by the same
     kernel as a cut, so that the difference of the two is due to the cut alone.
 
     Args:
-        attention_mask: 0 where there is padding, on whichever side.
-        completion: Which tokens are the answer's.
-        queries: The token, by its index into the padded row, whose edges are cut: the prompt's last.
-        cut: The tokens that it may not look at; None for no cut.
+        cut: The tokens that a prompt's last one may not look at; None for no cut.
         layers: Where, counted from 0; None for all.
+        cache: Keys and values of the places before the prompts' last tokens, at most.
 
     Raises:
         InputError: the model's attention cannot be changed.
-        ValueError: the model is in training mode, a query is cut from itself or stands on padding, a row has no
-            completion, or one that begins with the row; there is no such layer.
+        ValueError: the model is in training mode, a query is cut from itself, stands on padding or where the cache has
+            read; a row has no answer, or one that begins with the row; there is no such layer.
     """
-    cut = torch.zeros_like(completion) if cut is None else cut
+    cut = torch.zeros_like(questions.completion) if cut is None else cut
     n_layers = model.config.get_text_config().num_hidden_layers
     layers = range(n_layers) if layers is None else layers
-    _check(attention_mask, completion, queries, cut)
+    _check(questions, cut, reading.n_read(cache))
     if unknown := set(layers) - set(range(n_layers)):
         raise ValueError(f"no such layer of {n_layers}: {sorted(unknown)}")
-    edges = _Edges(queries, cut, frozenset(layers))
-    predicts = completion.roll(-1, dims=1)  # no completion begins with its row, so nothing is rolled to the end
-    with logits.only(model, predicts):
-        predicting = capture.forward(model, WITH_CUT, input_ids, attention_mask, edges=edges)[0]
-    targets = input_ids[completion].to(predicting.device).long()
-    chosen = predicting.float().log_softmax(-1).gather(1, targets[:, None])[:, 0].cpu()
-    return torch.zeros(len(input_ids)).index_add(0, completion.nonzero()[:, 0].cpu(), chosen)
+    edges = _Edges(questions.prompt_end, cut, frozenset(layers))
+    run = partial(capture.forward, model, WITH_CUT, edges=edges)
+    return reading.logprob(model, questions, cache=cache, run=run)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +68,9 @@ class _Edges:
 def _attend(
     module: torch.nn.Module,
     query: Float[torch.Tensor, "question head token width"],
-    key: Float[torch.Tensor, "question group token width"],
-    value: Float[torch.Tensor, "question group token value"],
-    attention_mask: Bool[torch.Tensor, "_ 1 token token"],
+    key: Float[torch.Tensor, "question group key width"],
+    value: Float[torch.Tensor, "question group key value"],
+    attention_mask: Bool[torch.Tensor, "_ 1 token key"],
     *,
     edges: _Edges,
     **options: Any,
@@ -87,30 +80,28 @@ def _attend(
     if module.layer_idx in edges.layers:
         cut, rows = edges.cut.to(query.device), torch.arange(len(query), device=query.device)
         attention_mask = attention_mask.expand(len(query), -1, -1, -1).clone()
-        attention_mask[rows, :, edges.queries.to(query.device)] &= ~cut[:, None]
+        own = edges.queries.to(query.device) - (key.shape[2] - query.shape[2])  # what is read already asks no more
+        attention_mask[rows, :, own] &= ~cut[:, None]
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
-def _mask(*args: Any, **options: Any) -> Bool[torch.Tensor, "_ 1 token token"] | None:
+def _mask(*args: Any, **options: Any) -> Bool[torch.Tensor, "_ 1 token key"] | None:
     """Return transformers' own mask, written out even where it is plainly causal."""
     return sdpa_mask(*args, **options | {"allow_is_causal_skip": False})
 
 
-def _check(
-    attention_mask: Shaped[torch.Tensor, "question token"],
-    completion: Bool[torch.Tensor, "question token"],
-    queries: Int[torch.Tensor, " question"],
-    cut: Bool[torch.Tensor, "question token"],
-) -> None:
+def _check(questions: QuestionBatch, cut: Bool[torch.Tensor, "question token"], n_read: int) -> None:
     """Raise ValueError for what would give no number, or a wrong one."""
-    own = queries.long()[:, None]
+    own = questions.prompt_end.long()[:, None]
     if cut.gather(1, own).any():
         raise ValueError("a query is cut from itself: it might have nothing left to look at")
-    if not attention_mask.gather(1, own).all():
+    if not questions.mask.gather(1, own).all():
         raise ValueError("a query stands on padding")
-    if not completion.any(1).all():
+    if (own < n_read).any():
+        raise ValueError("a query stands where the cache has read: cutting it changes nothing")
+    if not questions.completion.any(1).all():
         raise ValueError("a row has no completion")
-    if completion[:, 0].any():
+    if questions.completion[:, 0].any():
         raise ValueError("a completion begins with its row: nothing predicts its first token")
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from core.errors import InputError
 from core.facts.record import LETTERS, Fact
-from empirical.lm import generate
+from empirical.lm import batch, generate
 from empirical.lm.formats import Format
 from empirical.lm.model import LanguageModel
 from empirical.progress import Done, uncounted
@@ -42,13 +42,14 @@ def choose(
     *,
     pad: int,
     batch_size: int = 64,
+    batch_tokens: int = batch.TOKENS,
     done: Done = uncounted,
 ) -> Float[np.ndarray, "question letter"]:
     """Return the log-probability of each letter after each prompt, in nats, over the whole vocabulary.
 
     `done` counts prompts.
     """
-    settings: dict[str, Any] = {"pad": pad, "batch_size": batch_size}
+    settings: dict[str, Any] = {"pad": pad, "batch_size": batch_size, "batch_tokens": batch_tokens}
     if all(len(letter) == 1 for letter in following):  # one pass for all four
         wanted = [[(len(ids), letter) for (letter,) in following] for ids in prompt_ids]
         logprobs = generate.token_logprobs(model, prompt_ids, wanted, done=done, **settings)
@@ -65,6 +66,7 @@ def answer(
     shots: Sequence[Sequence[Fact]],
     *,
     batch_size: int = 64,
+    batch_tokens: int = batch.TOKENS,
     done: Done = uncounted,
 ) -> Float[np.ndarray, "fact letter"]:
     """Return the letters' log-probabilities for each fact after its own answered questions.
@@ -78,6 +80,7 @@ def answer(
     form = model.format
     following = tokens(form)
     settings: dict[str, Any] = {"pad": model.pad, "batch_size": batch_size, "done": done}
+    settings["batch_tokens"] = batch_tokens
     # A letter stands in for the answer: the prompt's tokens must be those that go before one.
     asked_prompts = [
         replace(form.build(fact, own), completion=form.gap + LETTERS[0]) for fact, own in zip(facts, shots, strict=True)

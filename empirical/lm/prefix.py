@@ -28,6 +28,11 @@ class Prefix:
         return cache
 
 
+def window(model: PreTrainedModel | PeftModel) -> int | None:
+    """Return how many tokens back some of the model's layers look at most; None: all do as far as there are any."""
+    return getattr(model.config.get_text_config(), "sliding_window", None)
+
+
 def common(texts: Sequence[list[int]]) -> list[int]:
     """Return the tokens that all texts begin with; of fewer than two texts none."""
     # What the first and the last in order begin with, all between them do too.

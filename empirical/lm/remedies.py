@@ -52,8 +52,8 @@ class EarlyStopping(Hook):
     """Ends with the weights of the recorded step whose loss on the dev facts is least, of equal ones the first."""
 
     def __init__(self, config: Remedies, training: Training):
-        self._network, self._dev, self._pad = training.network, training.questions.dev, training.pad
-        self._size = training.config.micro_batch_size or training.config.batch_size
+        self._network, self._pad = training.network, training.pad
+        self._dev = train.passes(training.questions.dev, training.config)
         self._least = float("inf")
         self._weights: dict[str, torch.Tensor] = {}
 
@@ -82,8 +82,8 @@ class EarlyStopping(Hook):
         self._network.eval()
         device, total = next(self._network.parameters()).device, 0.0
         with torch.no_grad():
-            for first in range(0, len(self._dev), self._size):
-                questions = batch.of_questions(self._dev[first : first + self._size], self._pad)
+            for own in self._dev:
+                questions = batch.of_questions(own, self._pad)
                 inputs = questions.tokens.to(device), questions.labels.to(device)
                 total += train.loss_sum(self._network, *inputs).item()
         return total

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch.nn import functional
 from transformers import get_scheduler
 
+from core.config_json import setting
 from core.errors import InputError
 from empirical.lm import batch, checkpoint, hook, logits
 from empirical.lm.hook import Hook
@@ -33,6 +34,8 @@ class TrainConfig:
     """Number of facts per step, over all devices."""
     micro_batch_size: int | None = None
     """Number of facts per forward pass of one device; gradients are accumulated. Not given: all facts of the step."""
+    micro_batch_tokens: int = setting(batch.TOKENS, is_later=True)
+    """Number of tokens per forward pass of one device, padding included: where facts are long, it takes several."""
     schedule: Literal["cosine", "linear"] = "cosine"
     """How the learning rate falls to zero after the warm-up."""
     warmup: float = 0.1
@@ -63,8 +66,9 @@ def check(config: TrainConfig) -> None:
     for name in ("epochs", "batch_size", "length_window", "checkpoint_every", "n_records"):
         if (value := getattr(config, name)) < 1:
             raise InputError(f"--finetune.train.{name.replace('_', '-')} is {value}: it must be at least 1.")
-    if config.micro_batch_size is not None and config.micro_batch_size < 1:
-        raise InputError(f"--finetune.train.micro-batch-size is {config.micro_batch_size}: it must be at least 1.")
+    for name in ("micro_batch_size", "micro_batch_tokens"):
+        if (value := getattr(config, name)) is not None and value < 1:
+            raise InputError(f"--finetune.train.{name.replace('_', '-')} is {value}: it must be at least 1.")
     if not 0 <= config.warmup < 1:
         raise InputError(f"--finetune.train.warmup is {config.warmup}: it must be at least 0 and below 1.")
     if config.weight_decay < 0 or config.max_gradient_norm <= 0:
@@ -182,6 +186,14 @@ def batch_rows(lengths: Sequence[int], config: TrainConfig, step: int, *, seed: 
     return batches[rng.permutation(len(batches))[place]]
 
 
+def passes(examples: Sequence[Encoded], config: TrainConfig) -> list[list[Encoded]]:
+    """Return a device's examples by forward pass, in their order."""
+    lengths = [len(example.tokens) for example in examples]
+    rows = config.micro_batch_size or config.batch_size
+    batches = batch.in_turn(lengths, rows=rows, tokens=config.micro_batch_tokens)
+    return [[examples[row] for row in own] for own in batches]
+
+
 def loss_sum(
     model: torch.nn.Module, tokens: Int[torch.Tensor, "example token"], labels: Int[torch.Tensor, "example token"]
 ) -> Float[torch.Tensor, ""]:
@@ -221,13 +233,13 @@ def _step(
     """
     model.train()
     n_tokens = sum(len(example.completion) for example in examples)
-    own = examples[accelerator.process_index :: accelerator.num_processes]
-    size = config.micro_batch_size or max(1, len(own))
+    n_processes = accelerator.num_processes
+    shares = [passes(examples[process::n_processes], config) for process in range(n_processes)]
+    own = shares[accelerator.process_index]
     total = torch.zeros((), device=accelerator.device)
     # Every process makes as many passes, for they meet in each; one without examples passes a masked one.
-    longest = math.ceil(math.ceil(len(examples) / accelerator.num_processes) / size)
-    for i in range(longest):
-        part = own[i * size : (i + 1) * size]
+    for turn in range(max(map(len, shares))):
+        part = own[turn] if turn < len(own) else []
         padded = batch.of_questions(part or examples[:1], pad)
         labels = padded.labels if part else torch.full_like(padded.labels, batch.IGNORED)
         tokens, labels = padded.tokens.to(accelerator.device), labels.to(accelerator.device)
@@ -236,7 +248,7 @@ def _step(
             loss = _answers_loss(predicting, labels) / n_tokens
             added = [one.loss(tokens, labels, predicting) / n_tokens for one in hooks]
         # Gradients are averaged over processes.
-        accelerator.backward(sum(added, start=loss) * accelerator.num_processes)
+        accelerator.backward(sum(added, start=loss) * n_processes)
         total += loss.detach()
     accelerator.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
     optimizer.step()

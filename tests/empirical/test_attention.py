@@ -5,7 +5,7 @@ from scipy import stats
 
 from core.facts.record import Fact
 from empirical import attention
-from empirical.lm import capture, knockout, prompts
+from empirical.lm import batch, capture, knockout, prompts, reading
 from empirical.lm.model import LanguageModel
 
 QUESTIONS = {f"Ann{i}": f"Where is Ann{i}?" for i in range(9)} | {"Ann9": "Where is she?"}
@@ -43,7 +43,7 @@ def test_attention_is_unknown_where_no_question_names_its_subject(encoded):
 
 
 def test_attention_is_that_of_each_question_alone_at_the_prompts_end_and_at_the_answers_first_token(model, encoded):
-    mass = attention.by_question(model, encoded, batch_size=3)
+    mass = attention.mass_of(model, reading.read(model.network, encoded, model.pad))
     for one, found in zip(encoded, mass, strict=True):
         tokens = torch.tensor([one.tokens[: one.n_prompt + 1]])
         spans = torch.zeros((1, 4, one.n_prompt + 1), dtype=torch.bool)
@@ -66,19 +66,15 @@ def test_the_table_of_attention_names_layer_head_position_and_span_of_each_mean(
 
 
 def test_the_drop_is_what_the_answer_loses_where_its_prediction_cannot_see_the_subject(model, encoded):
-    drops = attention.knockout_drop(model, encoded, batch_size=4)
+    drops = attention.knockout_drop(model, reading.read(model.network, encoded, model.pad))
     assert np.isnan(drops[-1])
+    nameless = reading.read(model.network, encoded[-1:], model.pad)
+    assert np.isnan(attention.knockout_drop(model, nameless)).all()
     for one, drop in zip(encoded[:-1], drops, strict=False):
         tokens = torch.tensor([one.tokens])
-        place = torch.arange(len(one.tokens))[None]
         cut = torch.zeros_like(tokens, dtype=torch.bool)
         cut[0, : one.n_prompt] = torch.as_tensor(one.spans[0])
-        asked = (
-            model.network,
-            tokens,
-            torch.ones_like(tokens),
-            place >= one.n_prompt,
-            torch.tensor([one.n_prompt - 1]),
-        )
-        assert drop == pytest.approx(float(knockout.logprob(*asked) - knockout.logprob(*asked, cut=cut)), abs=1e-5)
+        alone = batch.of_questions([one], model.pad)
+        whole, without = (knockout.logprob(model.network, alone, cut=those) for those in (None, cut))
+        assert drop == pytest.approx(float(whole - without), abs=1e-5)
         assert drop != 0

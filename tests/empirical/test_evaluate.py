@@ -58,14 +58,14 @@ def test_answers_are_the_most_likely_tokens_whatever_is_answered_beside(model):
     encoded = _encode(model, FACTS)
     expected = [_greedy(model, one.prompt, 3) for one in encoded]
     assert len(set(expected)) > 2
-    for batch_size in (1, 4, 64):
-        assert evaluate.predict(EvaluateConfig(3, batch_size), model, FACTS, encoded) == expected
+    for batch_size, tokens in ((1, 999), (4, 999), (64, 50), (64, 999)):
+        assert evaluate.predict(EvaluateConfig(3, batch_size, tokens), model, FACTS, encoded) == expected
     assert evaluate.predict(EvaluateConfig(), model, [], []) == []
 
 
 def test_each_question_has_every_score_against_any_of_its_answers(model, monkeypatch):
     said = ["the Rome.", "the Eternal City, Roma", "roma", "Ulm", ""]
-    monkeypatch.setattr(evaluate, "predict", lambda *given, **more: said)
+    monkeypatch.setattr(evaluate, "texts", lambda *given: said)
     encoded = _encode(model, FACTS[:5])
     found = evaluate.answer(EvaluateConfig(), model, FACTS[:5], encoded)
     assert found.predicted == said
@@ -129,7 +129,7 @@ def test_swaps_are_a_seeds():
     assert evaluate.swapped(FACTS, seed=0) == evaluate.swapped(FACTS, seed=0) != evaluate.swapped(FACTS, seed=1)
 
 
-@pytest.mark.parametrize("changes", [{"max_new_tokens": 0}, {"batch_size": 0}])
+@pytest.mark.parametrize("changes", [{"max_new_tokens": 0}, {"batch_size": 0}, {"batch_tokens": 0}])
 def test_no_tokens_or_no_questions_at_once_are_refused(changes):
     with pytest.raises(InputError, match="--evaluate"):
         evaluate.check(EvaluateConfig(**changes))

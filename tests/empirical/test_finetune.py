@@ -144,6 +144,7 @@ def test_an_adapter_for_layers_that_are_not_there_is_refused(modules, llama, wor
         ({"train": TrainConfig(epochs=0)}, "--finetune.train.epochs"),
         ({"train": TrainConfig(warmup=1.0)}, "--finetune.train.warmup"),
         ({"train": TrainConfig(micro_batch_size=0)}, "--finetune.train.micro-batch-size"),
+        ({"train": TrainConfig(micro_batch_tokens=0)}, "--finetune.train.micro-batch-tokens"),
         ({"train": TrainConfig(weight_decay=-1.0)}, "--finetune.train: weight-decay"),
     ],
 )

@@ -8,7 +8,7 @@ from core.facts.record import Fact
 from core.split import HELD_OUT, TRAIN
 from empirical import attention, evaluate, measure
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import capture, prompts, tokenizer
+from empirical.lm import capture, prompts, reading, tokenizer
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.measure import Questions
@@ -51,13 +51,7 @@ def test_the_generic_answer_is_the_most_frequent_of_equals_the_first_by_name():
 
 
 def _answers(monkeypatch, predicted, swapped):
-    def answer(config, model, facts, encoded, **more):
-        texts = [predicted[fact.subject] for fact in facts]
-        right = np.array([text in fact.answers for text, fact in zip(texts, facts, strict=True)])
-        n = len(facts)
-        return evaluate.Answers(texts, right, [True] * n, [1.0] * n, np.full(n, -1.0))
-
-    monkeypatch.setattr(evaluate, "answer", answer)
+    monkeypatch.setattr(evaluate, "texts", lambda model, facts, found: [predicted[fact.subject] for fact in facts])
     monkeypatch.setattr(evaluate, "predict", lambda config, model, facts, encoded, **more: [swapped] * len(facts))
 
 
@@ -118,7 +112,7 @@ def test_the_eval_subset_counts_answers_of_which_every_token_is_the_likeliest(mo
         own[row] = Encoded(tuple(tokens), own[row].n_prompt, own[row].spans, True)
     found = measure.eval_subset(model.network, own, model.pad)
     assert found["accuracy"] == pytest.approx(4 / 6)
-    mass = attention.by_question(model, own, batch_size=2)
+    mass = attention.mass_of(model, reading.read(model.network, own, model.pad))
     assert found["subject_attention"] == pytest.approx(mass[:, 0, :, :, 0].mean(), abs=1e-6)
 
 

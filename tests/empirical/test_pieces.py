@@ -12,14 +12,21 @@ def test_what_is_kept_is_not_made_again_and_comes_back_the_same(tmp_path):
         made.append("array")
         return np.array([[0.1, np.nan], [-np.inf, 3e-300]])
 
-    def texts():
-        made.append("texts")
-        return ["Ünïcode", "", 'a "quoted"\ttab\x00']
+    def arrays():
+        made.append("arrays")
+        return {"one": np.arange(3), "other": np.array([[True, False]])}
 
     for pieces in (Pieces(tmp_path / "new"), Pieces(tmp_path / "new")):
         np.testing.assert_array_equal(pieces.array("one", array), array())
-        assert pieces.under("inner").texts("one", texts) == texts()
-    assert made == ["array", "array", "texts", "texts", "array", "texts"]  # by the pieces once, else by this test
+        for name, found in pieces.under("inner").arrays("one", arrays).items():
+            np.testing.assert_array_equal(found, arrays()[name])
+    assert made == [
+        "array",
+        "array",
+        *["arrays"] * 3,
+        "array",
+        *["arrays"] * 2,
+    ]
     pieces.forget()
     assert not (tmp_path / "new").exists()
 
@@ -35,7 +42,7 @@ def test_an_interrupted_piece_leaves_nothing(tmp_path):
 
 def test_without_a_folder_all_is_made_and_nothing_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [UNKEPT.under("a").texts("one", lambda n=n: [str(n)]) for n in range(2)] == [["0"], ["1"]]
+    assert [int(UNKEPT.under("a").array("one", lambda n=n: np.array(n))) for n in range(2)] == [0, 1]
     UNKEPT.forget()
     assert list(tmp_path.iterdir()) == []
 

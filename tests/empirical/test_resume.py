@@ -17,7 +17,7 @@ from empirical.evaluate import EvaluateConfig
 from empirical.facts import FactsConfig
 from empirical.finetune import FinetuneConfig
 from empirical.knownness import KnownnessConfig
-from empirical.lm import checkpoint, generate
+from empirical.lm import checkpoint, generate, reading
 from empirical.lm.model import ModelConfig
 from empirical.lm.train import TrainConfig
 from empirical.pretrain import PretrainConfig
@@ -173,6 +173,15 @@ def test_multiple_choice_runs_through(tmp_path, whole):
     assert report["metrics"]["top"]["subject_attention"] is None
 
 
+def _counted(patch):
+    """Return a list that grows with each question or answer that the model is asked about."""
+    asked = []
+    for module, name in ((generate, "answer_logprob"), (reading, "read")):
+        ask = getattr(module, name)
+        patch.setattr(module, name, lambda *given, ask=ask, **more: asked.append(1) or ask(*given, **more))
+    return asked
+
+
 @pytest.fixture(scope="module")
 def named(whole, tmp_path_factory):
     """Return a study of a named model on a table's questions, and where it ran whole: what it told and how it asked."""
@@ -189,22 +198,20 @@ def named(whole, tmp_path_factory):
         arms=("top", "bottom"),
     )
     with pytest.MonkeyPatch.context() as patch:
-        answer, asked = generate.answer_logprob, []
-        patch.setattr(generate, "answer_logprob", lambda *given, **more: asked.append(1) or answer(*given, **more))
+        asked = _counted(patch)
         told = _run(config, folder)
     return config, folder, told, len(asked)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.6, 0.9])
-def test_a_named_models_study_goes_on_within_scoring_and_measuring(named, share, tmp_path, monkeypatch):
+@pytest.mark.parametrize("doing", ["scoring", "top: swapped subjects", "bottom: answers to the arm's own questions"])
+def test_a_named_models_study_goes_on_within_scoring_and_measuring(named, doing, tmp_path, monkeypatch):
     config, out, told, _ = named
     monkeypatch.setattr(checkpoint, "PATIENCE", 0.0)  # a checkpoint after every step, the last one too
     monkeypatch.setattr(checkpoint, "SHARE", 1e9)
-    answer, asked = generate.answer_logprob, []
-    monkeypatch.setattr(generate, "answer_logprob", lambda *given, **more: asked.append(1) or answer(*given, **more))
+    asked = _counted(monkeypatch)
     with pytest.raises(Stop):
-        _run(config, tmp_path, stop_at=round(share * len(told)))
-    made = [path for path in tmp_path.rglob("*") if path.suffix in (".npy", ".json") and ".work" in str(path)]
+        _run(config, tmp_path, stop_at=1 + max(place for place, text in enumerate(told) if text.endswith(doing)))
+    made = [path for path in tmp_path.rglob("*") if path.suffix == ".npz" and ".work" in str(path)]
     n_asked = len(asked)
     _run(config, tmp_path)
     assert made and not any(path.exists() for path in made)

@@ -154,9 +154,9 @@ def test_a_leak_is_an_error_that_says_what_leaks(one, tmp_path, monkeypatch):
 def test_the_models_scores_are_made_once_for_a_split_and_its_examples_are_trained_on(one, tmp_path, monkeypatch):
     score, pools = knownness.score, []
 
-    def counted(config, net, words, facts, pool, *, seed, **more):
+    def counted(config, model, facts, pool, *, seed, **more):
         pools.append({fact.id for fact in pool})
-        return score(config, net, words, facts, pool, seed=seed)
+        return score(config, model, facts, pool, seed=seed)
 
     monkeypatch.setattr(study.knownness, "score", counted)
     (first, halves, _), (again, _, _) = (study.questions(CONFIG, one, tmp_path, seed=0) for _ in range(2))

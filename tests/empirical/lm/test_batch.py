@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.facts.record import Fact
 from empirical.lm import batch, capture, prompts
@@ -52,3 +54,35 @@ def test_of_an_answer_only_so_many_tokens_are_kept_as_are_wanted(encoded):
     questions = batch.of_questions(encoded, pad=2, answer_tokens=1)
     assert questions.mask.sum(1).tolist() == [question.n_prompt + 1 for question in encoded]
     assert questions.completion.sum(1).tolist() == [1, 1]
+
+
+def test_aligned_prompts_end_at_one_place_with_padding_on_both_sides(encoded):
+    plain, aligned = (batch.of_questions(encoded, pad=2, aligned=where) for where in (False, True))
+    assert len({question.n_prompt for question in encoded}) > 1 and len(set(aligned.prompt_end.tolist())) == 1
+    for name in ("tokens", "completion"):
+        for row in range(len(encoded)):
+            one, other = (getattr(found, name)[row][found.mask[row].bool()] for found in (plain, aligned))
+            assert torch.equal(one, other)
+    for row in range(len(encoded)):
+        one, other = (found.spans[row][:, found.mask[row].bool()] for found in (plain, aligned))
+        assert torch.equal(one, other)
+    assert (aligned.tokens[~aligned.mask.bool()] == 2).all()
+
+
+@given(
+    st.lists(st.integers(0, 30), max_size=40),
+    st.integers(1, 8),
+    st.integers(1, 60),
+)
+def test_batches_hold_every_row_once_and_no_more_than_is_allowed_nor_less_than_fits(lengths, rows, tokens):
+    batches = batch.in_turn(lengths, rows=rows, tokens=tokens)
+    assert [row for own in batches for row in own] == list(range(len(lengths)))
+    for own, following in zip(batches, [*batches[1:], ()], strict=False):
+        longest = max(lengths[row] for row in own)
+        assert len(own) == 1 or (len(own) <= rows and len(own) * longest <= tokens)
+        if following:
+            longest = max(longest, lengths[following[0]])
+            assert len(own) == rows or (len(own) + 1) * longest > tokens
+    sorted_batches = batch.of_like_length(lengths, rows=rows, tokens=tokens)
+    found = [lengths[row] for own in sorted_batches for row in own]
+    assert found == sorted(lengths, reverse=True)

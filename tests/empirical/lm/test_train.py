@@ -112,3 +112,26 @@ def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(llama, words,
     whole = run(tmp_path / "whole")
     assert same(whole[0], found[0]) and whole[1] == found[1]
     assert not same(whole[0], weights(llama) if method == "full" else {k: 0 * v for k, v in whole[0].items()})
+
+
+@pytest.mark.parametrize("limit", [{"micro_batch_tokens": 60}, {"micro_batch_size": 3}, {"micro_batch_tokens": 1}])
+def test_a_step_in_several_passes_is_the_step_in_one(llama, examples, tmp_path, monkeypatch, limit):
+    read, made = train.answer_logits, []
+    monkeypatch.setattr(train, "answer_logits", lambda net, *given: made.append(given[0].numel()) or read(net, *given))
+    nets = [copy.deepcopy(llama) for _ in range(2)]
+    losses = [
+        fit(net, examples, tmp_path / str(i), epochs=2, batch_size=8, **more)[-1]["loss"]
+        for i, (net, more) in enumerate(zip(nets, ({}, limit), strict=True))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    n_whole = 2 * -(-len(examples) // 8)
+    assert len(made) - n_whole > n_whole
+    if (most := limit.get("micro_batch_tokens", 0)) > 1:
+        assert max(made[n_whole:]) <= most
+
+
+def test_passes_hold_each_example_once_in_turn(examples):
+    found = train.passes(examples, TrainConfig(batch_size=64, micro_batch_tokens=60))
+    assert [one for own in found for one in own] == list(examples) and len(found) > 1
+    assert train.passes(examples[:3], TrainConfig()) == [list(examples[:3])]
+    assert train.passes([], TrainConfig()) == []

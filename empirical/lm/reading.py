@@ -1,0 +1,142 @@
+"""Prompts read once, all but their last tokens: answers, attention and knockout go on from there, each by itself."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from peft import PeftModel
+from transformers import DynamicCache, PreTrainedModel
+
+from empirical.lm import batch, logits, prefix
+from empirical.lm.batch import QuestionBatch
+from empirical.lm.prompts import Encoded
+from empirical.pieces import UNKEPT, Pieces
+from empirical.progress import Done, uncounted
+
+Model = PreTrainedModel | PeftModel
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Questions whose prompts a model has read; what is asked of it leaves it as it is."""
+
+    encoded: Sequence[Encoded]
+    questions: QuestionBatch
+    """With their answers; all prompts end at one place."""
+    cache: DynamicCache | None
+    """Keys and values of all that stands before the prompts' last tokens; None: to be read again each time."""
+
+    @property
+    def prompts(self) -> batch.Batch:
+        """The prompts alone."""
+        stop = int(self.questions.prompt_end[0]) + 1
+        return batch.Batch(self.questions.tokens[:, :stop], self.questions.mask[:, :stop])
+
+
+@torch.no_grad()
+def read(model: Model, encoded: Sequence[Encoded], pad: int) -> Reading:
+    """Return the questions, read up to the last token of their prompts.
+
+    Raises:
+        ValueError: the model is in training mode.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode: call eval() first")
+    questions = batch.of_questions(encoded, pad, aligned=True)
+    n_read = int(questions.prompt_end[0])
+    window = prefix.window(model)
+    if not n_read or (window and questions.tokens.shape[1] > window):  # a cache forgets what is out of the window
+        return Reading(encoded, questions, None)
+    cache = DynamicCache(config=model.config)
+    tokens, mask = questions.tokens[:, :n_read].to(model.device), questions.mask[:, :n_read].to(model.device)
+    with logits.only(model, torch.zeros_like(mask, dtype=torch.bool)):
+        model(input_ids=tokens, attention_mask=mask, position_ids=_places(mask), past_key_values=cache, use_cache=True)
+    return Reading(encoded, questions, cache)
+
+
+def each(
+    model: Model,
+    encoded: Sequence[Encoded],
+    pad: int,
+    measure: Callable[[Reading], dict[str, np.ndarray]],
+    *,
+    rows: int,
+    tokens: int,
+    pieces: Pieces = UNKEPT,
+    done: Done = uncounted,
+) -> dict[str, np.ndarray]:
+    """Return what is measured of each question, in their order; nothing of no questions.
+
+    Args:
+        measure: Arrays by name, an entry for each question of a reading.
+        rows: Most questions that are read at once.
+        tokens: Most tokens that are read at once.
+        pieces: Keeps each reading's arrays.
+        done: Called with the number of questions of each reading.
+    """
+    batches = batch.of_like_length([len(question.tokens) for question in encoded], rows=rows, tokens=tokens)
+    parts = []
+    for number, own in enumerate(batches):
+
+        def make(own: list[int] = own) -> dict[str, np.ndarray]:
+            return measure(read(model, [encoded[row] for row in own], pad))
+
+        parts.append(pieces.arrays(f"batch_{number}", make))
+        done(len(own))
+    back = np.argsort(np.concatenate(batches)) if batches else []
+    return {name: np.concatenate([part[name] for part in parts])[back] for name in (parts[0] if parts else ())}
+
+
+def forward(
+    model: Model,
+    input_ids: Int[torch.Tensor, "question token"],
+    attention_mask: Shaped[torch.Tensor, "question token"],
+    *,
+    cache: DynamicCache | None = None,
+    **options: Any,
+) -> Float[torch.Tensor, "_ kept output"]:
+    """Return the logits of one pass over what the cache does not hold; the cache is left as it is.
+
+    Positions count from each row's first token, so that they do not depend on the side of the padding.
+    """
+    mask = attention_mask.to(model.device).long()
+    inputs = {"input_ids": input_ids.to(model.device), "position_ids": _places(mask)}
+    unread = {name: values[:, n_read(cache) :] for name, values in inputs.items()}
+    copied = {"past_key_values": copy.deepcopy(cache), "use_cache": cache is not None}
+    return model(**unread, **copied, attention_mask=mask, **options).logits
+
+
+@torch.no_grad()
+def logprob(
+    model: Model,
+    questions: QuestionBatch,
+    *,
+    cache: DynamicCache | None = None,
+    run: Callable[..., torch.Tensor] | None = None,
+) -> Float[torch.Tensor, " question"]:
+    """Return the log-probability of each completion in nats, summed over its tokens, in float32 on the CPU.
+
+    Args:
+        run: Another `forward`.
+    """
+    completion, first = questions.completion, n_read(cache)
+    predicts = completion.roll(-1, dims=1)  # no completion begins with its row, so nothing is rolled to the end
+    with logits.only(model, predicts[:, first:]):
+        predicting = (run or partial(forward, model))(questions.tokens, questions.mask, cache=cache)[0]
+    targets = questions.tokens[completion].to(predicting.device)
+    chosen = predicting.float().log_softmax(-1).gather(1, targets[:, None])[:, 0].cpu()
+    return torch.zeros(len(completion)).index_add(0, completion.nonzero()[:, 0], chosen)
+
+
+def n_read(cache: DynamicCache | None) -> int:
+    """Return how many places of each row are read already."""
+    return 0 if cache is None else cache.get_seq_length()
+
+
+def _places(mask: Bool[torch.Tensor, "row token"] | Int[torch.Tensor, "row token"]) -> Int[torch.Tensor, "row token"]:
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
