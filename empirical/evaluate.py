@@ -53,8 +53,9 @@ class Answers:
 
 def check(config: EvaluateConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
-    if min(config.max_new_tokens, config.batch_size, config.batch_tokens) < 1:
-        raise InputError("--evaluate.max-new-tokens, batch-size and batch-tokens must be at least 1.")
+    for name in ("max_new_tokens", "batch_size", "batch_tokens"):
+        if (value := getattr(config, name)) < 1:
+            raise InputError(f"--evaluate.{name.replace('_', '-')} is {value}: it must be at least 1.")
 
 
 def answer(

@@ -177,7 +177,7 @@ def test_our_own_model_recalls_by_its_sentences_and_anothers_by_answers_after_ex
     np.testing.assert_array_equal(questions.base_correct, shares >= 0.5)
     measured = []
 
-    def score(config, net, words, facts, pool, *, seed, **more):
+    def score(config, model, facts, pool, *, seed, **more):
         measured.append(config.measure)
         return knownness.Scores(np.linspace(1, 0, len(facts)), None)
 
