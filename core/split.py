@@ -73,6 +73,8 @@ def select(
     *,
     question: Int[np.ndarray, " fact"] | None = None,
     is_background: Bool[np.ndarray, " fact"] | None = None,
+    more: tuple[str, ...] = (),
+    answer: Int[np.ndarray, " fact"] | None = None,
     seed: int,
 ) -> Split:
     """Return a random split: `roles`, and `arms` over the training facts.
@@ -81,7 +83,7 @@ def select(
         InputError: there are too few facts for a set or an arm, or a training fact's knownness is not a number.
     """
     drawn = roles(subject, relation, config, question=question, is_background=is_background, seed=seed)
-    return arms(drawn, relation, knownness, config)
+    return arms(drawn, relation, knownness, config, more=more, answer=answer)
 
 
 def roles(

@@ -1,6 +1,7 @@
 """The commands on studies, one class each: its fields are the flags, calling it returns the exit code."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Union
@@ -13,7 +14,7 @@ from core import runs as results
 from core.console import ERRORS, OUTPUT, absolute, progress
 from core.errors import InputError
 from core.seeds import Seeds
-from empirical import compare, facts, overlap, packages, plan, pretrain, runner, tables
+from empirical import compare, facts, overlap, packages, plan, pretrain, runner, tables, toy
 from empirical import config as configs
 from empirical.config import Config
 from empirical.experiments import STUDIES
@@ -71,9 +72,11 @@ class Run:
         return 0
 
 
-def report(name: str, out: Path, found: list[results.Run]) -> None:
-    """Write predictions.parquet from the finished runs of a study, and print what they say."""
-    rows = compare.write(name, out, found)
+def report(name: str, out: Path, found: list[results.Run], by_toy: Sequence[compare.Row] = ()) -> None:
+    """Write predictions.parquet from the finished runs of a study, the toy's rows beside, and print what they say."""
+    rows = toy.predicted(compare.write(name, out, found), by_toy)
+    if by_toy:
+        results.write_predictions(out / runner.FLOW / name / "predictions.parquet", rows)
     tables.print_arms(name, found, OUTPUT)
     tables.print_choices(found, OUTPUT)
     report_tables.print_verdicts(rows, OUTPUT)
@@ -174,8 +177,14 @@ class Compare:
     """Their names; none for all that have finished runs."""
     out: Path = Path("runs")
     """Folder of results."""
+    toy: Path | None = None
+    """Folder OUT/theory/EXPERIMENT of the toy's finished runs that predict a study: what they say of the same
+    differences is printed, and stands as predicted beside what was measured. Without a study's name: it alone."""
 
     def __call__(self) -> int:
+        by_toy = self._toy()
+        if by_toy and not self.studies:
+            return 0
         found = {run.report["experiment"] for run in results.find_runs(self.out, runner.FLOW)}
         names = self.studies or sorted(found)
         if not names:
@@ -184,9 +193,19 @@ class Compare:
             runs = results.find_runs(self.out, runner.FLOW, name)
             if not runs:
                 raise InputError(f"no finished runs of {name} under {self.out}.\nRun it first, or leave the name.")
-            report(name, self.out, runs)
+            report(name, self.out, runs, by_toy)
         tables.print_published(OUTPUT)
         return 0
+
+    def _toy(self) -> list[compare.Row]:
+        """Return the toy's rows, and print them; none where no toy is named."""
+        if self.toy is None:
+            return []
+        runs = toy.find(self.toy)
+        rows = toy.rows(runs)
+        tables.print_toy(self.toy.name, runs, OUTPUT)
+        report_tables.print_verdicts(rows, OUTPUT)
+        return rows
 
 
 @dataclass(frozen=True)

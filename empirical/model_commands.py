@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 from rich.table import Table
+from scipy import stats
 
 from core import arms, config_json, runs, split
 from core.columns import ATTENTION, table
@@ -76,8 +77,12 @@ class Score(OnModel):
         columns = {
             "id": [fact.id for fact in base_model.facts],
             "question": [fact.question for fact in base_model.facts],
+            "subject": [fact.subject for fact in base_model.facts],
+            "relation": [fact.relation for fact in base_model.facts],
             "answer": [fact.answers[0] for fact in base_model.facts],
+            "popularity": pa.array([fact.popularity for fact in base_model.facts], pa.float64()),
             "knownness": questions.knownness,
+            "percentile": stats.rankdata(questions.knownness) / len(base_model.facts),
             "role": [split.ROLES[code] for code in halves.role],
         }
         written = pa.table(columns | in_arm)

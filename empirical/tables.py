@@ -33,6 +33,13 @@ def print_arms(name: str, runs: Sequence[Run], console: Console) -> None:
     report_tables.print_arms(f"{name}: held-out questions", runs, METRICS, unit=unit, seed=seed, console=console)
 
 
+def print_toy(name: str, runs: Sequence[Run], console: Console) -> None:
+    """Print the metrics of the toy's arms that it shares with a language model, with 95 % intervals over worlds."""
+    shared = ("accuracy", "retention", "generic_rate_arm", "subject_attention")
+    headings = {metric: METRICS.get(metric, METRICS["generic_rate"]) for metric in shared}
+    report_tables.print_arms(f"the toy, {name}: held-out facts", runs, headings, unit="world", console=console)
+
+
 def print_choices(runs: Sequence[Run], console: Console) -> None:
     """Print the learning rate that each arm of each base model took, with its accuracy on dev facts."""
     made: dict[tuple[int, int], Mapping[str, Any]] = {}

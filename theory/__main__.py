@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, TypeAlias, Union
 
@@ -17,14 +17,14 @@ from core import cli, former, report_tables, runs
 from core.console import ERRORS, OUTPUT, progress
 from core.errors import InputError
 from core.seeds import Seeds
+from theory import calibrate, experiments, runner, tables
 from theory import config as configs
-from theory import runner, tables
 from theory.config import Config
 from theory.deep import runner as deep_runner
 from theory.deep.command import DeepExperiment
 from theory.deep.runner import DEEP
 from theory.engine import loop
-from theory.experiments import EXPERIMENTS, NEEDS_TABLE, SWEEPS
+from theory.experiments import EXPERIMENTS, SWEEPS
 from theory.sweep.command import Sweep
 from theory.verify import checks, verdicts
 
@@ -49,15 +49,20 @@ class Run:
     """Print the resolved config as JSON and stop."""
     from_run: Path | None = None
     """Take the config of this run directory in place of the experiment's own and its flags."""
+    recall: float | None = None
+    """Choose --pretrain.steps: so many that the base model of seed 0 recalls this share of the facts, 0 to 1. The share
+    that a language model recalls makes the toy its counterpart. What is chosen is printed, and stands in the runs'
+    config; a dry run does not choose."""
 
     def __call__(self) -> int:
         config = configs.from_json(runs.read_run(self.from_run).report["config"]) if self.from_run else self.config
         if self.dry_run:
             print(json.dumps(configs.to_json(config), indent=2))
             return 0
-        if self.name in NEEDS_TABLE and config.facts.path is None:
-            raise InputError(f"{self.name} needs a table of facts.\nName PopQA's with --facts.path FILE.")
+        experiments.check_table(self.name, config.facts.path)
         configs.check(config)
+        if self.recall is not None:
+            config = _calibrated(config, self.recall)
         wanted = self.seeds.cells()
         stored = configs.to_json(config)
         left = runs.unfinished(self.out, runner.FLOW, self.name, wanted, stored, overwrite=self.overwrite)
@@ -71,6 +76,17 @@ class Run:
         report_tables.print_verdicts(rows, OUTPUT)
         report_tables.print_done(len(left), len(wanted), self.out / runner.FLOW / self.name, OUTPUT)
         return 0
+
+
+def _calibrated(config: Config, recall: float) -> Config:
+    """Return the config with the length of pretraining that recalls this share of the facts, and say it on stderr."""
+    found = calibrate.steps(config, recall)
+    ERRORS.print(
+        f"--pretrain.steps {found.steps}: the base model recalls {found.recall:.3f} of the facts, by fifths of "
+        f"popularity {', '.join(f'{share:.2f}' for share in found.by_fifth)}; "
+        f"the relations' generic answers alone are right for {found.generic:.3f}."
+    )
+    return replace(config, pretrain=replace(config.pretrain, steps=found.steps))
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def order(outcomes: Sequence[Outcome]) -> list[Row]:
     if not np.isfinite(predicted["top"]).all():
         return []
     by_arm = []
-    for arm in measured:
+    for arm in (arm for arm in measured if np.isfinite(predicted[arm]).all()):
         forecast, interval = over_worlds(outcomes, predicted[arm]), over_worlds(outcomes, measured[arm])
         by_arm.append(
             {"result": "R5", "arm": arm, "predicted": forecast.mean, "error": abs(forecast.mean - interval.mean)}

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from core import config_json, remedies, split
+from core import arms, config_json, remedies, split
+from core.config_json import setting
 from core.errors import InputError
 from core.split import SplitConfig
 from theory import facts, finetune, pretrain
@@ -29,6 +30,10 @@ class Config:
     """Precision of training; measurements are always made in float64."""
     n_records: int = 20
     """Points recorded along each training, besides its start."""
+    more_arms: tuple[str, ...] = setting((), is_later=True)
+    """Arms to finetune beside the split's. By how frequent the answer is: common, rare; halves by knownness with
+    equally frequent answers: top_matched, bottom_matched; both crossed: known_common, known_rare, unknown_common,
+    unknown_rare; by size: size_5, size_10, size_25."""
 
 
 def check(config: Config) -> None:
@@ -38,6 +43,9 @@ def check(config: Config) -> None:
     model_config.check(config.model)
     pretrain.check(config.pretrain)
     finetune.check(config.finetune)
+    allowed = [name for name in arms.NAMES if name not in arms.CLASSES]
+    if len(set(config.more_arms)) < len(config.more_arms) or not set(config.more_arms) <= set(allowed):
+        raise InputError(f"--more-arms {' '.join(config.more_arms)}: name each of {', '.join(allowed)} once at most.")
     if config.n_records < 1:
         raise InputError(f"--n-records is {config.n_records}: it must be at least 1.")
     if config.split.held_out == 0:

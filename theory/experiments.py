@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from core import split
+from core import arms, split
+from core.errors import InputError
+from core.facts.request import TableColumns
 from core.facts.store import Background
 from core.split import SplitConfig
 from theory import design
@@ -24,8 +27,20 @@ POPQA_BARE = replace(
 )
 POPQA = replace(POPQA_BARE, facts=replace(POPQA_BARE.facts, background=Background(size=2.0, share=0.5, skew=1.0)))
 
-NEEDS_TABLE = ("popqa", "popqa-bare")
-"""Experiments on a table that the user names with --facts.path."""
+QUESTIONS = replace(
+    PAPER,
+    facts=FactsConfig(columns=TableColumns(popularity="percentile"), popularity="rank"),
+    split=SplitConfig(held_out=0.4, dev=0.1, within_relation=True),
+    more_arms=tuple(name for name in arms.NAMES if name not in arms.CLASSES),
+)
+"""The split and the arms of the studies of published models; how often a fact is told is Zipf by its knownness."""
+
+NEEDS_TABLE = {
+    "popqa": "Name PopQA's with --facts.path FILE.",
+    "popqa-bare": "Name PopQA's with --facts.path FILE.",
+    "questions": "Make one with python -m empirical score, and name its scores.parquet with --facts.path FILE.",
+}
+"""Experiments on a table that the user names with --facts.path, and how to come by it."""
 
 EXPERIMENTS: dict[str, tuple[str, Config]] = {
     "paper": ("The default world: finetuning on lesser-known facts hurts held-out facts.", PAPER),
@@ -42,6 +57,10 @@ EXPERIMENTS: dict[str, tuple[str, Config]] = {
         POPQA,
     ),
     "popqa-bare": ("PopQA's facts alone: mostly unique answers (needs --facts.path).", POPQA_BARE),
+    "questions": (
+        "What the toy predicts of a language model: the facts that it knows more or less (needs --facts.path).",
+        QUESTIONS,
+    ),
     "same-format": (
         "Finetuning in the pretraining format, without a template: the effect is as large without a template.",
         replace(PAPER, finetune=FinetuneConfig(prompt="bare")),
@@ -60,6 +79,12 @@ EXPERIMENTS: dict[str, tuple[str, Config]] = {
     ),
 }
 """Name to what it shows in a sentence, and its configuration."""
+
+
+def check_table(name: str | None, path: Path | None) -> None:
+    """Raise InputError where an experiment needs a table and no path is given."""
+    if name in NEEDS_TABLE and path is None:
+        raise InputError(f"{name} needs a table of facts.\n{NEEDS_TABLE[name]}")
 
 
 @dataclass(frozen=True)

@@ -155,14 +155,14 @@ def metrics_of(columns: dict[str, Any], subject: np.ndarray, *, seed: int) -> di
 
 
 def trace_columns(config: Config, simulation: Simulation) -> list[dict[str, Any]]:
-    """Return the traces, with R5's path beside each arm's where its assumptions about the prompt hold."""
+    """Return the traces, with R5's path beside the split's own arms where its assumptions about the prompt hold."""
     base = simulation.traces["base"]
     columns = [{"arm": "base", "step": base.step, "loss": base.loss, "accuracy": base.measured}]
     for arm in simulation.split.arms:
         trace = simulation.traces[arm]
         recorded = {"arm": arm, "step": trace.step, "loss": trace.loss}
         recorded |= {name: getattr(trace.measured, name) for name in ("accuracy", "subject_attention", "subject_share")}
-        if forecast.applies(config):
+        if forecast.applies(config) and arm in config.split.names:  # seconds an arm: not for all that there may be
             path = predicted_path(config, simulation, arm)
             recorded |= {"predicted_subject_share": path.share, "predicted_subject_attention": path.attention[:, 0]}
         columns.append(recorded)

@@ -44,7 +44,8 @@ class Simulation:
 
 def groups(config: Config, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     """Return the cells in groups that are simulated together, within `MEMORY`."""
-    n_copies = len(split.ARMS) if config.finetune.train != "attention" or config.model.parametrisation == "dense" else 1
+    n_arms = len(split.ARMS) + len(config.more_arms)
+    n_copies = n_arms if config.finetune.train != "attention" or config.model.parametrisation == "dense" else 1
     n_together = max(1, MEMORY // (n_bytes(config, cells[0].pretrain) * (1 + n_copies)))
     return (list(cells[at : at + n_together]) for at in range(0, len(cells), n_together))
 
@@ -181,10 +182,11 @@ def _prepare(
         base = base._replace(template=factored.template_value(one_filler, store.n_answers, base.template.dtype))
     is_given = config.knownness.measure == "popularity"
     known = store.popularity if is_given else knownness.score(config.knownness, _asked(config, of, base), store)
-    key = (config.facts, config.split, unit.cell.pretrain, unit.cell.split) if is_given else unit
+    key = (config.facts, config.split, config.more_arms, unit.cell.pretrain, unit.cell.split) if is_given else unit
     if key not in splits:
-        ids, is_background, seed = (store.subject, store.relation, known), store.is_background, unit.cell.split
-        splits[key] = split.select(*ids, config.split, is_background=is_background, seed=seed)
+        ids, seed = (store.subject, store.relation, known), unit.cell.split
+        more = {"is_background": store.is_background, "more": config.more_arms, "answer": store.answer}
+        splits[key] = split.select(*ids, config.split, **more, seed=seed)
     return Prepared(unit, store, of, base, trace, known, splits[key])
 
 

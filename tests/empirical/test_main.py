@@ -74,6 +74,10 @@ def test_a_models_stages_run_one_by_one(model_folder, tmp_path, capsys):
     assert command.main(["score", *_on(model_folder, table, out), *ASKED]) == 0
     scores = pq.read_table(out / "scores.parquet").to_pylist()
     assert len(scores) == N and all(row["knownness"] < 0 for row in scores)
+    assert all(row["subject"] and row["subject"] in row["question"] and row["relation"] for row in scores)
+    by_knownness = sorted(scores, key=lambda row: row["knownness"])
+    assert [row["percentile"] for row in by_knownness] == sorted(row["percentile"] for row in scores)
+    assert 0 < min(row["percentile"] for row in scores) and by_knownness[-1]["percentile"] <= 1
     top, bottom = ([row["knownness"] for row in scores if row[arm]] for arm in ("top", "bottom"))
     assert top and min(top) >= max(bottom)
     for method in ("full", "lora"):

@@ -12,7 +12,7 @@ from core.console import ERRORS, OUTPUT, progress
 from core.errors import InputError
 from theory import design, experiments
 from theory.design import Design
-from theory.experiments import EXPERIMENTS, NEEDS_TABLE, SWEEPS
+from theory.experiments import EXPERIMENTS, SWEEPS
 from theory.sweep import cluster, runner, tables, units
 
 
@@ -77,8 +77,7 @@ class Sweep:
             if self.base not in EXPERIMENTS:
                 raise InputError(f"--base {self.base}: no such experiment.{_nearest(self.base, EXPERIMENTS)}")
             base = EXPERIMENTS[self.base][1]
-        if self.base in NEEDS_TABLE and self.path is None:
-            raise InputError(f"{self.base} needs a table of facts.\nName PopQA's with --facts.path FILE.")
+        experiments.check_table(self.base, self.path)
         if self.path is not None:
             base = replace(base, facts=replace(base.facts, path=self.path))
         if not self.grid:
