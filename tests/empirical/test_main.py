@@ -48,9 +48,20 @@ def test_a_dry_run_prints_config_and_runs_and_writes_nothing(capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_published_models_study_says_what_it_needs(capsys):
-    assert command.main(["run", "llama-2-7b-popqa", "--dry-run", "--facts.path", "popqa.tsv"]) == 0
-    assert "weights from the hub" in " ".join(json.loads(capsys.readouterr().out)["needs"])
+@pytest.mark.parametrize(
+    ("study", "said"),
+    [
+        ("llama-2-7b-popqa", ("weights from the hub", "once for each of 4 rates")),
+        (
+            "smollm2-135m-popqa",
+            ("registry package, 98 MB, Apache-2.0", "empirical weights smollm2-135m", "once a seed"),
+        ),
+    ],
+)
+def test_a_published_models_study_says_what_it_needs(capsys, study, said):
+    assert command.main(["run", study, "--dry-run", "--facts.path", "popqa.tsv"]) == 0
+    printed = " ".join(json.loads(capsys.readouterr().out)["needs"])
+    assert all(text in printed for text in said)
 
 
 def test_a_misspelt_flag_is_corrected(capsys):
