@@ -77,6 +77,9 @@ REGISTERED_ARMS = (
 )
 """Halves by knownness and by how frequent the answer is; halves by the one with the other held equal; both crossed;
 and size apart."""
+CHOICE_ARMS = ("top", "bottom", "random", "whole", "size_5", "size_10", "size_25")
+"""Those that there are where the answer is a letter: none is rarer than another."""
+HISTORY = ("high_school_european_history", "high_school_us_history", "high_school_world_history", "prehistory")
 RELATIONS = {
     "smollm2-135m": ("P17", "P36", "P106", "P159", "P176", "P276", "P407", "P495"),
     "gemma-3-270m": (
@@ -111,6 +114,10 @@ def _registered(model: str, title: str) -> dict[str, tuple[str, Config]]:
         f"{model}-popqa": (
             f"{title} on PopQA, ranked by popularity (needs --facts.path).",
             replace(common, facts=popqa, knownness=replace(common.knownness, measure="popularity")),
+        ),
+        f"{model}-mmlu": (
+            f"{title} on MMLU's four subjects of history, at which it may well guess (needs --facts.path).",
+            replace(common, facts=FactsConfig(source="mmlu", part="test", relations=HISTORY), arms=CHOICE_ARMS),
         ),
     }
 

@@ -54,7 +54,7 @@ def test_a_dry_run_prints_config_and_runs_and_writes_nothing(capsys, tmp_path):
         ("llama-2-7b-popqa", ("weights from the hub", "once for each of 4 rates")),
         (
             "smollm2-135m-popqa",
-            ("registry package, 98 MB, Apache-2.0", "empirical weights smollm2-135m", "once a seed"),
+            ("98 MB, Apache-2.0", "empirical weights smollm2-135m", "once a seed"),
         ),
     ],
 )
