@@ -4,8 +4,9 @@
 #   PYTHON       the interpreter .venv is made from, 3.11 or newer
 #   SEEDS, OUT   how many worlds `reproduce` runs through the toy, and where results go
 #   LM_SEEDS     how often it finetunes the one small language model on each arm
-#   POPQA        PopQA's table, for `reproduce` and `studies`; without it the Hugging Face hub is asked
+#   POPQA        PopQA's table, for `reproduce`, `studies` and `published`; without it `reproduce` asks the Hugging Face hub
 #   QUESTIONS    EntityQuestions' folder, for `studies` and `published`; without it `studies` leaves that study out
+#   MMLU         MMLU's folder, for `published`; without it that study is left out
 #   MODELS       the models of `published`, by the names that `python -m empirical weights` lists
 #   ARGS         more arguments for pytest or the benchmark
 #   TORCH, JAX   another build than the pinned one, as arguments for pip. The pins it replaces are dropped:
@@ -19,6 +20,7 @@ LM_SEEDS ?= 3
 OUT ?= runs
 POPQA ?=
 QUESTIONS ?=
+MMLU ?=
 MODELS ?= smollm2-135m
 ARGS ?=
 TORCH ?=
@@ -91,7 +93,9 @@ published: $(EMPIRICAL)  ## published models on EntityQuestions' own questions (
 	@test -n "$(QUESTIONS)" || { echo "error: name EntityQuestions' folder: make published QUESTIONS=FOLDER" >&2; exit 2; }
 	for model in $(MODELS); do \
 		$(RUN) -m empirical weights $$model && \
-		$(RUN) -m empirical run $$model-entity-questions --facts.path "$(QUESTIONS)" --seeds 3 --out $(OUT) || exit; done
+		$(RUN) -m empirical run $$model-entity-questions --facts.path "$(QUESTIONS)" --seeds 3 --out $(OUT) && \
+		$(if $(POPQA),$(RUN) -m empirical run $$model-popqa --facts.path "$(POPQA)" --seeds 3 --out $(OUT) &&) \
+		$(if $(MMLU),$(RUN) -m empirical run $$model-mmlu --facts.path "$(MMLU)" --seeds 3 --out $(OUT) &&) true || exit; done
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
 
 figures: $(THEORY)  ## the figures from the results in the repository, no experiment run

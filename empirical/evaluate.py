@@ -72,7 +72,7 @@ def answer(
         config,
         model,
         encoded,
-        partial(asked, config, model, is_choice=_is_choice(facts)),
+        partial(asked, config, model, is_choice=are_choices(facts)),
         pieces=pieces,
         done=counter(progress, len(facts)),
     )
@@ -131,11 +131,16 @@ def scored(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.n
     )
 
 
+def are_choices(facts: Sequence[Fact]) -> bool:
+    """Return whether all of these questions are of multiple choice."""
+    return all(fact.choices for fact in facts)
+
+
 def texts(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.ndarray]) -> list[str]:
     """Return what was `said`, as text; no texts of no questions."""
     if not facts:
         return []
-    if _is_choice(facts):
+    if are_choices(facts):
         return [LETTERS[place] for place in found["said"][:, 0]]
     return generate.decode(model.tokenizer, [row[row >= 0].tolist() for row in found["said"]])
 
@@ -162,7 +167,7 @@ def predict(
     done: Done = uncounted,
 ) -> list[str]:
     """Return the answers as text; `done` counts questions."""
-    saying = partial(said, config, model, is_choice=_is_choice(facts))
+    saying = partial(said, config, model, is_choice=are_choices(facts))
     return texts(model, facts, each(config, model, encoded, saying, pieces=pieces, done=done))
 
 
@@ -184,10 +189,6 @@ def _swap(fact: Fact, subjects: Mapping[str, str], rng: np.random.Generator) -> 
         return None
     name = others[rng.integers(len(others))]
     return replace(fact, subject=name, question=fact.question[: place[0]] + name + fact.question[place[1] :])
-
-
-def _is_choice(facts: Sequence[Fact]) -> bool:
-    return all(fact.choices for fact in facts)
 
 
 def _followed(given: Reading, completion: Sequence[int], pad: int) -> QuestionBatch:

@@ -73,8 +73,7 @@ def arm(
     """
     test = questions.held_out
     facts, encoded = _take(questions.facts, test), _take(questions.encoded, test)
-
-    is_choice = all(fact.choices for fact in facts)
+    is_choice = evaluate.are_choices(facts)
 
     def look(given: Reading) -> dict[str, np.ndarray]:
         return evaluate.asked(config, model, given, is_choice=is_choice) | attention.seen(model, given)
