@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Real
@@ -123,9 +124,8 @@ def held_out_flow(
         RuntimeError: if the integration fails.
     """
     order = np.argsort(relation, kind="stable")
-    gaps = _gaps(values[order], answer[order])
     _, first, counts = np.unique(relation[order], return_index=True, return_counts=True)
-    blocks = [gaps[start : start + count] for start, count in zip(first, counts, strict=True)]
+    blocks = [_gaps(values[own], answer[own]) for own in np.split(order, first[1:])]
     weight = counts / len(relation)
 
     def prompts(state: np.ndarray) -> np.ndarray:
@@ -139,7 +139,7 @@ def held_out_flow(
         return np.concatenate([[rho * subject, template], rho * of_relation + (1 - rho) * force[:, 1]])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        apply = pool.map if gaps.size > _NUMBERS_FOR_THREADS else map
+        apply = pool.map if values.size > _NUMBERS_FOR_THREADS else map
         states = _integrate(velocity, np.zeros(2 + len(weight)), times, rtol)
     return HeldOutFlow(times, np.stack([prompts(state) for state in states]), weight)
 
@@ -233,21 +233,43 @@ def _integrate(
     return path.y.T
 
 
-def _gaps(values: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """Return v_i[b] − v_i[a] [fact token output]: the logits less the answer's are their sum weighted by attention."""
-    return np.subtract(values, np.take_along_axis(values, answer[:, None, None], axis=2), dtype=np.float64)
+class _Gaps(NamedTuple):
+    """v_i[b] − v_i[a]: the logits less the answer's are their sum weighted by attention."""
+
+    subject: Float[np.ndarray, "fact output"]
+    others: Float[np.ndarray, "_ 2 output"]
+    """Of relation and template; a single one where the facts have them in common, which is a third of the numbers."""
+    answers: Float[np.ndarray, " 2"]
+    """Mean of v_i[a] over the facts, of relation and template, where `others` are in common and hold v_i[b]; else 0."""
 
 
-def _mean_force(gaps: np.ndarray, attention: np.ndarray) -> np.ndarray:
+def _gaps(values: np.ndarray, answer: np.ndarray) -> _Gaps:
+    """Return the gaps of all facts, in float64."""
+    of_answer = np.take_along_axis(values, answer[:, None, None], axis=2).astype(np.float64)
+    subject = np.subtract(values[:, 0], of_answer[:, 0], dtype=np.float64)
+    common = values[:1, 1:].astype(np.float64)
+    if len(values) > 1 and (values[:, 1:] == values[:1, 1:]).all():
+        return _Gaps(subject, common, of_answer[:, 1:, 0].mean(axis=0))
+    return _Gaps(subject, np.subtract(values[:, 1:], of_answer[:, 1:], dtype=np.float64), np.zeros(2))
+
+
+def _mean_force(gaps: _Gaps, attention: np.ndarray) -> np.ndarray:
     """Return E[G_i] [token] where all facts share one attention: R1 with E[u_i] = −E[Σ_b p_b (v_i[b] − v_i[a])]."""
-    advantage = np.zeros(len(attention))
-    n_facts, _, n_outputs = gaps.shape
+    advantage = np.concatenate([[0.0], gaps.answers])
+    n_facts, n_outputs = gaps.subject.shape
+    is_common = len(gaps.others) < n_facts
     block = max(1, _NUMBERS_AT_ONCE // n_outputs)
     for first in range(0, n_facts, block):
-        part = gaps[first : first + block]
-        odds = attention @ part
+        subject = gaps.subject[first : first + block]
+        others = gaps.others if is_common else gaps.others[first : first + block]
+        odds = attention[0] * subject
+        odds += attention[1:] @ others
         odds -= odds.max(axis=1, keepdims=True)
         np.exp(odds, out=odds)
-        odds /= odds.sum(axis=1, keepdims=True)
-        advantage -= (part @ odds[..., None]).sum(axis=0)[:, 0] / n_facts
+        share = 1 / (n_facts * odds.sum(axis=1))
+        advantage[0] -= np.einsum("fo,fo->f", odds, subject) @ share
+        if is_common:
+            advantage[1:] -= others[0] @ (share @ odds)
+        else:
+            advantage[1:] -= share @ (others @ odds[..., None])[..., 0]
     return attention * (advantage - attention @ advantage)

@@ -181,3 +181,16 @@ def test_threads_change_no_bit_of_the_held_out_flow(monkeypatch):
     monkeypatch.setattr(flow, "_NUMBERS_FOR_THREADS", 0)
     threaded = flow.held_out_flow(values, answer, relation, times, rho=0.4)
     np.testing.assert_array_equal(threaded.logits, alone.logits)
+
+
+@pytest.mark.parametrize("has_common_values", [True, False])
+def test_the_force_is_the_mean_over_facts_also_where_they_have_relation_and_template_in_common(has_common_values):
+    values, answer = arm(30, seed=8)
+    if has_common_values:
+        values[:, 1:] = values[:1, 1:]
+    for share in (0.2, 0.7):
+        attention = np.array([share, 1 - share, 0.0])
+        p = special.softmax(np.einsum("i,fio->fo", attention, values), axis=1)
+        advantage = values[np.arange(30), :, answer] - np.einsum("fio,fo->fi", values, p)
+        expected = attention[0] * (advantage[:, 0] - advantage @ attention)
+        assert flow.mean_force(values, answer, np.array([share]))[0] == pytest.approx(expected.mean(), rel=1e-12)
