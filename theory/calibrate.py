@@ -45,7 +45,8 @@ class Calibration(NamedTuple):
 def steps(config: Config, recall: float) -> Calibration:
     """Return the length of pretraining after which the base model of seed 0 recalls this share of the facts.
 
-    The first such length, to a few steps in a thousand. Other seeds of facts that are read differ by their draws alone.
+    The first such length of those tried; recall wavers, so that others may be somewhat shorter. Other seeds of facts
+    that are read differ by their draws alone.
 
     Args:
         recall: Between 0 and 1, and above what the generic answers alone are right for.
