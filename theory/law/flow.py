@@ -17,7 +17,7 @@ from scipy import integrate, optimize, special
 
 from core import closed_form
 
-_NUMBERS_AT_ONCE = 2**16  # logits held at once by the force: they and their gaps stay in cache, which halves its time
+_NUMBERS_AT_ONCE = 2**17  # gaps of so many stay in cache, which halves the force's time
 _NUMBERS_FOR_THREADS = 2**20  # gaps of fewer facts take less time than threads take to be told
 
 
@@ -234,42 +234,44 @@ def _integrate(
 
 
 class _Gaps(NamedTuple):
-    """v_i[b] − v_i[a]: the logits less the answer's are their sum weighted by attention."""
+    """v_i[b] − v_i[a]: the logits less the answer's are their sum weighted by attention.
 
-    subject: Float[np.ndarray, "fact output"]
-    others: Float[np.ndarray, "_ 2 output"]
-    """Of relation and template; a single one where the facts have them in common, which is a third of the numbers."""
-    answers: Float[np.ndarray, " 2"]
-    """Mean of v_i[a] over the facts, of relation and template, where `others` are in common and hold v_i[b]; else 0."""
+    Outputs b whose gaps are equal for all tokens make one class: of PopQA's 2,003 they leave a fact 560.
+    """
 
-
-def _gaps(values: np.ndarray, answer: np.ndarray) -> _Gaps:
-    """Return the gaps of all facts, in float64."""
-    of_answer = np.take_along_axis(values, answer[:, None, None], axis=2).astype(np.float64)
-    subject = np.subtract(values[:, 0], of_answer[:, 0], dtype=np.float64)
-    common = values[:1, 1:].astype(np.float64)
-    if len(values) > 1 and (values[:, 1:] == values[:1, 1:]).all():
-        return _Gaps(subject, common, of_answer[:, 1:, 0].mean(axis=0))
-    return _Gaps(subject, np.subtract(values[:, 1:], of_answer[:, 1:], dtype=np.float64), np.zeros(2))
+    values: Float[np.ndarray, "token class"]
+    """The first fact's classes, then the second's, and so on."""
+    n_outputs: Int[np.ndarray, " class"]
+    n_classes: Int[np.ndarray, " fact"]
 
 
-def _mean_force(gaps: _Gaps, attention: np.ndarray) -> np.ndarray:
+def _gaps(values: np.ndarray, answer: np.ndarray) -> list[_Gaps]:
+    """Return the gaps of all facts, in float64 and in parts."""
+    block = max(1, _NUMBERS_AT_ONCE // values.shape[2])
+    return [_part(values[at : at + block], answer[at : at + block]) for at in range(0, len(values), block)]
+
+
+def _part(values: np.ndarray, answer: np.ndarray) -> _Gaps:
+    of_answer = np.take_along_axis(values, answer[:, None, None], axis=2)
+    gaps = np.subtract(values, of_answer, dtype=np.float64)
+    order = np.lexsort(gaps.swapaxes(0, 1))
+    gaps = np.take_along_axis(gaps, order[:, None], axis=2)
+    is_first = np.ones(order.shape, bool)
+    is_first[:, 1:] = (gaps[..., 1:] != gaps[..., :-1]).any(axis=1)
+    n_outputs = np.diff(np.flatnonzero(is_first), append=is_first.size)
+    return _Gaps(np.stack([gap[is_first] for gap in gaps.swapaxes(0, 1)]), n_outputs, is_first.sum(axis=1))
+
+
+def _mean_force(parts: list[_Gaps], attention: np.ndarray) -> np.ndarray:
     """Return E[G_i] [token] where all facts share one attention: R1 with E[u_i] = −E[Σ_b p_b (v_i[b] − v_i[a])]."""
-    advantage = np.concatenate([[0.0], gaps.answers])
-    n_facts, n_outputs = gaps.subject.shape
-    is_common = len(gaps.others) < n_facts
-    block = max(1, _NUMBERS_AT_ONCE // n_outputs)
-    for first in range(0, n_facts, block):
-        subject = gaps.subject[first : first + block]
-        others = gaps.others if is_common else gaps.others[first : first + block]
-        odds = attention[0] * subject
-        odds += attention[1:] @ others
-        odds -= odds.max(axis=1, keepdims=True)
+    advantage = np.zeros(len(attention))
+    for gaps, n_outputs, n_classes in parts:
+        first = np.cumsum(n_classes) - n_classes
+        odds = attention @ gaps
+        odds -= np.repeat(np.maximum.reduceat(odds, first), n_classes)
         np.exp(odds, out=odds)
-        share = 1 / (n_facts * odds.sum(axis=1))
-        advantage[0] -= np.einsum("fo,fo->f", odds, subject) @ share
-        if is_common:
-            advantage[1:] -= others[0] @ (share @ odds)
-        else:
-            advantage[1:] -= share @ (others @ odds[..., None])[..., 0]
+        odds *= n_outputs
+        odds /= np.repeat(np.add.reduceat(odds, first), n_classes)
+        advantage -= gaps @ odds
+    advantage /= sum(len(part.n_classes) for part in parts)
     return attention * (advantage - attention @ advantage)

@@ -183,14 +183,28 @@ def test_threads_change_no_bit_of_the_held_out_flow(monkeypatch):
     np.testing.assert_array_equal(threaded.logits, alone.logits)
 
 
-@pytest.mark.parametrize("has_common_values", [True, False])
-def test_the_force_is_the_mean_over_facts_also_where_they_have_relation_and_template_in_common(has_common_values):
+@pytest.mark.parametrize(("decimals", "scale"), [(0, 1), (15, 1), (15, 1000)])
+def test_the_force_is_the_mean_over_facts_also_where_outputs_are_of_equal_or_large_values(decimals, scale):
     values, answer = arm(30, seed=8)
-    if has_common_values:
-        values[:, 1:] = values[:1, 1:]
+    values[::2, 1:] = values[:1, 1:]
+    values = scale * values.round(decimals)
+    n_classes = flow._gaps(values, answer)[0].n_classes
+    assert n_classes.max() < 12 if decimals == 0 else n_classes.min() == 12
     for share in (0.2, 0.7):
         attention = np.array([share, 1 - share, 0.0])
         p = special.softmax(np.einsum("i,fio->fo", attention, values), axis=1)
         advantage = values[np.arange(30), :, answer] - np.einsum("fio,fo->fi", values, p)
         expected = attention[0] * (advantage[:, 0] - advantage @ attention)
         assert flow.mean_force(values, answer, np.array([share]))[0] == pytest.approx(expected.mean(), rel=1e-12)
+
+
+def test_outputs_are_one_class_only_where_all_tokens_values_are_equal():
+    values, answer = np.zeros((2, 3, 4)), np.array([0, 3])
+    values[0, 2] = [1, 1, 2, 2]
+    values[1, 0], values[1, 1] = [5, 4, 5, 4], [0, 0, 0, 1]
+    found = flow._gaps(values, answer)[0]
+    np.testing.assert_array_equal(found.n_classes, [2, 3])
+    assert sorted(found.n_outputs[:2]) == [2, 2] and sorted(found.n_outputs[2:]) == [1, 1, 2]
+    of_first, of_second = np.split(found.values.T, [2])
+    np.testing.assert_array_equal(of_first[:, 2], [0, 1])
+    np.testing.assert_array_equal(sorted(of_second.tolist()), [[0, -1, 0], [0, 0, 0], [1, -1, 0]])
