@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 from scipy import stats
 
+N_FIFTHS = 5
 _LEVEL = 0.95
 _BATCH_SIZE = 2**22  # cluster draws held at once by the bootstrap: some 100 MB
 
@@ -46,6 +47,12 @@ def by_world(worlds: Sequence[int], values: Sequence[float | None] | np.ndarray)
     _, world = np.unique(worlds, return_inverse=True)
     numbers = np.array([np.nan if value is None else value for value in values], float)
     return np.bincount(world, numbers) / np.bincount(world)
+
+
+def fifth(value: Real[np.ndarray, " fact"]) -> Int[np.ndarray, " fact"]:
+    """Return which fifth each value is in, 0 to 4, the largest values' first; of equal ones the first is the larger."""
+    rank = np.argsort(np.argsort(-value, kind="stable"), kind="stable")
+    return rank * N_FIFTHS // len(value)
 
 
 def smallest_gap(n: int, accuracy: float, *, power: float = 0.8, level: float = _LEVEL) -> float:

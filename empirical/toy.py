@@ -28,7 +28,7 @@ def find(folder: Path) -> list[Run]:
 
 def rows(runs: Sequence[Run]) -> list[Row]:
     """Return the toy's rows: those that a study of its arms would have, with intervals over worlds."""
-    made = compare.rows(runs[0].report["experiment"], compare.read(runs), list(runs[0].report["metrics"]))
+    made = compare.of_runs(runs[0].report["experiment"], runs)
     return [row | {name: row[name].replace("base models", "worlds") for name in ("unit", "note")} for row in made]
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from core import statistics
 from core.errors import InputError
 from core.facts.store import FactStore
 from core.seeds import Cell
@@ -27,7 +28,6 @@ N_RECORDS = 40
 """Lengths at which recall is asked: in each try in equal ratios, and then between the two that enclose the share."""
 N_ASKED = 10_000
 """Facts, at most, that are asked for."""
-N_FIFTHS = 5
 
 
 class Calibration(NamedTuple):
@@ -69,9 +69,8 @@ def steps(config: Config, recall: float) -> Calibration:
     with jax.enable_x64(config.precision == "float64"):
         n_steps = _first_reaching(config, store, own, recall)
         is_right = _recalled(config, n_steps)[own]
-    rank = np.argsort(np.argsort(-store.popularity[own], kind="stable"), kind="stable")
-    fifth = rank * N_FIFTHS // len(own)
-    by_fifth = np.array([is_right[fifth == one].mean() for one in range(N_FIFTHS)])
+    fifth = statistics.fifth(store.popularity[own])
+    by_fifth = np.array([is_right[fifth == one].mean() for one in range(statistics.N_FIFTHS)])
     return Calibration(n_steps, float(is_right.mean()), by_fifth, generic)
 
 

@@ -14,14 +14,13 @@ import torch
 from jaxtyping import Float
 from peft import PeftModel
 from torch.nn import functional
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
 from empirical.lm import batch, logits, prefix
 from empirical.lm.batch import Batch
-from empirical.lm.prefix import Prefix
+from empirical.lm.prefix import Model, Prefix
 from empirical.progress import Done, uncounted
 
-Model = PreTrainedModel | PeftModel
 TURN = 4
 """Tokens that are generated before rows which have stopped are left out; most answers are shorter."""
 

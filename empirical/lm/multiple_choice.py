@@ -79,8 +79,7 @@ def answer(
     """
     form = model.format
     following = tokens(form)
-    settings: dict[str, Any] = {"pad": model.pad, "batch_size": batch_size, "done": done}
-    settings["batch_tokens"] = batch_tokens
+    settings: dict[str, Any] = {"pad": model.pad, "batch_size": batch_size, "batch_tokens": batch_tokens, "done": done}
     # A letter stands in for the answer: the prompt's tokens must be those that go before one.
     asked_prompts = [
         replace(form.build(fact, own), completion=form.gap + LETTERS[0]) for fact, own in zip(facts, shots, strict=True)

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import DynamicCache, PreTrainedModel
 
+Model = PreTrainedModel | PeftModel
 MIN_LENGTH = 16
 """Tokens: a shorter common beginning is not worth a pass of its own."""
 
@@ -28,7 +29,7 @@ class Prefix:
         return cache
 
 
-def window(model: PreTrainedModel | PeftModel) -> int | None:
+def window(model: Model) -> int | None:
     """Return how many tokens back some of the model's layers look at most; None: all do as far as there are any."""
     return getattr(model.config.get_text_config(), "sliding_window", None)
 
@@ -41,7 +42,7 @@ def common(texts: Sequence[list[int]]) -> list[int]:
 
 
 @torch.no_grad()
-def read(model: PreTrainedModel | PeftModel, texts: Sequence[list[int]], *, longest: int) -> Prefix:
+def read(model: Model, texts: Sequence[list[int]], *, longest: int) -> Prefix:
     """Return the common beginning of the texts, of at most `longest` tokens."""
     tokens = common(texts)[: max(longest, 0)]
     if len(tokens) < MIN_LENGTH:

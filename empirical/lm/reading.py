@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
-from peft import PeftModel
-from transformers import DynamicCache, PreTrainedModel
+from jaxtyping import Float, Int, Shaped
+from transformers import DynamicCache
 
 from empirical.lm import batch, logits, prefix
 from empirical.lm.batch import QuestionBatch
+from empirical.lm.prefix import Model
 from empirical.lm.prompts import Encoded
 from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, uncounted
-
-Model = PreTrainedModel | PeftModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,5 +136,5 @@ def n_read(cache: DynamicCache | None) -> int:
     return 0 if cache is None else cache.get_seq_length()
 
 
-def _places(mask: Bool[torch.Tensor, "row token"] | Int[torch.Tensor, "row token"]) -> Int[torch.Tensor, "row token"]:
-    return (mask.long().cumsum(1) - 1).clamp(min=0)
+def _places(mask: Int[torch.Tensor, "row token"]) -> Int[torch.Tensor, "row token"]:
+    return (mask.cumsum(1) - 1).clamp(min=0)

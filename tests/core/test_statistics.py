@@ -138,3 +138,8 @@ def test_the_smallest_gap_is_what_a_simulated_paired_test_sees_four_times_in_fiv
     difference = (one < accuracy + gap / 2).astype(float) - (other < accuracy - gap / 2)
     error = difference.std(axis=1, ddof=1) / np.sqrt(n)
     assert np.mean(np.abs(difference.mean(axis=1)) > 1.96 * error) == pytest.approx(0.8, abs=0.03)
+
+
+def test_a_fifth_holds_the_largest_values_first_and_of_equal_ones_the_first():
+    assert statistics.fifth(np.array([1, 9, 5, 7, 3])).tolist() == [4, 0, 2, 1, 3]
+    assert statistics.fifth(np.zeros(7)).tolist() == [0, 0, 1, 2, 2, 3, 4]

@@ -42,7 +42,9 @@ def _write(out, cell, rng, *, rate=RATE, n_relations=2, n=100, subject="s"):
 
 def _rows(out):
     runs = results.find_runs(out, "empirical", "made")
-    return {(row["result"], row["arm"], row["note"]): row for row in compare.write("made", out, runs)}
+    rows = compare.of_runs("made", runs)
+    compare.write("made", out, rows)
+    return {(row["result"], row["arm"], row["note"]): row for row in rows}
 
 
 def _one(rows, result, arm):
