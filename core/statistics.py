@@ -128,14 +128,42 @@ def clustered_interval(
         ValueError: if `values` is empty or not finite.
     """
     _check(values, "values")
-    _, index, counts = np.unique(cluster, return_inverse=True, return_counts=True)
-    sums = np.bincount(index, weights=values)
-    mean = float(np.mean(values))
+    return clustered_ratio(values, np.ones(len(values), dtype=np.int64), cluster, seed=seed, n_resamples=n_resamples)
+
+
+def clustered_ratio(
+    above: Real[np.ndarray, " fact"] | Bool[np.ndarray, " fact"],
+    below: Real[np.ndarray, " fact"],
+    cluster: Int[np.ndarray, " fact"],
+    *,
+    seed: int,
+    n_resamples: int = 1000,
+) -> Interval:
+    """Return the sum of `above` over that of `below`, with the percentile bootstrap interval over clusters.
+
+    As in `clustered_interval`, which is the ratio to the number of facts. Where a draw's sum of `below` may come near
+    zero, the interval is wide, and rightly so; where it is zero over all facts, everything is nan.
+
+    Raises:
+        ValueError: if there is nothing, or something not finite.
+    """
+    _check(above, "above")
+    _check(below, "below")
+    _, index = np.unique(cluster, return_inverse=True)
+    sums, counts = np.bincount(index, weights=above), np.bincount(index, weights=below)
+    if counts.sum() == 0:
+        return Interval(*3 * (float("nan"),))
+    mean = float(sums.sum() / counts.sum())
     if counts.size == 1:
         return Interval(mean, float("nan"), float("nan"))
+
+    def ratio(total: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            return total.sum(axis=axis) / count.sum(axis=axis)
+
     resampled = stats.bootstrap(
         (sums, counts),
-        lambda total, count, axis=-1: total.sum(axis=axis) / count.sum(axis=axis),
+        ratio,
         paired=True,
         vectorized=True,
         n_resamples=n_resamples,

@@ -1,4 +1,4 @@
-"""python -m empirical {run,pretrain,score,finetune,evaluate,attention,weights,compare,overlap,list}: parse and call."""
+"""python -m empirical {run,pretrain,score,finetune,evaluate,attention,knockout,patch,graft,...}: parse and call."""
 
 import sys
 from typing import Annotated
@@ -8,6 +8,7 @@ import tyro
 from core import cli, former
 from empirical.commands import Compare, List, Overlap, Pretrain, Study, Weights
 from empirical.lm import model
+from empirical.mediation_commands import Grafting, Knockout, Patching
 from empirical.model_commands import Attention, Evaluate, Finetune, Score
 
 INTERRUPTED = "interrupted: what is finished is kept, and the same command goes on from there."
@@ -19,6 +20,9 @@ Command = (
     | Annotated[Finetune, tyro.conf.subcommand("finetune")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Attention, tyro.conf.subcommand("attention")]
+    | Annotated[Knockout, tyro.conf.subcommand("knockout")]
+    | Annotated[Patching, tyro.conf.subcommand("patch")]
+    | Annotated[Grafting, tyro.conf.subcommand("graft")]
     | Annotated[Weights, tyro.conf.subcommand("weights")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Overlap, tyro.conf.subcommand("overlap")]

@@ -160,20 +160,20 @@ def _attend(
         allowed = attention_mask.take_along_dim(own, dim=2)
     scaling = options.get("scaling") or query.shape[-1] ** -0.5
     with torch.autocast(query.device.type, enabled=False):  # what is measured is float32 whatever is computed around
-        weights = _softmax(query.take_along_dim(own, dim=2), key, allowed, scaling)
+        weights = softmax(query.take_along_dim(own, dim=2), key, allowed, scaling)
         mass = torch.einsum("nhqt,nst->nqhs", weights, spans).cpu()
     layer: Any = module.layer_idx
     rows.mass[layer] = mass
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
-def _softmax(
+def softmax(
     query: Float[torch.Tensor, "question head query width"],
     key: Float[torch.Tensor, "question group token width"],
     allowed: Bool[torch.Tensor, "_ 1 query token"],
     scaling: float,
 ) -> Float[torch.Tensor, "question head query token"]:
-    """Return the rows' weights in float32; consecutive heads share a group's keys."""
+    """Return the rows' weights in float32; consecutive heads share a group's keys. A row that sees nothing is nan."""
     grouped = query.float().unflatten(1, (key.shape[1], -1))
     scores = torch.einsum("ngrqw,ngtw->ngrqt", grouped, key.float()).flatten(1, 2) * scaling
     return scores.masked_fill(~allowed, -torch.inf).softmax(-1)

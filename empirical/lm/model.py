@@ -158,6 +158,13 @@ def measured(model: LanguageModel) -> LanguageModel:
     return replace(model, network=cast(Any, model.network).to(torch.bfloat16), is_mixed=False)
 
 
+def merged(model: LanguageModel) -> LanguageModel:
+    """Return the model with its adapter, if it has one, added to its weights in place."""
+    if not isinstance(model.network, PeftModel):
+        return model
+    return replace(model, network=cast(Any, model.network).merge_and_unload())
+
+
 def save(model: LanguageModel, path: Path) -> None:
     """Write the model, or its adapter alone, and the tokenizer as a folder: whole, or not at all."""
     partial = path.with_name(f".{path.name}.partial")

@@ -1,0 +1,213 @@
+"""Two models on the same questions: what of the one, put into the other, moves its answers; a command each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+from rich.table import Table
+
+from core import runs, statistics
+from core.columns import Columns
+from core.console import OUTPUT, progress
+from core.errors import InputError
+from empirical import config as configs
+from empirical import mediation, study
+from empirical.evaluate import EvaluateConfig
+from empirical.lm import graft
+from empirical.lm import model as models
+from empirical.lm.model import LanguageModel
+from empirical.lm.patch import Patch, numbers_of
+from empirical.lm.prompts import Encoded
+from empirical.mediation import Outcome
+from empirical.model_commands import OnModel
+from empirical.pieces import Pieces
+from empirical.progress import Done
+
+What = Annotated[tuple[str, ...], tyro.conf.arg(metavar="WHAT [WHAT ...]")]
+
+
+@dataclass(frozen=True)
+class Between(OnModel):
+    """What `patch` and `graft` share: a receiver, --model.name, and a donor."""
+
+    donor: str = ""
+    """The model whose activations or weights are given: a folder that `finetune` wrote, or anything that --model.name
+    takes. Of the same base as --model.name."""
+
+    def interventions(self, n_layers: int) -> list[str]:
+        """Return what is done, one after another; InputError for what cannot be."""
+        raise NotImplementedError
+
+    def outcome(self, receiver: LanguageModel, donor: LanguageModel, what: str, asked: "_Asked") -> Outcome:
+        """Return what comes of one of them."""
+        raise NotImplementedError
+
+    def settings(self) -> tuple[str | float, ...]:
+        """Return what else an outcome depends on."""
+        return ()
+
+    def run(self, name: str) -> int:
+        """Ask both models, and the receiver under each intervention; write and print the table."""
+        base_model = self.base()
+        if not self.donor:
+            raise InputError("name the model whose activations or weights are given with --donor.")
+        receiver = models.merged(base_model.read())
+        donor = models.merged(models.measured(models.load(replace(base_model.model, name=self.donor))))
+        mediation.check(receiver, donor)
+        texts = self.interventions(receiver.network.config.get_text_config().num_hidden_layers)
+        identity = (configs.to_json(self.config), self.donor, models.stamp(self.donor), self.settings())
+        pieces = Pieces(self.work(base_model, name, *identity))
+        rows = study.held_out(self.config, base_model, seed=self.split_seed)
+        chosen = [base_model.facts[row] for row in rows.tolist()]
+        encoded, found = receiver.format.ask(chosen), {}
+        with progress(name, len(chosen) * (len(texts) + 2)) as advance:
+            for text in ("receiver", "donor", *texts):
+                asked = _Asked(self.config.evaluate, encoded, partial(advance, text))
+
+                def make(text: str = text, asked: _Asked = asked) -> dict[str, np.ndarray]:
+                    if text in ("receiver", "donor"):
+                        made = mediation.plain({"receiver": receiver, "donor": donor}[text], *asked)
+                    else:
+                        made = self.outcome(receiver, donor, text, asked)
+                    return {"logprob": made.logprob, "is_right": made.is_right}
+
+                kept = pieces.arrays(text, make, found=partial(advance, text, len(chosen)))
+                found[text] = Outcome(kept["logprob"], kept["is_right"])
+        own, other = found.pop("receiver"), found.pop("donor")
+        columns = mediation.table(own, other, found, study.identify(chosen).subject, seed=0)
+        path = self.out / f"{name}.parquet"
+        runs.replace_file(path, lambda file: pq.write_table(pa.table(columns), file))
+        pieces.forget()
+        print_shares(columns)
+        OUTPUT.print(f"{len(chosen):,} held-out questions, {len(texts)} interventions: {path}", soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class Patching(Between):
+    """Give a model another's activations while it reads the held-out questions, and write patch.parquet.
+
+    Both read the true answer; what is asked is whether each of its tokens is the likeliest. `share` says how much of
+    the gap between the two models moves.
+    """
+
+    what: What = mediation.PATCHES
+    """What is given: WHAT@WHERE, WHAT@WHERE:LAYERS or WHAT@WHERE:LAYERS:HEADS (attention@subject:4-7:0,3). WHAT is
+    attention, value, mlp or layer; WHERE is subject, subject_last, end or all; a plus joins several."""
+    windows: int = 1
+    """Give each of them in so many windows of neighbouring layers too, one at a time; 1: in all layers alone."""
+
+    def interventions(self, n_layers: int) -> list[str]:
+        for text in self.what:
+            _ = [Patch.parse(part) for part in text.split("+")]
+        texts = list(self.what)
+        if self.windows != 1:
+            if placed := [text for text in self.what if ":" in text]:
+                raise InputError(f"--what: {placed[0]} names its layers already.\nLeave them out, or --windows.")
+            for layers in map(mediation.named, mediation.windows(n_layers, self.windows)):
+                texts += [f"{text.replace('+', f':{layers}+')}:{layers}" for text in self.what]
+        return texts
+
+    def outcome(self, receiver: LanguageModel, donor: LanguageModel, what: str, asked: "_Asked") -> Outcome:
+        return mediation.patched(receiver, donor, what, *asked)
+
+    def __call__(self) -> int:
+        return self.run("patch")
+
+
+@dataclass(frozen=True)
+class Grafting(Between):
+    """Give a model some of another's weights, ask it the held-out questions, and write graft.parquet.
+
+    `share` in the table says how much of the gap between the two models moves.
+    """
+
+    what: What = mediation.GRAFTS
+    """Parts that are given, one after another: query_key, value_output, mlp, norms, embeddings; a plus joins some."""
+    layers: str = ""
+    """Where, as in 0-4,7, counted from 0; empty: everywhere."""
+    share: float = 1.0
+    """How far the weights go from the receiver's, 0, to the donor's, 1."""
+
+    def interventions(self, n_layers: int) -> list[str]:
+        if unknown := {part for text in self.what for part in text.split("+")} - set(graft.PARTS):
+            raise InputError(f"--what: there is no part {min(unknown)!r}; there are {', '.join(graft.PARTS)}.")
+        return list(self.what)
+
+    def outcome(self, receiver: LanguageModel, donor: LanguageModel, what: str, asked: "_Asked") -> Outcome:
+        layers = numbers_of(self.layers) if self.layers else None
+        return mediation.grafted(receiver, donor, what, *asked, layers=layers, share=self.share)
+
+    def settings(self) -> tuple[str | float, ...]:
+        return self.layers, self.share
+
+    def __call__(self) -> int:
+        return self.run("graft")
+
+
+@dataclass(frozen=True)
+class Knockout(OnModel):
+    """Cut the answer off from the subject, by windows of layers, and write knockout.parquet.
+
+    Geva et al. (2023): the drop of the true answer's log-probability says in which layers the subject is read out.
+    """
+
+    windows: int = 6
+    """Cut in so many windows of neighbouring layers, one at a time, and in all layers."""
+
+    def __call__(self) -> int:
+        base_model = self.base()
+        model = base_model.read()
+        rows = study.held_out(self.config, base_model, seed=self.split_seed)
+        chosen = [base_model.facts[row] for row in rows.tolist()]
+        asked, subject = model.format.ask(chosen), study.identify(chosen).subject
+        has_subject = np.array([question.has_subject for question in asked])
+        if not has_subject.any():
+            raise InputError("no held-out question names its subject, so there is nothing to cut.")
+        rows = np.flatnonzero(has_subject)
+        encoded, cluster = [asked[row] for row in rows], subject[rows]
+        n_layers = model.network.config.get_text_config().num_hidden_layers
+        places = [tuple(range(n_layers)), *(mediation.windows(n_layers, self.windows) if self.windows > 1 else ())]
+        found = []
+        with progress("cutting", len(encoded) * (1 + len(places))) as advance:
+            config = self.config.evaluate
+            whole = mediation.cut(model, None, config, encoded, partial(advance, "nothing cut"))
+            for layers in places:
+                name = mediation.named(layers)
+                after = mediation.cut(model, layers, config, encoded, partial(advance, name))
+                interval = statistics.clustered_interval(whole - after, cluster, seed=0)
+                found.append((name, len(encoded), *interval))
+        columns = dict(zip(("layers", "n", "drop", "low", "high"), zip(*found, strict=True), strict=True))
+        path = self.out / "knockout.parquet"
+        runs.replace_file(path, lambda file: pq.write_table(pa.table(columns), file))
+        title = "log-probability of the true answer lost without attention to the subject, in nats"
+        printed = Table("layers", "questions", "drop", "95 % interval", title=title)
+        for name, n, drop, low, high in found:
+            printed.add_row(name, f"{n:,}", f"{drop:+.3f}", f"{low:+.3f} to {high:+.3f}")
+        OUTPUT.print(printed)
+        OUTPUT.print(f"{len(encoded):,} held-out questions: {path}", soft_wrap=True)
+        return 0
+
+
+class _Asked(NamedTuple):
+    """What every outcome is measured by."""
+
+    config: EvaluateConfig
+    encoded: Sequence[Encoded]
+    done: Done
+
+
+def print_shares(columns: Columns) -> None:
+    """Print the rows of patch.parquet or graft.parquet."""
+    printed = Table("", "accuracy", "share of the gap", "95 % interval", "of the log-probability's", "95 % interval")
+    for row in pa.table(columns).to_pylist():
+        shares = [f"{row[name]:.2f}" for name in mediation.COLUMNS[6:]]
+        accuracy, moved, by_logprob = f"{row['accuracy']:.3f}", shares[:3], shares[3:]
+        cells = (moved[0], f"{moved[1]} to {moved[2]}", by_logprob[0], f"{by_logprob[1]} to {by_logprob[2]}")
+        printed.add_row(row["intervention"], accuracy, *cells)
+    OUTPUT.print(printed)

@@ -1,0 +1,162 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from core.errors import InputError
+from empirical import __main__ as command
+from empirical import mediation
+from empirical.evaluate import EvaluateConfig
+from empirical.lm.model import LanguageModel
+from empirical.mediation import Outcome
+
+N = 40
+CONFIG = EvaluateConfig(batch_size=7)
+
+
+def other(llama, seed):
+    """Return a model of the same shape whose weights are drawn anew."""
+    made, draw = type(llama)(llama.config).eval(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=draw))
+    return made
+
+
+@pytest.fixture
+def pair(llama, words):
+    return LanguageModel(other(llama, 1), words, "one"), LanguageModel(other(llama, 2), words, "two")
+
+
+@pytest.fixture
+def asked(pair, tiny_world):
+    return pair[0].format.ask(tiny_world.fact_set().facts[:20])
+
+
+def test_an_outcome_stands_in_the_questions_order_however_they_are_read(pair, asked):
+    one, alone = (mediation.plain(pair[0], EvaluateConfig(batch_size=size), asked) for size in (7, 1))
+    np.testing.assert_allclose(one.logprob, alone.logprob, atol=1e-4)
+    assert np.array_equal(one.is_right, alone.is_right)
+
+
+def test_all_of_the_donor_moves_all_of_the_gap(pair, asked):
+    own, theirs = (mediation.plain(model, CONFIG, asked) for model in pair)
+    everything = mediation.grafted(*pair, "query_key+value_output+mlp+norms+embeddings", CONFIG, asked)
+    nothing = mediation.grafted(*pair, "mlp", CONFIG, asked, share=0.0)
+    columns = mediation.table(own, theirs, {"all": everything, "none": nothing}, np.arange(20), seed=0)
+    assert list(columns["intervention"]) == ["receiver", "donor", "all", "none"]
+    np.testing.assert_allclose(columns["logprob_share"], [0, 1, 1, 0], atol=1e-12)
+
+
+def test_a_share_is_of_the_gap_and_its_interval_is_over_subjects():
+    right = np.zeros(40, dtype=bool)
+    own, theirs = Outcome(np.full(40, -2.0), right), Outcome(np.full(40, -1.0), np.arange(40) < 20)
+    found = {"half": Outcome(np.full(40, -1.5), np.arange(40) < 10)}
+    columns = mediation.table(own, theirs, found, np.arange(40) % 13, seed=0)
+    assert columns["share"][2] == 0.5 and columns["logprob_share"][2] == 0.5
+    assert columns["share_low"][2] < 0.5 < columns["share_high"][2] and columns["accuracy"][2] == 0.25
+    assert columns["logprob_share_low"][2] == pytest.approx(0.5)
+
+
+def test_models_that_do_not_differ_have_no_shares():
+    same = Outcome(np.full(4, -2.0), np.zeros(4, dtype=bool))
+    columns = mediation.table(same, same, {"any": same}, np.arange(4), seed=0)
+    assert np.isnan(columns["share"]).all() and np.isnan(columns["logprob_share"]).all()
+
+
+def test_windows_hold_every_layer_once():
+    assert mediation.windows(7, 3) == [(0, 1, 2), (3, 4), (5, 6)]
+    assert [mediation.named(layers) for layers in mediation.windows(3, 2)] == ["0-1", "2"]
+    with pytest.raises(InputError, match="--windows is 3: it must be 1 to 2"):
+        mediation.windows(2, 3)
+
+
+def test_another_tokenizer_is_refused(pair, tmp_path):
+    pair[1].tokenizer.save_pretrained(tmp_path)
+    words = type(pair[1].tokenizer).from_pretrained(tmp_path)
+    words.add_tokens(["<new>"])
+    with pytest.raises(InputError, match="different tokenizers"):
+        mediation.check(pair[0], LanguageModel(pair[1].network, words, "two"))
+
+
+@pytest.fixture
+def folders(pair, tmp_path):
+    places = []
+    for model in pair:
+        place = tmp_path / model.name
+        model.network.save_pretrained(place)
+        model.tokenizer.save_pretrained(place)
+        places.append(str(place))
+    return places
+
+
+def _flags(folders: list[str], out: Path) -> list[str]:
+    table = out.with_suffix(".csv")
+    rows = [f"What is the job of Ann{i}?,baker{i % 5},Ann{i},job" for i in range(N)]
+    table.write_text("\n".join(["question,answer,subject,relation", *rows]) + "\n", encoding="utf-8")
+    return ["--model.name", folders[0], "--facts.source", "table", "--facts.path", str(table), "--out", str(out)]
+
+
+def test_patching_and_grafting_are_commands(folders, tmp_path, capsys):
+    out = tmp_path / "out"
+    flags = [*_flags(folders, out), "--donor", folders[1]]
+    what = ["--what", "attention@subject+mlp@end", "layer@all", "--windows", "2"]
+    assert command.main(["patch", *flags, *what]) == 0
+    rows = {row["intervention"]: row for row in pq.read_table(out / "patch.parquet").to_pylist()}
+    assert list(rows) == [
+        *("receiver", "donor", "attention@subject+mlp@end", "layer@all"),
+        *("attention@subject:0+mlp@end:0", "layer@all:0", "attention@subject:1+mlp@end:1", "layer@all:1"),
+    ]
+    assert rows["receiver"]["logprob_share"] == 0 and rows["donor"]["logprob_share"] == 1
+    assert rows["layer@all"]["logprob"] == rows["layer@all:1"]["logprob"] != rows["layer@all:0"]["logprob"]
+    assert command.main(["graft", *flags, "--what", "query_key", "mlp+norms", "--layers", "0"]) == 0
+    rows = pq.read_table(out / "graft.parquet").to_pylist()
+    assert [row["intervention"] for row in rows] == ["receiver", "donor", "query_key", "mlp+norms"]
+    assert not list(out.glob(".*.work")) and "share of the gap" in capsys.readouterr().out
+
+
+def test_knockout_is_a_command(folders, tmp_path):
+    out = tmp_path / "out"
+    assert command.main(["knockout", *_flags(folders, out), "--windows", "2"]) == 0
+    rows = pq.read_table(out / "knockout.parquet").to_pylist()
+    assert [row["layers"] for row in rows] == ["0-1", "0", "1"] and all(row["drop"] != 0 for row in rows)
+
+
+def test_what_is_done_is_not_done_again(folders, tmp_path, monkeypatch):
+    out, patched, calls = tmp_path / "out", mediation.patched, []
+    flags = ["patch", *_flags(folders, out), "--donor", folders[1], "--what", "mlp@end", "layer@end"]
+
+    def fails(*args, **options):
+        calls.append(args[2])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return patched(*args, **options)
+
+    monkeypatch.setattr(mediation, "patched", fails)
+    assert command.main(flags) == 130 and not (out / "patch.parquet").exists()
+    assert command.main(flags) == 0 and calls == ["mlp@end", "layer@end", "layer@end"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("patch",), "with --donor"),
+        (("patch", "--donor", "DONOR", "--what", "look@subject"), "names no patch"),
+        (("patch", "--donor", "DONOR", "--what", "mlp@end:5"), "no layer 5"),
+        (("patch", "--donor", "DONOR", "--what", "mlp@end:0", "--windows", "2"), "names its layers already"),
+        (("patch", "--donor", "DONOR", "--windows", "3"), "--windows is 3"),
+        (("graft", "--donor", "DONOR", "--what", "heads"), "there is no part 'heads'"),
+        (("graft", "--donor", "DONOR", "--layers", "x"), "names no numbers"),
+        (("graft", "--donor", "/nowhere/at/all"), "no such folder"),
+        (("knockout", "--windows", "9"), "--windows is 9"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_error(arguments, message, folders, tmp_path, capsys):
+    out = tmp_path / "out"
+    name, *more = (folders[1] if argument == "DONOR" else argument for argument in arguments)
+    assert command.main([name, *_flags(folders, out), *more]) == 2
+    error = capsys.readouterr().err
+    assert message in " ".join(error.split()) and "Traceback" not in error
+    assert not list(out.glob("*.parquet"))
