@@ -9,9 +9,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from core import remedies as shared
+from core.config_json import setting
 from core.errors import InputError
 from core.remedies import Remedies
-from empirical.lm import remedies, train
+from empirical.lm import graft, remedies, train
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.lm.remedies import Ranked
@@ -40,6 +41,13 @@ class FinetuneConfig(Remedies):
     """`full`: train every weight. `lora`: train an adapter only."""
     learning_rates: tuple[float, ...] = (3e-4,)
     """AdamW's peak learning rates to try; each arm takes the one that answers most dev facts (ties: the smallest)."""
+    frozen: tuple[str, ...] = setting((), is_remedy=True, is_later=True)
+    """Parts of the model that keep the base's weights: any of query_key, value_output, mlp, norms and embeddings (only
+    for the method `full`; an adapter leaves out parts by --finetune.lora.modules). A remedy."""
+    frozen_layers: int = setting(0, is_remedy=True, is_later=True)
+    """How many of the lowest layers keep the base's weights (only for the method `full`). A remedy."""
+    update_share: float = setting(1.0, is_remedy=True, is_later=True)
+    """0 to 1: which share of what finetuning changed is kept after it: at 0 the base is as it was. A remedy."""
     lora: Lora = Lora()
     """The low-rank adapter (only for the method `lora`)."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -50,6 +58,19 @@ def check(config: FinetuneConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
     if not config.learning_rates or not all(0 < rate < float("inf") for rate in config.learning_rates):
         raise InputError("--finetune.learning-rates: name one or more positive rates.")
+    if unknown := sorted(set(config.frozen) - set(graft.PARTS)):
+        raise InputError(f"--finetune.frozen: there is no part {unknown[0]!r}; there are {', '.join(graft.PARTS)}.")
+    if set(config.frozen) == set(graft.PARTS):
+        raise InputError("--finetune.frozen: all parts are frozen, so there is nothing to train.\nLeave one out.")
+    if config.frozen_layers < 0:
+        raise InputError(f"--finetune.frozen-layers is {config.frozen_layers}: it must be at least 0.")
+    if config.method == "lora" and (config.frozen or config.frozen_layers):
+        raise InputError(
+            "--finetune.frozen and --finetune.frozen-layers are of the method full.\n"
+            "Leave parts out of --finetune.lora.modules instead."
+        )
+    if not 0 <= config.update_share <= 1:
+        raise InputError(f"--finetune.update-share is {config.update_share}: it must lie between 0 and 1.")
     lora = config.lora
     if lora.rank < 1 or not 0 < lora.alpha < float("inf") or not lora.modules or not 0 <= lora.dropout < 1:
         raise InputError(
@@ -87,6 +108,7 @@ def run(
         network = _with_adapter(config.lora, base)
     else:
         network.requires_grad_(True)
+        _freeze(network, config)
     questions = Ranked(examples, (), ()) if ranked is None else ranked
     hooks = remedies.hooks(config, remedies.Training(network, questions, config.train, base.pad, seed))
     options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "hooks": hooks, "progress": progress}
@@ -98,6 +120,19 @@ def run(
             f"finetuning at rate {learning_rate:g} diverged at {error}.\nLower --finetune.learning-rates."
         ) from error
     return replace(base, network=network, revision=None), trace
+
+
+def _freeze(network: Any, config: FinetuneConfig) -> None:
+    """Let the parts and layers that are to be frozen take no gradient.
+
+    Raises:
+        InputError: the model cannot be taken apart, or has fewer layers.
+    """
+    lowest = tuple(range(config.frozen_layers))
+    kept = graft.names(network, config.frozen) if config.frozen else []
+    kept += graft.names(network, layers=lowest) if lowest else []
+    for name in kept:
+        network.get_parameter(name).requires_grad_(False)
 
 
 def _with_adapter(config: Lora, base: LanguageModel) -> Any:

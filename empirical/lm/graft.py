@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from core.errors import InputError
 from empirical.lm.reading import Model
@@ -40,8 +39,7 @@ def grafted(
     """
     check_alike(receiver, donor)
     mine, theirs = ({name: weight.detach() for name, weight in m.named_parameters()} for m in (receiver, donor))
-    _check(receiver, mine, parts, layers)
-    wanted = [name for name in mine if _is_wanted(name, parts, layers)]
+    wanted = names(receiver, parts, layers=layers)
     kept = {name: mine[name].clone() for name in wanted}
     try:
         for name in wanted:
@@ -54,6 +52,27 @@ def grafted(
     finally:
         for name, weights in kept.items():
             mine[name].copy_(weights)
+
+
+def names(model: Model, parts: Sequence[str] = tuple(PARTS), *, layers: Sequence[int] | None = None) -> list[str]:
+    """Return the names of the weights in these parts.
+
+    Args:
+        layers: Those in these layers alone; None: all of them.
+
+    Raises:
+        InputError: a part or layer that there is not, or a model with weights that are in no part.
+    """
+    found = [name for name, _ in model.named_parameters()]
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise InputError(f"there is no part {unknown[0]!r} of a model; there are {', '.join(PARTS)}.")
+    if strange := [name for name in found if part_of(name) is None]:
+        raise InputError(
+            f"{_name(model)} cannot be taken apart: {strange[0]} is none of {', '.join(PARTS)}.\n"
+            "Name a model of the Llama, Mistral, Qwen or Gemma kind, an adapter merged into it."
+        )
+    check_layers(model, layers or ())
+    return [name for name in found if part_of(name) in parts and (layers is None or _layer(name) in layers)]
 
 
 def part_of(name: str) -> str | None:
@@ -80,20 +99,10 @@ def check_layers(model: Model, layers: Sequence[int]) -> None:
         raise InputError(f"{_name(model)} has no layer {unknown[0]}: it has {n_layers}, counted from 0.")
 
 
-def _check(model: Model, weights: dict[str, Any], parts: Sequence[str], layers: Sequence[int] | None) -> None:
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise InputError(f"there is no part {unknown[0]!r} of a model; there are {', '.join(PARTS)}.")
-    if strange := [name for name in weights if part_of(name) is None]:
-        raise InputError(
-            f"{_name(model)} cannot be taken apart: {strange[0]} is none of {', '.join(PARTS)}.\n"
-            "Name a model of the Llama, Mistral, Qwen or Gemma kind, an adapter merged into it."
-        )
-    check_layers(model, layers or ())
-
-
-def _is_wanted(name: str, parts: Sequence[str], layers: Sequence[int] | None) -> bool:
-    layer = LAYER.search(name)
-    return part_of(name) in parts and (layers is None or (layer is not None and int(layer[1]) in layers))
+def _layer(name: str) -> int | None:
+    """Return the layer that a weight is in, by its name; None: in none."""
+    found = LAYER.search(name)
+    return None if found is None else int(found[1])
 
 
 def _name(model: Model) -> str:

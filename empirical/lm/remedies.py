@@ -155,11 +155,31 @@ class Replay(Hook):
         return [self._known[row] if repeats else example for example, repeats, row in pairs]
 
 
+class UpdateShare(Hook):
+    """Ends with the base's weights and a share of what training added (Wortsman et al. 2022, "Robust fine-tuning").
+
+    What an adapter adds is a product whose second factor begins at zero: that one is scaled.
+    """
+
+    def __init__(self, config: Any, training: Training):
+        self._share = config.update_share
+        trained = {name: value for name, value in training.network.named_parameters() if value.requires_grad}
+        has_adapter = hasattr(training.network, "disable_adapter")
+        self._trained = {name: value for name, value in trained.items() if not has_adapter or ".lora_B." in name}
+        self._base = {name: value.detach().to("cpu", copy=True) for name, value in self._trained.items()}
+
+    def end(self) -> None:
+        with torch.no_grad():
+            for name, value in self._trained.items():
+                value.copy_(torch.lerp(self._base[name].to(value.device), value, self._share))
+
+
 HOOKS: dict[str, Callable[[Any, Training], Hook]] = {
     "early_stopping": EarlyStopping,
     "kl_weight": Kl,
     "curriculum": Curriculum,
     "replay": Replay,
+    "update_share": UpdateShare,
 }
 """What each remedy does, by the name of its setting; batches go through them in this order."""
 

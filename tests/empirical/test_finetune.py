@@ -132,6 +132,43 @@ def test_an_adapter_for_layers_that_are_not_there_is_refused(modules, llama, wor
 
 
 @pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"frozen": ("query_key", "norms")}, lambda name: "q_proj" in name or "k_proj" in name or "norm" in name),
+        ({"frozen_layers": 1}, lambda name: ".layers.0." in name),
+        ({"frozen": ("mlp",), "frozen_layers": 1}, lambda name: ".mlp." in name or ".layers.0." in name),
+    ],
+)
+def test_what_is_frozen_keeps_the_bases_weights_and_all_else_moves(changes, kept, llama, words, tmp_path):
+    before = {name: weight.detach().clone() for name, weight in llama.named_parameters()}
+    tuned, _ = _run(replace(QUICK, **changes), llama, words, tmp_path)
+    same = {name for name, weight in tuned.network.named_parameters() if torch.equal(weight, before[name])}
+    assert same == {name for name in before if kept(name)} != set()
+
+
+def test_more_frozen_layers_than_there_are_are_refused(llama, words, tmp_path):
+    with pytest.raises(InputError, match="has no layer 2"):
+        _run(replace(QUICK, frozen_layers=3), llama, words, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_share_of_the_update_is_kept(method, llama, words, tmp_path):
+    tuned_at = {}
+    weights = {name: weight.detach().clone() for name, weight in llama.named_parameters()}
+    for share in (0.0, 0.5, 1.0):
+        net = type(llama)(llama.config).eval()
+        net.load_state_dict(llama.state_dict())
+        config = replace(QUICK, method=method, update_share=share)
+        tuned, _ = _run(config, net, words, tmp_path / str(share))
+        merged = tuned.network.merge_and_unload() if method == "lora" else tuned.network
+        tuned_at[share] = {name: weight.detach() for name, weight in merged.named_parameters()}
+    for name, base in weights.items():
+        assert torch.equal(tuned_at[0.0][name], base)
+        torch.testing.assert_close(tuned_at[0.5][name], (base + tuned_at[1.0][name]) / 2)
+    assert any(not torch.equal(tuned_at[1.0][name], base) for name, base in weights.items())
+
+
+@pytest.mark.parametrize(
     ("changes", "flag"),
     [
         ({"learning_rates": ()}, "learning-rates"),
@@ -146,6 +183,11 @@ def test_an_adapter_for_layers_that_are_not_there_is_refused(modules, llama, wor
         ({"train": TrainConfig(micro_batch_size=0)}, "--finetune.train.micro-batch-size"),
         ({"train": TrainConfig(micro_batch_tokens=0)}, "--finetune.train.micro-batch-tokens"),
         ({"train": TrainConfig(weight_decay=-1.0)}, "--finetune.train: weight-decay"),
+        ({"frozen": ("heads",)}, "--finetune.frozen: there is no part 'heads'"),
+        ({"frozen": ("query_key", "value_output", "mlp", "norms", "embeddings")}, "nothing to train"),
+        ({"frozen_layers": -1}, "--finetune.frozen-layers"),
+        ({"method": "lora", "frozen": ("mlp",)}, "--finetune.lora.modules"),
+        ({"update_share": 1.5}, "--finetune.update-share"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(changes, flag):

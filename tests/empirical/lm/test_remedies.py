@@ -188,6 +188,7 @@ def test_stopping_early_returns_the_start_where_every_step_does_harm(llama, word
 @pytest.mark.parametrize("kill_at", [3, 10, 14])
 def test_a_training_under_every_remedy_resumes_bit_for_bit(method, kill_at, llama, words, ranked, tmp_path):
     config = replace(QUICK, method=method, early_stopping=True, kl_weight=0.5, replay=0.3, curriculum="known_first")
+    config = replace(config, update_share=0.5)
     seen = []
 
     def told(doing, share):
