@@ -11,6 +11,7 @@ from empirical import finetune
 from empirical.finetune import FinetuneConfig, Lora
 from empirical.lm import batch, prompts, train
 from empirical.lm.model import LanguageModel, ModelConfig, load, save
+from empirical.lm.model import merged as merge
 from empirical.lm.train import TrainConfig
 
 QUICK = FinetuneConfig(train=TrainConfig(epochs=3, batch_size=4, n_records=1), lora=Lora(rank=2, dropout=0.1))
@@ -160,7 +161,7 @@ def test_a_share_of_the_update_is_kept(method, llama, words, tmp_path):
         net.load_state_dict(llama.state_dict())
         config = replace(QUICK, method=method, update_share=share)
         tuned, _ = _run(config, net, words, tmp_path / str(share))
-        merged = tuned.network.merge_and_unload() if method == "lora" else tuned.network
+        merged: Any = merge(tuned).network
         tuned_at[share] = {name: weight.detach() for name, weight in merged.named_parameters()}
     for name, base in weights.items():
         assert torch.equal(tuned_at[0.0][name], base)

@@ -43,8 +43,9 @@ def test_an_outcome_stands_in_the_questions_order_however_they_are_read(pair, as
 
 def test_all_of_the_donor_moves_all_of_the_gap(pair, asked):
     own, theirs = (mediation.plain(model, CONFIG, asked) for model in pair)
-    everything = mediation.grafted(*pair, "query_key+value_output+mlp+norms+embeddings", CONFIG, asked)
-    nothing = mediation.grafted(*pair, "mlp", CONFIG, asked, share=0.0)
+    receiver, donor = pair
+    everything = mediation.grafted(receiver, donor, "query_key+value_output+mlp+norms+embeddings", CONFIG, asked)
+    nothing = mediation.grafted(receiver, donor, "mlp", CONFIG, asked, share=0.0)
     columns = mediation.table(own, theirs, {"all": everything, "none": nothing}, np.arange(20), seed=0)
     assert list(columns["intervention"]) == ["receiver", "donor", "all", "none"]
     np.testing.assert_allclose(columns["logprob_share"], [0, 1, 1, 0], atol=1e-12)
