@@ -100,7 +100,7 @@ def run(
         ranked: What remedies read; not needed where all are off.
 
     Raises:
-        InputError: the training diverges, or the model has no layer of the adapter's names.
+        InputError: the training diverges, or the model does not have what gets an adapter or is frozen.
     """
     network: Any = base.network
     if config.method == "lora":
@@ -108,7 +108,6 @@ def run(
         network = _with_adapter(config.lora, base)
     else:
         network.requires_grad_(True)
-        _freeze(network, config)
     questions = Ranked(examples, (), ()) if ranked is None else ranked
     hooks = remedies.hooks(config, remedies.Training(network, questions, config.train, base.pad, seed))
     options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "hooks": hooks, "progress": progress}
@@ -120,19 +119,6 @@ def run(
             f"finetuning at rate {learning_rate:g} diverged at {error}.\nLower --finetune.learning-rates."
         ) from error
     return replace(base, network=network, revision=None), trace
-
-
-def _freeze(network: Any, config: FinetuneConfig) -> None:
-    """Let the parts and layers that are to be frozen take no gradient.
-
-    Raises:
-        InputError: the model cannot be taken apart, or has fewer layers.
-    """
-    lowest = tuple(range(config.frozen_layers))
-    kept = graft.names(network, config.frozen) if config.frozen else []
-    kept += graft.names(network, layers=lowest) if lowest else []
-    for name in kept:
-        network.get_parameter(name).requires_grad_(False)
 
 
 def _with_adapter(config: Lora, base: LanguageModel) -> Any:

@@ -1,4 +1,4 @@
-"""What each remedy of `core.remedies` does to a language model's training, each in a hook of its own."""
+"""What each remedy (`core.remedies`, `FinetuneConfig`) does to a language model's training, in a hook of its own."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from core import config_json
 from core.remedies import Remedies
-from empirical.lm import batch, train
+from empirical.lm import batch, graft, train
 from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
 from empirical.lm.train import TrainConfig
@@ -46,6 +46,20 @@ class Training:
     def n_steps(self) -> int:
         """The number of optimizer steps, which no remedy changes."""
         return train.n_steps(self.config, len(self.questions.own))
+
+
+class Frozen(Hook):
+    """Trains all but these parts of the model."""
+
+    def __init__(self, config: Any, training: Training):
+        _freeze(training.network, graft.names(training.network, config.frozen))
+
+
+class FrozenLayers(Hook):
+    """Trains all but so many of the lowest layers."""
+
+    def __init__(self, config: Any, training: Training):
+        _freeze(training.network, graft.names(training.network, layers=range(config.frozen_layers)))
 
 
 class EarlyStopping(Hook):
@@ -174,14 +188,23 @@ class UpdateShare(Hook):
                 value.copy_(torch.lerp(self._base[name].to(value.device), value, self._share))
 
 
+def _freeze(network: Any, names: Sequence[str]) -> None:
+    """Let these weights take no gradient, before anything looks at what is trained."""
+    for name in names:
+        network.get_parameter(name).requires_grad_(False)
+
+
 HOOKS: dict[str, Callable[[Any, Training], Hook]] = {
+    "frozen": Frozen,
+    "frozen_layers": FrozenLayers,
     "early_stopping": EarlyStopping,
     "kl_weight": Kl,
     "curriculum": Curriculum,
     "replay": Replay,
     "update_share": UpdateShare,
 }
-"""What each remedy does, by the name of its setting; batches go through them in this order."""
+"""What each remedy does, by the name of its setting; they look at the model, and batches go through them, in this
+order: what is frozen comes first."""
 
 
 def hooks(config: Remedies, training: Training) -> list[Hook]:
