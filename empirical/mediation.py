@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,15 @@ PATCHES = (
 """What is patched where nothing else is said."""
 GRAFTS = (*graft.PARTS, "query_key+value_output", "value_output+mlp")
 """What is grafted where nothing else is said; a plus joins parts."""
+
+
+class Asked(NamedTuple):
+    """What every outcome is measured by."""
+
+    config: EvaluateConfig
+    encoded: Sequence[Encoded]
+    done: Done = uncounted
+    """Counts questions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +70,16 @@ def named(layers: Sequence[int]) -> str:
     return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])
 
 
-def plain(model: LanguageModel, config: EvaluateConfig, encoded: Sequence[Encoded], done: Done = uncounted) -> Outcome:
+def plain(model: LanguageModel, asked: Asked) -> Outcome:
     """Return a model's own outcome."""
-    return _each(model, config, encoded, lambda questions: patch.scores(model.network, questions), done)
+    return _each(model, asked, lambda questions: patch.scores(model.network, questions))
 
 
 def patched(
     receiver: LanguageModel,
     donor: LanguageModel,
     what: str,
-    config: EvaluateConfig,
-    encoded: Sequence[Encoded],
-    done: Done = uncounted,
+    asked: Asked,
 ) -> Outcome:
     """Return the receiver's outcome under patches of the donor's activations.
 
@@ -86,16 +94,14 @@ def patched(
     def scoring(questions: QuestionBatch) -> Scores:
         return patch.scores(receiver.network, questions, patches, donor=donor.network)
 
-    return _each(receiver, config, encoded, scoring, done)
+    return _each(receiver, asked, scoring)
 
 
 def grafted(
     receiver: LanguageModel,
     donor: LanguageModel,
     what: str,
-    config: EvaluateConfig,
-    encoded: Sequence[Encoded],
-    done: Done = uncounted,
+    asked: Asked,
     *,
     layers: Sequence[int] | None = None,
     share: float = 1.0,
@@ -109,15 +115,13 @@ def grafted(
         InputError: there is no such part.
     """
     with graft.grafted(receiver.network, donor.network, what.split("+"), layers=layers, share=share):
-        return plain(receiver, config, encoded, done)
+        return plain(receiver, asked)
 
 
 def cut(
     model: LanguageModel,
     layers: Sequence[int] | None,
-    config: EvaluateConfig,
-    encoded: Sequence[Encoded],
-    done: Done = uncounted,
+    asked: Asked,
 ) -> Float[np.ndarray, " question"]:
     """Return the true answers' log-probability where the prompt's end may not look at the subject in these layers.
 
@@ -130,7 +134,7 @@ def cut(
         logprob = knockout.logprob(model.network, questions, cut=edges, layers=layers)
         return Scores(logprob, torch.zeros(len(logprob), dtype=torch.bool))
 
-    return _each(model, config, encoded, scoring, done).logprob
+    return _each(model, asked, scoring).logprob
 
 
 def table(
@@ -170,14 +174,9 @@ COLUMNS = (
 """Of patch.parquet and graft.parquet; `share` is of the gap in accuracy that moves."""
 
 
-def _each(
-    model: LanguageModel,
-    config: EvaluateConfig,
-    encoded: Sequence[Encoded],
-    scoring: Callable[[QuestionBatch], Scores],
-    done: Done,
-) -> Outcome:
+def _each(model: LanguageModel, asked: Asked, scoring: Callable[[QuestionBatch], Scores]) -> Outcome:
     """Return the outcome of all questions, read in batches."""
+    config, encoded, done = asked
     lengths = [len(question.tokens) for question in encoded]
     batches = batch.of_like_length(lengths, rows=config.batch_size, tokens=config.batch_tokens)
     logprob, is_right = np.zeros(len(encoded)), np.zeros(len(encoded), dtype=bool)

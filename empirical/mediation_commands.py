@@ -1,9 +1,9 @@
 """Two models on the same questions: what of the one, put into the other, moves its answers; a command each."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -17,35 +17,32 @@ from core.console import OUTPUT, progress
 from core.errors import InputError
 from empirical import config as configs
 from empirical import mediation, study
-from empirical.evaluate import EvaluateConfig
-from empirical.lm import graft
+from empirical.lm import graft, patch
 from empirical.lm import model as models
 from empirical.lm.model import LanguageModel
 from empirical.lm.patch import Patch, numbers_of
-from empirical.lm.prompts import Encoded
-from empirical.mediation import Outcome
+from empirical.mediation import Asked, Outcome
 from empirical.model_commands import OnModel
 from empirical.pieces import Pieces
-from empirical.progress import Done
 
 What = Annotated[tuple[str, ...], tyro.conf.arg(metavar="WHAT [WHAT ...]")]
 
 
 @dataclass(frozen=True)
-class Between(OnModel):
+class Between(OnModel, ABC):
     """What `patch` and `graft` share: a receiver, --model.name, and a donor."""
 
     donor: str = ""
     """The model whose activations or weights are given: a folder that `finetune` wrote, or anything that --model.name
     takes. Of the same base as --model.name."""
 
-    def interventions(self, n_layers: int) -> list[str]:
+    @abstractmethod
+    def interventions(self, receiver: LanguageModel) -> list[str]:
         """Return what is done, one after another; InputError for what cannot be."""
-        raise NotImplementedError
 
-    def outcome(self, receiver: LanguageModel, donor: LanguageModel, what: str, asked: "_Asked") -> Outcome:
+    @abstractmethod
+    def outcome(self, receiver: LanguageModel, donor: LanguageModel, what: str, asked: Asked) -> Outcome:
         """Return what comes of one of them."""
-        raise NotImplementedError
 
     def settings(self) -> tuple[str | float, ...]:
         """Return what else an outcome depends on."""
@@ -59,19 +56,18 @@ class Between(OnModel):
         receiver = models.merged(base_model.read())
         donor = models.merged(models.measured(models.load(replace(base_model.model, name=self.donor))))
         mediation.check(receiver, donor)
-        texts = self.interventions(receiver.network.config.get_text_config().num_hidden_layers)
+        texts = self.interventions(receiver)
         identity = (configs.to_json(self.config), self.donor, models.stamp(self.donor), self.settings())
         pieces = Pieces(self.work(base_model, name, *identity))
-        rows = study.held_out(self.config, base_model, seed=self.split_seed)
-        chosen = [base_model.facts[row] for row in rows.tolist()]
+        chosen = self.held_out(base_model)
         encoded, found = receiver.format.ask(chosen), {}
         with progress(name, len(chosen) * (len(texts) + 2)) as advance:
             for text in ("receiver", "donor", *texts):
-                asked = _Asked(self.config.evaluate, encoded, partial(advance, text))
+                asked = Asked(self.config.evaluate, encoded, partial(advance, text))
 
-                def make(text: str = text, asked: _Asked = asked) -> dict[str, np.ndarray]:
+                def make(text: str = text, asked: Asked = asked) -> dict[str, np.ndarray]:
                     if text in ("receiver", "donor"):
-                        made = mediation.plain({"receiver": receiver, "donor": donor}[text], *asked)
+                        made = mediation.plain({"receiver": receiver, "donor": donor}[text], asked)
                     else:
                         made = self.outcome(receiver, donor, text, asked)
                     return {"logprob": made.logprob, "is_right": made.is_right}
@@ -102,19 +98,20 @@ class Patching(Between):
     windows: int = 1
     """Give each of them in so many windows of neighbouring layers too, one at a time; 1: in all layers alone."""
 
-    def interventions(self, n_layers: int) -> list[str]:
-        for text in self.what:
-            _ = [Patch.parse(part) for part in text.split("+")]
+    def interventions(self, receiver: LanguageModel) -> list[str]:
+        for part in "+".join(self.what).split("+"):
+            patch.check(receiver.network, Patch.parse(part))
         texts = list(self.what)
         if self.windows != 1:
             if placed := [text for text in self.what if ":" in text]:
                 raise InputError(f"--what: {placed[0]} names its layers already.\nLeave them out, or --windows.")
+            n_layers = receiver.network.config.get_text_config().num_hidden_layers
             for layers in map(mediation.named, mediation.windows(n_layers, self.windows)):
                 texts += [f"{text.replace('+', f':{layers}+')}:{layers}" for text in self.what]
         return texts
 
-    def outcome(self, receiver: LanguageModel, donor: LanguageModel, what: str, asked: "_Asked") -> Outcome:
-        return mediation.patched(receiver, donor, what, *asked)
+    def outcome(self, receiver: LanguageModel, donor: LanguageModel, what: str, asked: Asked) -> Outcome:
+        return mediation.patched(receiver, donor, what, asked)
 
     def __call__(self) -> int:
         return self.run("patch")
@@ -134,14 +131,18 @@ class Grafting(Between):
     share: float = 1.0
     """How far the weights go from the receiver's, 0, to the donor's, 1."""
 
-    def interventions(self, n_layers: int) -> list[str]:
+    def interventions(self, receiver: LanguageModel) -> list[str]:
         if unknown := {part for text in self.what for part in text.split("+")} - set(graft.PARTS):
             raise InputError(f"--what: there is no part {min(unknown)!r}; there are {', '.join(graft.PARTS)}.")
+        graft.check_layers(receiver.network, self._layers or ())
         return list(self.what)
 
-    def outcome(self, receiver: LanguageModel, donor: LanguageModel, what: str, asked: "_Asked") -> Outcome:
-        layers = numbers_of(self.layers) if self.layers else None
-        return mediation.grafted(receiver, donor, what, *asked, layers=layers, share=self.share)
+    @property
+    def _layers(self) -> tuple[int, ...] | None:
+        return numbers_of(self.layers) if self.layers else None
+
+    def outcome(self, receiver: LanguageModel, donor: LanguageModel, what: str, asked: Asked) -> Outcome:
+        return mediation.grafted(receiver, donor, what, asked, layers=self._layers, share=self.share)
 
     def settings(self) -> tuple[str | float, ...]:
         return self.layers, self.share
@@ -163,8 +164,7 @@ class Knockout(OnModel):
     def __call__(self) -> int:
         base_model = self.base()
         model = base_model.read()
-        rows = study.held_out(self.config, base_model, seed=self.split_seed)
-        chosen = [base_model.facts[row] for row in rows.tolist()]
+        chosen = self.held_out(base_model)
         asked, subject = model.format.ask(chosen), study.identify(chosen).subject
         has_subject = np.array([question.has_subject for question in asked])
         if not has_subject.any():
@@ -176,10 +176,10 @@ class Knockout(OnModel):
         found = []
         with progress("cutting", len(encoded) * (1 + len(places))) as advance:
             config = self.config.evaluate
-            whole = mediation.cut(model, None, config, encoded, partial(advance, "nothing cut"))
+            whole = mediation.cut(model, None, Asked(config, encoded, partial(advance, "nothing cut")))
             for layers in places:
                 name = mediation.named(layers)
-                after = mediation.cut(model, layers, config, encoded, partial(advance, name))
+                after = mediation.cut(model, layers, Asked(config, encoded, partial(advance, name)))
                 interval = statistics.clustered_interval(whole - after, cluster, seed=0)
                 found.append((name, len(encoded), *interval))
         columns = dict(zip(("layers", "n", "drop", "low", "high"), zip(*found, strict=True), strict=True))
@@ -192,14 +192,6 @@ class Knockout(OnModel):
         OUTPUT.print(printed)
         OUTPUT.print(f"{len(encoded):,} held-out questions: {path}", soft_wrap=True)
         return 0
-
-
-class _Asked(NamedTuple):
-    """What every outcome is measured by."""
-
-    config: EvaluateConfig
-    encoded: Sequence[Encoded]
-    done: Done
 
 
 def print_shares(columns: Columns) -> None:

@@ -17,6 +17,7 @@ from core import arms, config_json, runs, split
 from core.columns import ATTENTION, table
 from core.console import OUTPUT, absolute, progress
 from core.errors import InputError
+from core.facts.record import Fact
 from empirical import attention, evaluate, facts, study
 from empirical import config as configs
 from empirical.config import Config
@@ -55,6 +56,11 @@ class OnModel:
         asked = facts.fingerprint(facts.FactSet(base_model.facts))
         identity = config_json.config_hash([[*settings, self.split_seed], asked, models.stamp(base_model.model.name)])
         return self.out / f".{name}.{identity[:16]}.work"
+
+    def held_out(self, base_model: study.Base) -> list[Fact]:
+        """Return the questions that `finetune` with the same split seed never saw."""
+        rows = study.held_out(self.config, base_model, seed=self.split_seed)
+        return [base_model.facts[row] for row in rows.tolist()]
 
     def trained(self) -> study.Base:
         """Return the same, in the precision in which a study would finetune it."""
@@ -159,9 +165,8 @@ class Evaluate(OnModel):
 
     def __call__(self) -> int:
         base_model = self.base()
-        rows = study.held_out(self.config, base_model, seed=self.split_seed)
-        rows = rows if self.which == "held_out" else np.arange(len(base_model.facts))
-        chosen, model = [base_model.facts[row] for row in rows], base_model.read()
+        chosen = self.held_out(base_model) if self.which == "held_out" else list(base_model.facts)
+        model = base_model.read()
         encoded = model.format.ask(chosen)
         pieces = Pieces(self.work(base_model, "answers", configs.to_json(self.config), self.which))
         with progress("asking", len(chosen)) as advance:
@@ -180,7 +185,7 @@ class Evaluate(OnModel):
         }
         runs.replace_file(path, lambda file: pq.write_table(pa.table(columns), file))
         pieces.forget()
-        OUTPUT.print(f"{len(rows)} questions, exact match {answers.exact_match.mean():.3f}: {path}", soft_wrap=True)
+        OUTPUT.print(f"{len(chosen)} questions, exact match {answers.exact_match.mean():.3f}: {path}", soft_wrap=True)
         return 0
 
 
@@ -190,7 +195,7 @@ class Attention(OnModel):
 
     def __call__(self) -> int:
         base_model = self.base()
-        chosen = [base_model.facts[row] for row in study.held_out(self.config, base_model, seed=self.split_seed)]
+        chosen = self.held_out(base_model)
         model = base_model.read()
         encoded = model.format.ask(chosen)
         with progress("measuring", len(chosen)) as advance:

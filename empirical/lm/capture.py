@@ -179,6 +179,11 @@ def softmax(
     return scores.masked_fill(~allowed, -torch.inf).softmax(-1)
 
 
+def mask(*args: Any, **options: Any) -> Bool[torch.Tensor, "_ 1 token key"] | None:
+    """Return transformers' own mask, written out even where it is plainly causal."""
+    return sdpa_mask(*args, **options | {"allow_is_causal_skip": False})
+
+
 def _not_captured(config: Any, reason: str) -> InputError:
     return InputError(
         f"the attention of {config.name_or_path or config.model_type} cannot be captured: {reason}.\n"

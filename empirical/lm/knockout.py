@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from empirical.lm import capture, reading
 from empirical.lm.batch import QuestionBatch
@@ -85,11 +84,6 @@ def _attend(
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
-def _mask(*args: Any, **options: Any) -> Bool[torch.Tensor, "_ 1 token key"] | None:
-    """Return transformers' own mask, written out even where it is plainly causal."""
-    return sdpa_mask(*args, **options | {"allow_is_causal_skip": False})
-
-
 def _check(questions: QuestionBatch, cut: Bool[torch.Tensor, "question token"], n_read: int) -> None:
     """Raise ValueError for what would give no number, or a wrong one."""
     own = questions.prompt_end.long()[:, None]
@@ -106,4 +100,4 @@ def _check(questions: QuestionBatch, cut: Bool[torch.Tensor, "question token"], 
 
 
 AttentionInterface.register(WITH_CUT, _attend)
-AttentionMaskInterface.register(WITH_CUT, _mask)
+AttentionMaskInterface.register(WITH_CUT, capture.mask)

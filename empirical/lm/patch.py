@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from core.errors import InputError
 from empirical.lm import capture, graft, logits
@@ -112,7 +111,7 @@ def scores(
         raise ValueError("patches come from a donor")
     graft.check_alike(receiver, donor)
     for patch in patches:
-        _check(receiver, patch)
+        check(receiver, patch)
     theirs = _recorded(donor, questions, patches)
     looked_at = [(patch, _places(questions, patch.where)) for patch in patches if patch.what == "attention"]
     pattern = _Pattern(_places(questions, "end"), looked_at, theirs.weights)
@@ -184,7 +183,8 @@ def _places(questions: QuestionBatch, where: Where) -> Bool[torch.Tensor, "quest
     return subject & (subject.flip(1).cumsum(1).flip(1) == 1)
 
 
-def _check(model: Model, patch: Patch) -> None:
+def check(model: Model, patch: Patch) -> None:
+    """Raise InputError for a layer or head that the model does not have."""
     graft.check_layers(model, patch.layers or ())
     n_heads = model.config.get_text_config().num_attention_heads
     if unknown := [head for head in patch.heads or () if not 0 <= head < n_heads]:
@@ -273,10 +273,5 @@ def _mixed(
     return torch.where(keys, other, own * rest)
 
 
-def _mask(*args: Any, **options: Any) -> Bool[torch.Tensor, "_ 1 token token"] | None:
-    """Return transformers' own mask, written out even where it is plainly causal."""
-    return sdpa_mask(*args, **options | {"allow_is_causal_skip": False})
-
-
 AttentionInterface.register(WITH_PATTERN, _attend)
-AttentionMaskInterface.register(WITH_PATTERN, _mask)
+AttentionMaskInterface.register(WITH_PATTERN, capture.mask)

@@ -10,7 +10,7 @@ from empirical import __main__ as command
 from empirical import mediation
 from empirical.evaluate import EvaluateConfig
 from empirical.lm.model import LanguageModel
-from empirical.mediation import Outcome
+from empirical.mediation import Asked, Outcome
 
 N = 40
 CONFIG = EvaluateConfig(batch_size=7)
@@ -36,16 +36,16 @@ def asked(pair, tiny_world):
 
 
 def test_an_outcome_stands_in_the_questions_order_however_they_are_read(pair, asked):
-    one, alone = (mediation.plain(pair[0], EvaluateConfig(batch_size=size), asked) for size in (7, 1))
+    one, alone = (mediation.plain(pair[0], Asked(EvaluateConfig(batch_size=size), asked)) for size in (7, 1))
     np.testing.assert_allclose(one.logprob, alone.logprob, atol=1e-4)
     assert np.array_equal(one.is_right, alone.is_right)
 
 
 def test_all_of_the_donor_moves_all_of_the_gap(pair, asked):
-    own, theirs = (mediation.plain(model, CONFIG, asked) for model in pair)
+    own, theirs = (mediation.plain(model, Asked(CONFIG, asked)) for model in pair)
     receiver, donor = pair
-    everything = mediation.grafted(receiver, donor, "query_key+value_output+mlp+norms+embeddings", CONFIG, asked)
-    nothing = mediation.grafted(receiver, donor, "mlp", CONFIG, asked, share=0.0)
+    everything = mediation.grafted(receiver, donor, "query_key+value_output+mlp+norms+embeddings", Asked(CONFIG, asked))
+    nothing = mediation.grafted(receiver, donor, "mlp", Asked(CONFIG, asked), share=0.0)
     columns = mediation.table(own, theirs, {"all": everything, "none": nothing}, np.arange(20), seed=0)
     assert list(columns["intervention"]) == ["receiver", "donor", "all", "none"]
     np.testing.assert_allclose(columns["logprob_share"], [0, 1, 1, 0], atol=1e-12)
