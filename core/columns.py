@@ -82,6 +82,29 @@ ATTENTION = pa.schema(
 )
 """One row per (arm, layer, head, position, span) of a language model."""
 
+MEDIATION = pa.schema(
+    [
+        ("receiver", NAME),  # arm whose model is given something
+        ("donor", NAME),  # arm whose model gives it
+        ("intervention", NAME),  # a patch (attention@subject), a graft (mlp), or receiver or donor as they are
+        ("n", INT),  # held-out questions
+        ("accuracy", DOUBLE),  # share whose true answer is the likeliest, token by token
+        ("accuracy_low", DOUBLE),  # lower end of the 95 % interval, over subjects
+        ("accuracy_high", DOUBLE),  # upper end
+        ("logprob", DOUBLE),  # of the true answer, in nats, mean over questions
+        (
+            "share",
+            DOUBLE,
+        ),  # of the gap in accuracy between receiver and donor that moves; null where they do not differ
+        ("share_low", DOUBLE),  # lower end of the 95 % interval, over subjects
+        ("share_high", DOUBLE),  # upper end
+        ("logprob_share", DOUBLE),  # the same of the gap in log-probability
+        ("logprob_share_low", DOUBLE),
+        ("logprob_share_high", DOUBLE),
+    ]
+)
+"""One row per (pair of arms, intervention) of a language model."""
+
 PREDICTIONS = pa.schema(
     [
         ("experiment", NAME),  # experiment, study or sweep
@@ -151,7 +174,7 @@ SCREEN = pa.schema(
 )
 """One row per (world, flow, seeds, arm) of the screen study."""
 
-TABLES = {"facts": FACTS, "trace": TRACE, "attention": ATTENTION}
+TABLES = {"facts": FACTS, "trace": TRACE, "attention": ATTENTION, "mediation": MEDIATION}
 """The tables of a run directory, by the name of their file."""
 
 

@@ -4,6 +4,7 @@ Both flows and the figures use these. Non-finite or empty input raises ValueErro
 be silently wrong; in `t_interval` alone, nan is what does not apply at a point, and stays nan.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -142,7 +143,7 @@ def clustered_ratio(
     """Return the sum of `above` over that of `below`, with the percentile bootstrap interval over clusters.
 
     As in `clustered_interval`, which is the ratio to the number of facts. Where a draw's sum of `below` may come near
-    zero, the interval is wide, and rightly so; where it is zero over all facts, everything is nan.
+    zero, the interval is wide, and rightly so, or has no ends (nan); where it is zero over all facts, all is nan.
 
     Raises:
         ValueError: if there is nothing, or something not finite.
@@ -158,21 +159,39 @@ def clustered_ratio(
         return Interval(mean, float("nan"), float("nan"))
 
     def ratio(total: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray:
-        with np.errstate(divide="ignore"):
-            return total.sum(axis=axis) / count.sum(axis=axis)
+        return total.sum(axis=axis) / count.sum(axis=axis)
 
-    resampled = stats.bootstrap(
-        (sums, counts),
-        ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=n_resamples,
-        batch=max(1, _BATCH_SIZE // counts.size),
-        confidence_level=_LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # draws whose sum of `below` is zero
+        resampled = stats.bootstrap(
+            (sums, counts),
+            ratio,
+            paired=True,
+            vectorized=True,
+            n_resamples=n_resamples,
+            batch=max(1, _BATCH_SIZE // counts.size),
+            confidence_level=_LEVEL,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
     return Interval(mean, float(resampled.confidence_interval.low), float(resampled.confidence_interval.high))
+
+
+def ratio_interval(above: Float[np.ndarray, " seed"], below: Float[np.ndarray, " seed"]) -> Interval:
+    """Return the sum over seeds of `above` over that of `below`, with its t-interval; one seed has none (nan).
+
+    By linearisation (Cochran 1977, "Sampling Techniques", section 6.4), which wants a mean of `below` that is well away
+    from zero; where it is zero, everything is nan.
+
+    Raises:
+        ValueError: if either is empty or not finite.
+    """
+    _check(above, "above")
+    _check(below, "below")
+    if below.sum() == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    ratio = above.sum() / below.sum()
+    return mean_interval(ratio + (above - ratio * below) / below.mean())
 
 
 def clustered_means(

@@ -5,14 +5,16 @@ from typing import Any
 
 from core import arms as other_arms
 from core import config_json, remedies, split
+from core.config_json import setting
 from core.errors import InputError
 from core.split import ARMS, SplitConfig
-from empirical import evaluate, facts, finetune, knownness, pretrain
+from empirical import evaluate, facts, finetune, knownness, mediation, pretrain
 from empirical.evaluate import EvaluateConfig
 from empirical.facts import FactsConfig
 from empirical.finetune import FinetuneConfig
 from empirical.knownness import KnownnessConfig
 from empirical.lm.model import ModelConfig
+from empirical.mediation import MediationConfig
 from empirical.pretrain import PretrainConfig
 from empirical.worlds import world
 from empirical.worlds.world import WorldConfig
@@ -37,6 +39,8 @@ class Config:
     the answer is: common, rare; halves with equally frequent answers: top_matched, bottom_matched; both crossed:
     known_common, known_rare, unknown_common, unknown_rare; by class: highly_known, maybe_known, weakly_known, unknown;
     by size: size_5, size_10, size_25."""
+    mediation: MediationConfig = setting(MediationConfig(), is_later=True)
+    """What of the gap between two arms moves with activations or weights."""
 
     @property
     def more_arms(self) -> tuple[str, ...]:
@@ -78,6 +82,7 @@ def check(config: Config) -> None:
         raise InputError("arms by class of knownness need the classes.\nAdd --knownness.classes.")
     if not config.arms or len(set(config.arms)) < len(config.arms) or not set(config.arms) <= set(allowed):
         raise InputError(f"--arms {' '.join(config.arms)}: name each of {', '.join(allowed)} once at most.")
+    mediation.check_config(config.mediation, config.arms)
 
 
 def to_json(config: Config) -> dict[str, Any]:

@@ -11,13 +11,21 @@ from empirical.finetune import FinetuneConfig, Lora
 from empirical.knownness import KnownnessConfig
 from empirical.lm.model import ModelConfig
 from empirical.lm.train import TrainConfig
+from empirical.mediation import GRAFTS, MediationConfig
 from empirical.pretrain import PretrainConfig
 from empirical.worlds.world import Exposure, WorldConfig
 
+MEDIATED = (*GRAFTS, "query_key+value_output+mlp+norms", "query_key+value_output+mlp+norms+embeddings")
+"""Grafts of the mediation studies: single parts, pairs, all that is in layers, and everything."""
 TINY = Config(
     world=WorldConfig(n_subjects=500),
     split=SplitConfig(held_out=0.4, dev=0.1),
     finetune=FinetuneConfig(learning_rates=(1e-4, 3e-4, 1e-3)),
+)
+TINY_MEDIATION = replace(
+    TINY,
+    arms=("top", "bottom"),
+    mediation=MediationConfig(pairs=("bottom:top", "top:bottom"), grafts=MEDIATED),
 )
 TINY_LORA = replace(TINY, finetune=replace(TINY.finetune, method="lora", learning_rates=(1e-3, 3e-3, 1e-2)))
 
@@ -138,12 +146,25 @@ SMALL = replace(
     arms=("top", "bottom"),
 )
 """Small enough for two cores, and too small to decide anything."""
+_QUESTIONS = _SMOLLM2["smollm2-135m-entity-questions"][1]
+MEDIATION = replace(
+    _QUESTIONS,
+    facts=replace(_QUESTIONS.facts, per_relation=150),
+    split=replace(_QUESTIONS.split, held_out=0.25),
+    arms=TINY_MEDIATION.arms,
+    mediation=TINY_MEDIATION.mediation,
+)
+"""A third of the study's questions: an arm in minutes on two cores."""
 _POPQA = FactsConfig(source="popqa")
 _ENTITY_QUESTIONS = FactsConfig(source="entity_questions", limit=20_000)
 _MMLU = FactsConfig(source="mmlu", part="test")
 
 STUDIES: dict[str, tuple[str, Config]] = {
     "tiny": ("A synthetic world told to a Llama of a million parameters, every weight finetuned.", TINY),
+    "tiny-mediation": (
+        "The same two halves, one's attention, values, outputs and weights put into the other: what moves the gap.",
+        TINY_MEDIATION,
+    ),
     "tiny-lora": ("The same, an adapter alone finetuned.", TINY_LORA),
     "tiny-popqa": ("PopQA's facts told to a small Llama (needs --facts.path).", TINY_POPQA),
     "tiny-entity-questions": (
@@ -159,6 +180,10 @@ STUDIES: dict[str, tuple[str, Config]] = {
         SMALL,
     ),
     **_SMOLLM2,
+    "smollm2-135m-entity-questions-mediation": (
+        "SmolLM2-135M, two halves: one's attention, outputs and weights put into the other (needs --facts.path).",
+        MEDIATION,
+    ),
     **_registered("gemma-3-270m", "Gemma 3 270M"),
     **_registered("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B"),
     **_registered("qwen2.5-coder-1.5b", "Qwen2.5-Coder-1.5B, LoRA", ADAPTER),

@@ -2,21 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
-from core import statistics
-from core.columns import Columns
 from core.errors import InputError
+from core.shares import DONOR, RECEIVER, Outcome
 from empirical.evaluate import EvaluateConfig
 from empirical.lm import batch, graft, knockout, patch
 from empirical.lm.batch import QuestionBatch
 from empirical.lm.model import LanguageModel
 from empirical.lm.patch import Patch, Scores
 from empirical.lm.prompts import Encoded
+from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, uncounted
 
 PATCHES = (
@@ -28,6 +29,42 @@ GRAFTS = (*graft.PARTS, "query_key+value_output", "value_output+mlp")
 """What is grafted where nothing else is said; a plus joins parts."""
 
 
+@dataclass(frozen=True)
+class MediationConfig:
+    """What is put from one arm's model into another's, once all arms are finetuned."""
+
+    pairs: tuple[str, ...] = ()
+    """RECEIVER:DONOR, two of the study's arms each, as in bottom:top; none: no arm is given anything."""
+    patches: tuple[str, ...] = PATCHES
+    """Activations of the donor that the receiver gets, one after another: WHAT@WHERE, WHAT@WHERE:LAYERS or
+    WHAT@WHERE:LAYERS:HEADS. WHAT is attention, value, mlp or layer; WHERE is subject, subject_last, end or all; a plus
+    joins several."""
+    windows: int = 1
+    """Give each of them in so many windows of neighbouring layers too, one at a time; 1: in all layers alone."""
+    grafts: tuple[str, ...] = GRAFTS
+    """Weights of the donor that the receiver gets, one after another: query_key, value_output, mlp, norms, embeddings;
+    a plus joins some."""
+
+    @property
+    def arms(self) -> set[str]:
+        """The arms in pairs."""
+        return {arm for pair in self.pairs for arm in pair.split(":")}
+
+
+def check_config(config: MediationConfig, arms: Sequence[str]) -> None:
+    """Raise InputError for a pair that is not two of the arms, or an intervention that there is not."""
+    for pair in config.pairs:
+        if len(set(pair.split(":"))) != 2 or pair.count(":") != 1 or not set(pair.split(":")) <= set(arms):
+            raise InputError(
+                f"--mediation.pairs {pair}: it must be RECEIVER:DONOR, two of the study's arms: {', '.join(arms)}."
+            )
+    for part in "+".join(config.patches).split("+") if config.patches else ():
+        Patch.parse(part)
+    if config.windows < 1:
+        raise InputError(f"--mediation.windows is {config.windows}: it must be at least 1.")
+    check_grafts(config.grafts)
+
+
 class Asked(NamedTuple):
     """What every outcome is measured by."""
 
@@ -37,15 +74,8 @@ class Asked(NamedTuple):
     """Counts questions."""
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a model makes of the true answers, an entry for each question."""
-
-    logprob: Float[np.ndarray, " question"]
-    """In nats, summed over the answer's tokens and the end."""
-    is_right: Bool[np.ndarray, " question"]
-    """Whether each of those tokens is the likeliest, given the true ones before it: the greedy answer is the first
-    accepted one to the letter, which is stricter than an exact match."""
+Intervention = Callable[[LanguageModel, LanguageModel, Asked], Outcome]
+"""Given receiver and donor."""
 
 
 def check(receiver: LanguageModel, donor: LanguageModel) -> None:
@@ -70,17 +100,63 @@ def named(layers: Sequence[int]) -> str:
     return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])
 
 
+def check_grafts(what: Sequence[str]) -> None:
+    """Raise InputError for a part that there is not."""
+    if unknown := {part for text in what for part in text.split("+")} - set(graft.PARTS):
+        raise InputError(f"there is no part {min(unknown)!r} of a model; there are {', '.join(graft.PARTS)}.")
+
+
+def in_windows(model: LanguageModel, what: Sequence[str], n_windows: int) -> list[str]:
+    """Return these patches and each of them in every window of layers; InputError for one that the model cannot get."""
+    for part in "+".join(what).split("+"):
+        patch.check(model.network, Patch.parse(part))
+    if n_windows == 1:
+        return list(what)
+    if placed := [text for text in what if ":" in text]:
+        raise InputError(f"{placed[0]} names its layers already.\nLeave them out, or the windows.")
+    n_layers = model.network.config.get_text_config().num_hidden_layers
+    places = map(named, windows(n_layers, n_windows))
+    return [*what, *(f"{text.replace('+', f':{layers}+')}:{layers}" for layers in places for text in what)]
+
+
+def interventions(config: MediationConfig, model: LanguageModel) -> dict[str, Intervention]:
+    """Return what a config asks for, by name; InputError for what this model cannot get."""
+    patches = in_windows(model, config.patches, config.windows) if config.patches else []
+    return {what: partial(patched, what) for what in patches} | {what: partial(grafted, what) for what in config.grafts}
+
+
+def outcomes(
+    receiver: LanguageModel,
+    donor: LanguageModel,
+    tried: Mapping[str, Intervention],
+    asked: Asked,
+    *,
+    pieces: Pieces = UNKEPT,
+    told: Callable[[str, int], object] = lambda doing, n: None,
+) -> dict[str, Outcome]:
+    """Return the outcomes of both models, and of the receiver under each intervention, by name.
+
+    Args:
+        pieces: What has been asked already.
+        told: Called with what is being done, and how many more questions were asked.
+    """
+
+    def kept(name: str, make: Callable[[Asked], Outcome]) -> Outcome:
+        counting = asked._replace(done=partial(told, name))
+        arrays = pieces.arrays(name, lambda: vars(make(counting)), found=partial(told, name, len(asked.encoded)))
+        return Outcome(**arrays)
+
+    both = {RECEIVER: receiver, DONOR: donor}
+    own = {name: kept(name, partial(plain, model)) for name, model in both.items()}
+    return own | {name: kept(name, partial(make, receiver, donor)) for name, make in tried.items()}
+
+
 def plain(model: LanguageModel, asked: Asked) -> Outcome:
     """Return a model's own outcome."""
     return _each(model, asked, lambda questions: patch.scores(model.network, questions))
 
 
-def patched(
-    receiver: LanguageModel,
-    donor: LanguageModel,
-    what: str,
-    asked: Asked,
-) -> Outcome:
+def patched(what: str, receiver: LanguageModel, donor: LanguageModel, asked: Asked) -> Outcome:
     """Return the receiver's outcome under patches of the donor's activations.
 
     Args:
@@ -98,9 +174,9 @@ def patched(
 
 
 def grafted(
+    what: str,
     receiver: LanguageModel,
     donor: LanguageModel,
-    what: str,
     asked: Asked,
     *,
     layers: Sequence[int] | None = None,
@@ -135,43 +211,6 @@ def cut(
         return Scores(logprob, torch.zeros(len(logprob), dtype=torch.bool))
 
     return _each(model, asked, scoring).logprob
-
-
-def table(
-    own: Outcome, other: Outcome, found: Mapping[str, Outcome], cluster: Int[np.ndarray, " question"], *, seed: int
-) -> Columns:
-    """Return a row for each outcome: its accuracy, and the share of the gap that moved, with 95 % intervals.
-
-    The share is what the intervention adds to the receiver's mean, over what the donor has more. Intervals are
-    bootstraps over the clusters; where the two models hardly differ, they are wide.
-
-    Args:
-        own: The receiver's.
-        other: The donor's.
-        found: The receiver's under each intervention.
-        cluster: Questions of one subject share it.
-    """
-    rows = []
-    for name, outcome in {"receiver": own, "donor": other, **found}.items():
-        n, right = len(outcome.is_right), outcome.is_right.astype(float)
-        moved = [
-            statistics.clustered_ratio(after - mine, theirs - mine, cluster, seed=seed)
-            for after, mine, theirs in (
-                (right, own.is_right.astype(float), other.is_right.astype(float)),
-                (outcome.logprob, own.logprob, other.logprob),
-            )
-        ]
-        accuracy = statistics.clustered_interval(right, cluster, seed=seed)
-        numbers = (n, *accuracy, float(outcome.logprob.mean()), *moved[0], *moved[1])
-        rows.append((name, *numbers))
-    return dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
-
-
-COLUMNS = (
-    *("intervention", "n", "accuracy", "accuracy_low", "accuracy_high", "logprob"),
-    *("share", "share_low", "share_high", "logprob_share", "logprob_share_low", "logprob_share_high"),
-)
-"""Of patch.parquet and graft.parquet; `share` is of the gap in accuracy that moves."""
 
 
 def _each(model: LanguageModel, asked: Asked, scoring: Callable[[QuestionBatch], Scores]) -> Outcome:

@@ -11,17 +11,17 @@ import pyarrow.parquet as pq
 import tyro
 from rich.table import Table
 
-from core import runs, statistics
+from core import runs, shares, statistics
 from core.columns import Columns
 from core.console import OUTPUT, progress
 from core.errors import InputError
 from empirical import config as configs
 from empirical import mediation, study
-from empirical.lm import graft, patch
+from empirical.lm import graft
 from empirical.lm import model as models
 from empirical.lm.model import LanguageModel
-from empirical.lm.patch import Patch, numbers_of
-from empirical.mediation import Asked, Outcome
+from empirical.lm.patch import numbers_of
+from empirical.mediation import Asked, Intervention
 from empirical.model_commands import OnModel
 from empirical.pieces import Pieces
 
@@ -37,12 +37,8 @@ class Between(OnModel, ABC):
     takes. Of the same base as --model.name."""
 
     @abstractmethod
-    def interventions(self, receiver: LanguageModel) -> list[str]:
-        """Return what is done, one after another; InputError for what cannot be."""
-
-    @abstractmethod
-    def outcome(self, receiver: LanguageModel, donor: LanguageModel, what: str, asked: Asked) -> Outcome:
-        """Return what comes of one of them."""
+    def interventions(self, receiver: LanguageModel) -> dict[str, Intervention]:
+        """Return what is done, one after another, by name; InputError for what cannot be."""
 
     def settings(self) -> tuple[str | float, ...]:
         """Return what else an outcome depends on."""
@@ -56,31 +52,19 @@ class Between(OnModel, ABC):
         receiver = models.merged(base_model.read())
         donor = models.merged(models.measured(models.load(replace(base_model.model, name=self.donor))))
         mediation.check(receiver, donor)
-        texts = self.interventions(receiver)
+        tried = self.interventions(receiver)
         identity = (configs.to_json(self.config), self.donor, models.stamp(self.donor), self.settings())
         pieces = Pieces(self.work(base_model, name, *identity))
         chosen = self.held_out(base_model)
-        encoded, found = receiver.format.ask(chosen), {}
-        with progress(name, len(chosen) * (len(texts) + 2)) as advance:
-            for text in ("receiver", "donor", *texts):
-                asked = Asked(self.config.evaluate, encoded, partial(advance, text))
-
-                def make(text: str = text, asked: Asked = asked) -> dict[str, np.ndarray]:
-                    if text in ("receiver", "donor"):
-                        made = mediation.plain({"receiver": receiver, "donor": donor}[text], asked)
-                    else:
-                        made = self.outcome(receiver, donor, text, asked)
-                    return {"logprob": made.logprob, "is_right": made.is_right}
-
-                kept = pieces.arrays(text, make, found=partial(advance, text, len(chosen)))
-                found[text] = Outcome(kept["logprob"], kept["is_right"])
-        own, other = found.pop("receiver"), found.pop("donor")
-        columns = mediation.table(own, other, found, study.identify(chosen).subject, seed=0)
+        asked = Asked(self.config.evaluate, receiver.format.ask(chosen))
+        with progress(name, len(chosen) * (len(tried) + 2)) as told:
+            found = mediation.outcomes(receiver, donor, tried, asked, pieces=pieces, told=told)
+        columns = shares.table(found, study.identify(chosen).subject, seed=0)
         path = self.out / f"{name}.parquet"
         runs.replace_file(path, lambda file: pq.write_table(pa.table(columns), file))
         pieces.forget()
         print_shares(columns)
-        OUTPUT.print(f"{len(chosen):,} held-out questions, {len(texts)} interventions: {path}", soft_wrap=True)
+        OUTPUT.print(f"{len(chosen):,} held-out questions, {len(tried)} interventions: {path}", soft_wrap=True)
         return 0
 
 
@@ -98,20 +82,9 @@ class Patching(Between):
     windows: int = 1
     """Give each of them in so many windows of neighbouring layers too, one at a time; 1: in all layers alone."""
 
-    def interventions(self, receiver: LanguageModel) -> list[str]:
-        for part in "+".join(self.what).split("+"):
-            patch.check(receiver.network, Patch.parse(part))
-        texts = list(self.what)
-        if self.windows != 1:
-            if placed := [text for text in self.what if ":" in text]:
-                raise InputError(f"--what: {placed[0]} names its layers already.\nLeave them out, or --windows.")
-            n_layers = receiver.network.config.get_text_config().num_hidden_layers
-            for layers in map(mediation.named, mediation.windows(n_layers, self.windows)):
-                texts += [f"{text.replace('+', f':{layers}+')}:{layers}" for text in self.what]
-        return texts
-
-    def outcome(self, receiver: LanguageModel, donor: LanguageModel, what: str, asked: Asked) -> Outcome:
-        return mediation.patched(receiver, donor, what, asked)
+    def interventions(self, receiver: LanguageModel) -> dict[str, Intervention]:
+        texts = mediation.in_windows(receiver, self.what, self.windows)
+        return {text: partial(mediation.patched, text) for text in texts}
 
     def __call__(self) -> int:
         return self.run("patch")
@@ -131,18 +104,11 @@ class Grafting(Between):
     share: float = 1.0
     """How far the weights go from the receiver's, 0, to the donor's, 1."""
 
-    def interventions(self, receiver: LanguageModel) -> list[str]:
-        if unknown := {part for text in self.what for part in text.split("+")} - set(graft.PARTS):
-            raise InputError(f"--what: there is no part {min(unknown)!r}; there are {', '.join(graft.PARTS)}.")
-        graft.check_layers(receiver.network, self._layers or ())
-        return list(self.what)
-
-    @property
-    def _layers(self) -> tuple[int, ...] | None:
-        return numbers_of(self.layers) if self.layers else None
-
-    def outcome(self, receiver: LanguageModel, donor: LanguageModel, what: str, asked: Asked) -> Outcome:
-        return mediation.grafted(receiver, donor, what, asked, layers=self._layers, share=self.share)
+    def interventions(self, receiver: LanguageModel) -> dict[str, Intervention]:
+        mediation.check_grafts(self.what)
+        layers = numbers_of(self.layers) if self.layers else None
+        graft.check_layers(receiver.network, layers or ())
+        return {what: partial(mediation.grafted, what, layers=layers, share=self.share) for what in self.what}
 
     def settings(self) -> tuple[str | float, ...]:
         return self.layers, self.share
@@ -198,8 +164,8 @@ def print_shares(columns: Columns) -> None:
     """Print the rows of patch.parquet or graft.parquet."""
     printed = Table("", "accuracy", "share of the gap", "95 % interval", "of the log-probability's", "95 % interval")
     for row in pa.table(columns).to_pylist():
-        shares = [f"{row[name]:.2f}" for name in mediation.COLUMNS[6:]]
-        accuracy, moved, by_logprob = f"{row['accuracy']:.3f}", shares[:3], shares[3:]
+        numbers = [f"{row[name]:.2f}" for name in shares.COLUMNS[6:]]
+        accuracy, moved, by_logprob = f"{row['accuracy']:.3f}", numbers[:3], numbers[3:]
         cells = (moved[0], f"{moved[1]} to {moved[2]}", by_logprob[0], f"{by_logprob[1]} to {by_logprob[2]}")
         printed.add_row(row["intervention"], accuracy, *cells)
     OUTPUT.print(printed)

@@ -18,6 +18,8 @@ from core.split import ROLES, Split
 from empirical import config as configs
 from empirical import evaluate, facts, study
 from empirical.config import Config
+from empirical.lm import model as models
+from empirical.lm.model import LanguageModel
 from empirical.measure import Measured, Questions
 from empirical.pieces import Pieces
 from empirical.progress import Progress, part
@@ -29,6 +31,8 @@ PRETRAINING, SCORING, MEASURING = 0.3, 0.33, 0.35
 """Shares of a run's time, roughly, by which the base model is there, its facts are scored, and it is measured."""
 CHOOSING, TUNING = 0.6, 0.85
 """Shares of an arm's time, roughly, by which its learning rate is chosen, and by which it is finetuned."""
+MEDIATING = 0.7
+"""Share of a run's time, roughly, by which all arms are done, where models are then given what others have."""
 
 
 def run(
@@ -93,12 +97,13 @@ class _Cell:
             if told := evaluate.guessing(self.base.model.name, share, len(questions.held_out), is_choice=is_choice):
                 ERRORS.print(told, style="yellow", markup=False)
         parts = [self._keep(self._shared / "base", lambda: self._base(questions))]
-        width = (1 - MEASURING) / len(self.config.arms)
+        pairs = self.config.mediation.pairs
+        width = ((MEDIATING if pairs else 1.0) - MEASURING) / len(self.config.arms)
         for number, arm in enumerate(self.config.arms):
             own = part(self.progress, f"{arm}:", MEASURING + width * number, MEASURING + width * (number + 1))
             parts.append(self._arm(arm, questions, halves, own))
         roles = {role: int((halves.role == code).sum()) for code, role in enumerate(ROLES)}
-        self._write(path, parts, notes | roles)
+        self._write(path, parts, self._mediated(questions), notes | roles)
         shutil.rmtree(self._work, ignore_errors=True)
 
     @property
@@ -142,12 +147,40 @@ class _Cell:
                 work=work,
                 progress=part(progress, "finetuning", CHOOSING, TUNING),
             )
+            if arm in self.config.mediation.arms:
+                self._save(tuned, arm)
             kept: dict[str, Any] = {"pieces": Pieces(work / "measured"), "progress": part(progress, "", TUNING, 1.0)}
             measured = study.measure_arm(self.config, arm, tuned, questions, own, **kept)
             columns = {name: [record.get(name) for record in trace] for name in trace[-1]}
             return Part(arm, measured, choice, {"arm": arm} | columns)
 
         return self._keep(self._work / arm, tune)
+
+    def _save(self, tuned: LanguageModel, arm: str) -> None:
+        """Save an arm's model until the run is written."""
+        shutil.rmtree(self._weights(arm), ignore_errors=True)
+        self._weights(arm).parent.mkdir(parents=True, exist_ok=True)
+        models.save(tuned, self._weights(arm))
+
+    def _weights(self, arm: str) -> Path:
+        return self._work / "weights" / arm
+
+    def _mediated(self, questions: Questions) -> list[Columns]:
+        """Return the table of every pair of arms."""
+        tables, pairs = [], self.config.mediation.pairs
+        for number, pair in enumerate(pairs):
+            receiver, donor = pair.split(":")
+            begin, end = (MEDIATING + (1 - MEDIATING) * place / len(pairs) for place in (number, number + 1))
+            columns = study.mediate(
+                self.config,
+                self.base,
+                (self._weights(receiver), self._weights(donor)),
+                questions,
+                pieces=Pieces(self._training(self._work / "mediation") / pair),
+                progress=part(self.progress, f"{receiver} given of {donor}:", begin, end),
+            )
+            tables.append({"receiver": receiver, "donor": donor, **columns})
+        return tables
 
     def _keep(self, folder: Path, make: Callable[[], Part]) -> Run:
         """Return the part kept in this folder, made now unless it is there."""
@@ -173,7 +206,7 @@ class _Cell:
             shutil.rmtree(finished, ignore_errors=True)
         return runs.read_run(folder)
 
-    def _write(self, path: Path, parts: Sequence[Run], notes: dict[str, Any]) -> None:
+    def _write(self, path: Path, parts: Sequence[Run], mediated: Sequence[Columns], notes: dict[str, Any]) -> None:
         by_arm = {part.report["arm"]: part for part in parts}
         report = {
             "flow": FLOW,
@@ -191,7 +224,7 @@ class _Cell:
         tables = {
             name: [_columns(part, name) for part in parts if (part.path / f"{name}.parquet").exists()]
             for name in TABLES
-        }
+        } | ({"mediation": mediated} if mediated else {})
         arrays = {"attention_by_question": {arm: part.arrays("by_question")["mass"] for arm, part in by_arm.items()}}
         runs.write_run(path, report, tables, arrays, overwrite=self.overwrite)
 

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from core import config_json, runs, split, statistics
+from core import config_json, runs, shares, split, statistics
+from core.columns import Columns
 from core.facts.record import Fact, FactSet
 from core.split import Split
-from empirical import evaluate, finetune, knownness, measure, pretrain
+from empirical import evaluate, finetune, knownness, measure, mediation, pretrain
 from empirical.config import Config
 from empirical.knownness import KnownnessConfig
 from empirical.lm import completion, scores
@@ -19,8 +20,9 @@ from empirical.lm import model as models
 from empirical.lm.model import LanguageModel, ModelConfig
 from empirical.lm.remedies import Ranked
 from empirical.measure import Measured, Questions
+from empirical.mediation import Asked
 from empirical.pieces import UNKEPT, Pieces
-from empirical.progress import Progress, part, silent
+from empirical.progress import Progress, counter, part, silent
 from empirical.worlds import world
 
 N_EVAL = 128
@@ -171,6 +173,29 @@ def measure_arm(
 ) -> Measured:
     """Return the measurements of an arm's finetuned model."""
     return measure.arm(arm, models.measured(tuned), questions, own, config.evaluate, pieces=pieces, progress=progress)
+
+
+def mediate(
+    config: Config,
+    base_model: Base,
+    folders: Sequence[Path],
+    questions: Questions,
+    *,
+    pieces: Pieces = UNKEPT,
+    progress: Progress = silent,
+) -> Columns:
+    """Return what of the gap between two finetuned models moves with what the first is given of the second.
+
+    Args:
+        folders: Where receiver and donor were saved.
+    """
+    settings = (replace(base_model.model, name=str(folder), revision=None) for folder in folders)
+    receiver, donor = (models.merged(models.measured(models.load(one))) for one in settings)
+    tried = mediation.interventions(config.mediation, receiver)
+    asked = Asked(config.evaluate, [questions.encoded[row] for row in questions.held_out.tolist()])
+    count = counter(progress, (len(tried) + 2) * len(asked.encoded))
+    found = mediation.outcomes(receiver, donor, tried, asked, pieces=pieces, told=lambda name, n: count(n))
+    return shares.table(found, questions.subject[questions.held_out], seed=0)
 
 
 def choose_rate(

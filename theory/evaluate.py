@@ -1,6 +1,6 @@
 """Questions answered: by what, with what probability, and with what attention."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,9 +27,32 @@ class Answers(NamedTuple):
     attention: Float[np.ndarray, "fact token"]
 
 
+class Read(NamedTuple):
+    """What the last token reads of each question's tokens: subject, relation, template."""
+
+    attention: Float[np.ndarray, "fact token"]
+    values: Float[np.ndarray, "fact token output"]
+
+
 def answer(weights: Weights, store: FactStore, rows: Int[np.ndarray, " fact"]) -> Answers:
     """Return what the model does on the questions of these facts."""
-    parts = [_answer(weights, store, part) for part in chunks(rows, 3 * len(weights.template_value))]
+    return answer_between((weights,), store, rows, lambda read: read)
+
+
+def answer_between(
+    models: Sequence[Weights], store: FactStore, rows: Int[np.ndarray, " fact"], mix: Callable[..., Read]
+) -> Answers:
+    """Return what comes of what `mix` makes of the models' reading, one argument each."""
+    parts = []
+    for part in chunks(rows, 3 * len(models) * len(models[0].template_value)):
+        reading = (
+            Read(
+                attention.measure(weights, store.subject[part], store.relation[part]),
+                token_values(weights, store, part),
+            )
+            for weights in models
+        )
+        parts.append(_answer(mix(*reading), store.answer[part]))
     return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -59,13 +82,11 @@ def generic_answers(store: FactStore, rows: Int[np.ndarray, " fact"]) -> Int[np.
     return generic
 
 
-def _answer(weights: Weights, store: FactStore, rows: Int[np.ndarray, " fact"]) -> Answers:
-    values = token_values(weights, store, rows)
-    attended = attention.measure(weights, store.subject[rows], store.relation[rows])
-    output = np.einsum("ft,fto->fo", attended, values)
-    fact, answers = np.arange(len(rows)), store.answer[rows]
+def _answer(read: Read, answers: Int[np.ndarray, " fact"]) -> Answers:
+    output = np.einsum("ft,fto->fo", read.attention, read.values)
+    fact = np.arange(len(answers))
     right = output[fact, answers]
     logprob = right - logsumexp(output, axis=1)
     predicted = output.argmax(axis=1)
     output[fact, answers] = -np.inf
-    return Answers(predicted, right > output.max(axis=1), logprob, values[fact, 0, answers], attended)
+    return Answers(predicted, right > output.max(axis=1), logprob, read.values[fact, 0, answers], read.attention)

@@ -9,7 +9,7 @@ from core import provenance, runs
 from core.columns import Columns
 from core.errors import InputError
 from core.seeds import Cell
-from theory import compare, measure, pipeline
+from theory import compare, measure, mediation, pipeline
 from theory import config as configs
 from theory.config import Config
 from theory.experiments import PAPER as DEFAULT
@@ -74,7 +74,7 @@ def _write(
     } | provenance.environment()
     arrays = {"weights": _arrays(simulation)} if save_weights else None
     path = runs.directory(out, FLOW, experiment, simulation.cell)
-    tables: dict[str, Sequence[Columns]] = {"facts": facts, "trace": trace}
+    tables: dict[str, Sequence[Columns]] = {"facts": facts, "trace": trace, "mediation": mediation.tables(simulation)}
     runs.write_run(path, report, tables, arrays, overwrite=overwrite)
 
 

@@ -28,7 +28,7 @@ def test_a_studys_name_says_its_model_and_its_questions(name):
     known |= {model: f"package:{model}" for model in RELATIONS}
     (model,) = (model for model in known if name.startswith(model))
     assert config.model.name == known[model]
-    questions = name.removeprefix(model).removesuffix("-small").strip("-").replace("-", "_")
+    questions = name.removeprefix(model).removesuffix("-small").removesuffix("-mediation").strip("-").replace("-", "_")
     assert config.facts.source == {"": "world", "lora": "world"}.get(questions, questions)
 
 
@@ -39,6 +39,13 @@ def test_studies_of_an_adapter_train_one_and_tiny_ones_differ_in_that_and_the_ra
     changed = {one.name for one in fields(TINY) if getattr(TINY, one.name) != getattr(TINY_LORA, one.name)}
     assert changed == {"finetune"}
     assert replace(TINY_LORA.finetune, method="full", learning_rates=TINY.finetune.learning_rates) == TINY.finetune
+
+
+def test_mediation_studies_are_their_models_own_with_two_arms_and_interventions():
+    for name in (name for name in STUDIES if name.endswith("-mediation")):
+        config, own = STUDIES[name][1], STUDIES[name.removesuffix("-mediation")][1]
+        assert config.mediation.arms == set(config.arms) == {"top", "bottom"}
+        assert (config.finetune, config.model, config.knownness) == (own.finetune, own.model, own.knownness)
 
 
 def test_real_questions_are_halved_within_relation_and_letters_ranked_by_their_margin():

@@ -5,12 +5,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from core import shares
 from core.errors import InputError
 from empirical import __main__ as command
 from empirical import mediation
 from empirical.evaluate import EvaluateConfig
 from empirical.lm.model import LanguageModel
-from empirical.mediation import Asked, Outcome
+from empirical.mediation import Asked
 
 N = 40
 CONFIG = EvaluateConfig(batch_size=7)
@@ -44,27 +45,12 @@ def test_an_outcome_stands_in_the_questions_order_however_they_are_read(pair, as
 def test_all_of_the_donor_moves_all_of_the_gap(pair, asked):
     own, theirs = (mediation.plain(model, Asked(CONFIG, asked)) for model in pair)
     receiver, donor = pair
-    everything = mediation.grafted(receiver, donor, "query_key+value_output+mlp+norms+embeddings", Asked(CONFIG, asked))
-    nothing = mediation.grafted(receiver, donor, "mlp", Asked(CONFIG, asked), share=0.0)
-    columns = mediation.table(own, theirs, {"all": everything, "none": nothing}, np.arange(20), seed=0)
+    everything = mediation.grafted("query_key+value_output+mlp+norms+embeddings", receiver, donor, Asked(CONFIG, asked))
+    nothing = mediation.grafted("mlp", receiver, donor, Asked(CONFIG, asked), share=0.0)
+    found = {"receiver": own, "donor": theirs, "all": everything, "none": nothing}
+    columns = shares.table(found, np.arange(20), seed=0)
     assert list(columns["intervention"]) == ["receiver", "donor", "all", "none"]
     np.testing.assert_allclose(columns["logprob_share"], [0, 1, 1, 0], atol=1e-12)
-
-
-def test_a_share_is_of_the_gap_and_its_interval_is_over_subjects():
-    right = np.zeros(40, dtype=bool)
-    own, theirs = Outcome(np.full(40, -2.0), right), Outcome(np.full(40, -1.0), np.arange(40) < 20)
-    found = {"half": Outcome(np.full(40, -1.5), np.arange(40) < 10)}
-    columns = mediation.table(own, theirs, found, np.arange(40) % 13, seed=0)
-    assert columns["share"][2] == 0.5 and columns["logprob_share"][2] == 0.5
-    assert columns["share_low"][2] < 0.5 < columns["share_high"][2] and columns["accuracy"][2] == 0.25
-    assert columns["logprob_share_low"][2] == pytest.approx(0.5)
-
-
-def test_models_that_do_not_differ_have_no_shares():
-    same = Outcome(np.full(4, -2.0), np.zeros(4, dtype=bool))
-    columns = mediation.table(same, same, {"any": same}, np.arange(4), seed=0)
-    assert np.isnan(columns["share"]).all() and np.isnan(columns["logprob_share"]).all()
 
 
 def test_windows_hold_every_layer_once():
@@ -130,7 +116,7 @@ def test_what_is_done_is_not_done_again(folders, tmp_path, monkeypatch):
     flags = ["patch", *_flags(folders, out), "--donor", folders[1], "--what", "mlp@end", "layer@end"]
 
     def fails(*args, **options):
-        calls.append(args[2])
+        calls.append(args[0])
         if len(calls) == 2:
             raise KeyboardInterrupt
         return patched(*args, **options)

@@ -15,7 +15,7 @@ from core.seeds import Cell
 from core.split import ARMS
 from empirical import __main__ as command_line
 from empirical import config as configs
-from empirical import model_commands, runner, study
+from empirical import mediation, model_commands, runner, study
 from empirical.lm import model
 
 FLAGS = (
@@ -385,3 +385,34 @@ def test_a_split_seed_holds_out_other_facts_of_the_same_base_model(finished, tmp
 def test_a_dry_run_shows_the_config_that_a_run_stores(finished, capsys):
     assert command_line.main(["run", "tiny", *FLAGS, "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["config"] == results.read_run(directory(finished[0], 0)).report["config"]
+
+
+GIVEN = ["--mediation.pairs", "bottom:top", "--mediation.patches", "attention@subject", "mlp@end", "layer@all"]
+
+
+def test_a_study_gives_one_arms_model_what_another_has(finished, tmp_path, tell, monkeypatch):
+    shutil.copytree(finished[0] / "models", tmp_path / "models")
+    command = ["run", "tiny", *FLAGS, "--arms", "top", "bottom", *GIVEN, "--mediation.grafts", "query_key", "mlp+norms"]
+    asked, fails = Counter(), [True]
+
+    def patched(what, *models):
+        asked[what] += 1
+        if what == "mlp@end" and fails.pop():
+            fails.append(False)
+            raise KeyboardInterrupt
+        return real(what, *models)
+
+    real = mediation.patched
+    monkeypatch.setattr(mediation, "patched", patched)
+    assert tell(*command, "--out", tmp_path)[0] == 130 and not directory(tmp_path, 0).exists()
+    calls = counted(monkeypatch)
+    code, printed, _ = tell(*command, "--out", tmp_path)
+    assert code == 0 and asked == {"attention@subject": 1, "mlp@end": 2, "layer@all": 1} and not calls["measure_arm"]
+    rows = results.read_run(directory(tmp_path, 0)).table("mediation").to_pylist()
+    by_name = {row["intervention"]: row for row in rows}
+    given = [*GIVEN[3:], "query_key", "mlp+norms"]
+    assert list(by_name) == ["receiver", "donor", *given]
+    assert {(row["receiver"], row["donor"]) for row in rows} == {("bottom", "top")}
+    assert by_name["donor"]["logprob_share"] == 1 and by_name["receiver"]["logprob_share"] == 0
+    assert "what moves when one arm's model is given something" in printed and all(what in printed for what in given)
+    assert not list((tmp_path / "empirical").rglob("weights"))

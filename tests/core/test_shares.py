@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+
+from core import shares
+from core.shares import Outcome
+
+
+def test_a_share_is_of_the_gap_and_its_interval_is_over_subjects():
+    right = np.zeros(40, dtype=bool)
+    own, theirs = Outcome(np.full(40, -2.0), right), Outcome(np.full(40, -1.0), np.arange(40) < 20)
+    found = {"receiver": own, "donor": theirs, "half": Outcome(np.full(40, -1.5), np.arange(40) < 10)}
+    columns = shares.table(found, np.arange(40) % 13, seed=0)
+    assert columns["share"][2] == 0.5 and columns["logprob_share"][2] == 0.5
+    assert columns["share_low"][2] < 0.5 < columns["share_high"][2] and columns["accuracy"][2] == 0.25
+    assert columns["logprob_share_low"][2] == pytest.approx(0.5)
+
+
+def test_models_that_do_not_differ_have_no_shares():
+    same = Outcome(np.full(4, -2.0), np.zeros(4, dtype=bool))
+    columns = shares.table({"receiver": same, "donor": same, "any": same}, np.arange(4), seed=0)
+    assert np.isnan(columns["share"]).all() and np.isnan(columns["logprob_share"]).all()
+
+
+def test_a_gap_in_a_few_subjects_alone_has_a_share_and_no_interval():
+    none, one = np.zeros(5, dtype=bool), np.arange(5) == 0
+    found = {"receiver": Outcome(np.full(5, -2.0), none), "donor": Outcome(np.full(5, -1.0), one)}
+    columns = shares.table(found, np.arange(5), seed=0)
+    assert columns["share"][1] == 1 and np.isnan(columns["share_low"][1])
