@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from core import statistics
+from core import shares, statistics
 from core.runs import Run
 
 ARM_ORDER = ("base", "top", "whole", "random", "bottom")
@@ -50,6 +50,27 @@ def print_arms(
         gaps = (by_arm["top"][name] - by_arm["bottom"][name] for name in metrics)
         table.add_row("top − bottom", *(interval(gap, signed=True) for gap in gaps))
     console.print(table)
+
+
+def print_shares(name: str, runs: Sequence[Run], console: Console) -> None:
+    """Print how much of the gap between two arms moves with activations or weights; nothing where none was given."""
+    headings = (
+        "receiver",
+        "donor",
+        "given",
+        "accuracy",
+        "of a gap of",
+        "share",
+        "95 % interval",
+        "of log-probability's",
+    )
+    printed = Table(*headings, title=f"{name}: what moves when one arm's model is given something of another's")
+    for one in shares.of_runs(runs):
+        numbers = f"{one.accuracy:.3f}", f"{one.gap:+.3f}", f"{one.share.mean:.2f}"
+        ends = f"{one.share.low:.2f} to {one.share.high:.2f}"
+        printed.add_row(one.receiver, one.donor, one.intervention, *numbers, ends, f"{one.logprob_share.mean:.2f}")
+    if printed.row_count:
+        console.print(printed)
 
 
 def arms(run: Run) -> list[str]:

@@ -77,9 +77,12 @@ class Share(NamedTuple):
 
 
 def of_runs(runs: Sequence[Run]) -> list[Share]:
-    """Return the shares of every pair of arms, in the order of the runs' tables; runs of one unit are averaged."""
+    """Return the shares of every pair of arms, in the order of the runs' tables; runs of one unit are averaged.
+
+    Runs without such a table, in which no arm was given anything, are left out.
+    """
     found: dict[tuple[str, str, str], dict[tuple[int, int], list[dict]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
+    for run in (run for run in runs if (run.path / "mediation.parquet").exists()):
         seeds = run.report["seeds"]
         for row in run.table("mediation", list(READ)).to_pylist():
             name = row["receiver"], row["donor"], row["intervention"]

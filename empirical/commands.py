@@ -78,7 +78,7 @@ def report(name: str, out: Path, found: list[results.Run], by_toy: Sequence[comp
     compare.write(name, out, rows)
     tables.print_arms(name, found, OUTPUT)
     tables.print_choices(found, OUTPUT)
-    tables.print_shares(name, found, OUTPUT)
+    report_tables.print_shares(name, found, OUTPUT)
     report_tables.print_verdicts(rows, OUTPUT)
     config = found[0].report["config"]
     if config["facts"]["source"] == "mmlu" and not config["model"]["name"]:

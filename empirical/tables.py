@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from core import report_tables, shares
+from core import report_tables
 from core.runs import Run
 from empirical import published
 
@@ -53,28 +53,6 @@ def print_choices(runs: Sequence[Run], console: Console) -> None:
     for (world, split), choices in made.items():
         table.add_row(f"{world} / {split}", *(_choice(choices[arm]) for arm in arms))
     console.print(table)
-
-
-def print_shares(name: str, runs: Sequence[Run], console: Console) -> None:
-    """Print how much of the gap between two arms moves with activations or weights; nothing where none was given."""
-    made = [run for run in runs if (run.path / "mediation.parquet").exists()]
-    headings = (
-        "receiver",
-        "donor",
-        "given",
-        "accuracy",
-        "of a gap of",
-        "share",
-        "95 % interval",
-        "of log-probability's",
-    )
-    printed = Table(*headings, title=f"{name}: what moves when one arm's model is given something of another's")
-    for one in shares.of_runs(made):
-        numbers = f"{one.accuracy:.3f}", f"{one.gap:+.3f}", f"{one.share.mean:.2f}"
-        ends = f"{one.share.low:.2f} to {one.share.high:.2f}"
-        printed.add_row(one.receiver, one.donor, one.intervention, *numbers, ends, f"{one.logprob_share.mean:.2f}")
-    if printed.row_count:
-        console.print(printed)
 
 
 def print_published(console: Console) -> None:

@@ -73,6 +73,7 @@ class Run:
         finished = runs.find_runs(self.out, runner.FLOW, self.name)
         report_tables.print_notes(finished[0], OUTPUT)
         tables.print_arms(self.name, finished, OUTPUT)
+        report_tables.print_shares(self.name, finished, OUTPUT)
         report_tables.print_verdicts(rows, OUTPUT)
         report_tables.print_done(len(left), len(wanted), self.out / runner.FLOW / self.name, OUTPUT)
         return 0
@@ -133,7 +134,9 @@ class Compare:
             raise InputError(f"no finished runs under {self.out}.\nRun: python -m theory run paper --out {self.out}")
         for name in names:
             rows = (deep_runner if name in DEEP else runner).write_predictions(name, self.out)
-            tables.print_arms(name, runs.find_runs(self.out, runner.FLOW, name), OUTPUT)
+            found = runs.find_runs(self.out, runner.FLOW, name)
+            tables.print_arms(name, found, OUTPUT)
+            report_tables.print_shares(name, found, OUTPUT)
             report_tables.print_verdicts(rows, OUTPUT)
         return 0
 

@@ -22,7 +22,7 @@ INTERVENTIONS: dict[str, Callable[[Read, Read], Read]] = {
     "value@all": lambda own, given: own._replace(values=given.values),
 }
 """What is read of the receiver's own and the donor's, by the names that patches of a language model have. All attention
-is W_KQ and all values are W_V: where finetuning moves attention alone, `attention@all` moves the whole gap."""
+is W_KQ, and all values are W_V."""
 
 
 def tables(simulation: Simulation) -> list[Columns]:

@@ -74,7 +74,9 @@ def _write(
     } | provenance.environment()
     arrays = {"weights": _arrays(simulation)} if save_weights else None
     path = runs.directory(out, FLOW, experiment, simulation.cell)
-    tables: dict[str, Sequence[Columns]] = {"facts": facts, "trace": trace, "mediation": mediation.tables(simulation)}
+    tables: dict[str, Sequence[Columns]] = {"facts": facts, "trace": trace}
+    if config.finetune.train == "everything":  # else one of attention and values carries all of any gap
+        tables["mediation"] = mediation.tables(simulation)
     runs.write_run(path, report, tables, arrays, overwrite=overwrite)
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from core import shares
+from core import runs, shares
+from core.runs import Run
 from core.shares import Outcome
 
 
@@ -26,3 +27,30 @@ def test_a_gap_in_a_few_subjects_alone_has_a_share_and_no_interval():
     found = {"receiver": Outcome(np.full(5, -2.0), none), "donor": Outcome(np.full(5, -1.0), one)}
     columns = shares.table(found, np.arange(5), seed=0)
     assert columns["share"][1] == 1 and np.isnan(columns["share_low"][1])
+
+
+def written(path, seeds, **accuracy) -> Run:
+    rows = {"receiver": "bottom", "donor": "top", "intervention": list(accuracy), "share": 0.3}
+    rows |= {"accuracy": list(accuracy.values()), "logprob": [4 * one for one in accuracy.values()]}
+    place = path / "-".join(map(str, seeds))
+    report = {"seeds": dict(zip(("pretrain", "split", "seed"), seeds, strict=True)), "config": {}}
+    runs.write_run(place, report, {"mediation": [rows]})
+    return runs.read_run(place)
+
+
+def test_shares_over_runs_are_of_the_mean_gap_and_seeds_of_one_split_are_averaged(tmp_path):
+    cells = {(0, 0, 0): (0.1, 0.5, 0.2), (0, 0, 1): (0.3, 0.5, 0.4), (0, 1, 0): (0.2, 0.6, 0.2)}
+    made = [
+        written(tmp_path, seeds, receiver=own, donor=other, mlp=given) for seeds, (own, other, given) in cells.items()
+    ]
+    (share,) = shares.of_runs(made)
+    assert share[:3] == ("bottom", "top", "mlp") and share.by_unit == pytest.approx((0.1 / 0.3, 0.0))
+    assert share.share.mean == pytest.approx(0.1 / 0.7) and share.gap == pytest.approx(0.35)
+    assert share.logprob_share.mean == pytest.approx(0.1 / 0.7) and share.share.low < 0 < share.share.high
+    (alone,) = shares.of_runs(made[:1])
+    assert alone.share.mean == pytest.approx(0.3) and np.isnan(alone.share.low)
+
+
+def test_runs_in_which_nothing_was_given_have_no_shares(tmp_path):
+    runs.write_run(tmp_path / "run", {"seeds": {}, "config": {}}, {})
+    assert shares.of_runs([runs.read_run(tmp_path / "run")]) == []

@@ -143,3 +143,13 @@ def test_the_smallest_gap_is_what_a_simulated_paired_test_sees_four_times_in_fiv
 def test_a_fifth_holds_the_largest_values_first_and_of_equal_ones_the_first():
     assert statistics.fifth(np.array([1, 9, 5, 7, 3])).tolist() == [4, 0, 2, 1, 3]
     assert statistics.fifth(np.zeros(7)).tolist() == [0, 0, 1, 2, 2, 3, 4]
+
+
+def test_a_ratios_interval_is_that_of_its_linearised_values():
+    above, below = np.array([1.0, 2.0, 2.0, 4.0]), np.array([2.0, 4.0, 5.0, 7.0])
+    ratio = statistics.ratio_interval(above, below)
+    error = np.sqrt(np.sum((above - 0.5 * below) ** 2) / 3 / 4) / 4.5
+    assert ratio.mean == 0.5 and ratio.high - 0.5 == pytest.approx(3.1824 * error, rel=1e-4)
+    assert 0.5 - ratio.low == pytest.approx(ratio.high - 0.5)
+    assert np.isnan(statistics.ratio_interval(above, np.array([1.0, -1.0, 1.0, -1.0]))).all()
+    assert np.isnan(statistics.ratio_interval(above[:1], below[:1])[1:]).all()

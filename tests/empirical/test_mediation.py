@@ -147,3 +147,19 @@ def test_what_cannot_be_done_is_one_clear_error(arguments, message, folders, tmp
     error = capsys.readouterr().err
     assert message in " ".join(error.split()) and "Traceback" not in error
     assert not list(out.glob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--mediation.pairs", "bottom"), "must be RECEIVER:DONOR"),
+        (("--mediation.pairs", "bottom:bottom"), "must be RECEIVER:DONOR"),
+        (("--mediation.pairs", "bottom:rare"), "two of the study's arms: top, bottom"),
+        (("--mediation.patches", "look@subject"), "names no patch"),
+        (("--mediation.grafts", "mlp+hat"), "no part 'hat'"),
+        (("--mediation.windows", "0"), "--mediation.windows is 0"),
+    ],
+)
+def test_a_study_refuses_what_cannot_be_given(flags, message, capsys):
+    assert command.main(["run", "tiny", *flags]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())

@@ -135,6 +135,11 @@ class Results(studies.Studies):
         self.add_screen(n_models=n_worlds)
         self.add_crossed()
         self.add_crossed("gemma-3-270m-entity-questions")
+        self.add_worlds("everything", tops=(0.7, 0.7, 0.75)[:n_worlds])
+        self.add_mediation("everything", flow="theory", moved={"attention@all": 0.95, "value@all": 0.0})
+        for name in ("tiny-mediation", "smollm2-135m-entity-questions-mediation"):
+            self.add_study(name, gap=0.05)
+            self.add_mediation(name)
 
     def named(self, name) -> tuple:
         """Return axes, measure and arms of a named sweep, to change them."""

@@ -53,6 +53,21 @@ class Studies:
             (run / "report.json").write_text(json.dumps(report))
         pq.write_table(_predictions(name, known, n_splits), self.folder / "empirical" / name / "predictions.parquet")
 
+    def add_mediation(self, name="tiny-mediation", *, flow="empirical", moved=None, gap=0.1) -> None:
+        """Write what moved in the runs of a study, or of an experiment of the theory: shares, to and fro alike."""
+        moved = {"attention@all": 0.25, "mlp": 0.6} if moved is None else moved
+        for number, report in enumerate(sorted((self.folder / flow / name).glob("*/*/*/report.json"))):
+            rows = []
+            for receiver, donor, sign in (("bottom", "top", 1), ("top", "bottom", -1)):
+                for what, share in {"receiver": 0.0, "donor": 1.0, **moved}.items():
+                    spread = 1 + 0.01 * number * (what in moved)
+                    accuracy = 0.4 - sign * gap / 2 + sign * gap * share * spread
+                    shares = {"share": share, "share_low": share - 0.1, "share_high": share + 0.1}
+                    names = {"receiver": receiver, "donor": donor, "intervention": what}
+                    rows.append(names | {"accuracy": accuracy, "logprob": 10 * accuracy} | shares)
+            table = {column: [row[column] for row in rows] for column in rows[0]}
+            pq.write_table(columns.table(table, columns.MEDIATION), report.with_name("mediation.parquet"))
+
     def add_screen(self, parts=("factorial", "fine", "recipe"), *, with_toy=True, n_models=2, true=None) -> Path:
         """Write the screen study's table, in which factors do what `true` says, else TRUE; return the table's place."""
         true = TRUE if true is None else true

@@ -1,0 +1,125 @@
+"""What of the gap between the halves' models moves when one is given the other's attention, outputs or weights."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from core import shares
+from core.shares import Share
+from paper_figs import style
+from paper_figs.interval import Interval
+from paper_figs.load import Experiment
+from paper_figs.reads import Read, Rows
+from paper_figs.style import Look
+
+TOY = "everything"
+MODELS = {
+    TOY: "the toy",
+    "tiny-mediation": "Llama, 1 million",
+    "smollm2-135m-entity-questions-mediation": "SmolLM2, 135 million",
+}
+"""The models in the order of their parameters; of the toy the one whose attention and values are both finetuned."""
+READS = tuple(
+    Read("experiment" if name == TOY else "study", name, (Rows("mediation", shares.READ),), name != list(MODELS)[-1])
+    for name in MODELS
+)
+ROWS = {
+    "attention@subject": "attention to the subject",
+    "attention@all": "all attention",
+    "value@subject": "values at the subject",
+    "value@end": "values at the prompt's end",
+    "mlp@subject_last": "MLP outputs at the subject's end",
+    "mlp@end": "MLP outputs at the prompt's end",
+    "layer@subject": "layers' outputs at the subject",
+    "query_key": "weights: query and key",
+    "value_output": "weights: value and output",
+    "mlp": "weights: MLP",
+    "query_key+value_output": "weights: all of attention",
+    "value_output+mlp": "weights: value, output and MLP",
+    "embeddings": "weights: embeddings",
+}
+"""Interventions from the top of the figure to its bottom: activations, then weights."""
+OF_TOY = {"query_key": "attention@all", "value_output": "value@all"}
+"""In the toy all attention is W_KQ's and all values are W_V's."""
+GIVEN = {
+    ("bottom", "top"): Look(style.LOOKS["top"].colour, "o", "-"),
+    ("top", "bottom"): Look(style.LOOKS["bottom"].colour, "D", "-"),
+}
+"""Receiver and donor, and how they are drawn."""
+RANGE = (-0.75, 1.75)
+"""Shares that are shown; what lies beyond is drawn at the edge."""
+
+
+def measure(experiment: Experiment) -> dict[tuple[str, str], dict[str, Share]]:
+    """Return the shares by receiver and donor, and by row."""
+    found: dict[tuple[str, str], dict[str, Share]] = {pair: {} for pair in GIVEN}
+    for share in shares.of_runs(experiment.runs):
+        for row in ROWS:
+            name = OF_TOY.get(row, row) if experiment.name == TOY else row
+            if share.intervention == name and (share.receiver, share.donor) in found:
+                found[share.receiver, share.donor][row] = share
+    return found
+
+
+def claim(models: Mapping[str, dict[tuple[str, str], dict[str, Share]]]) -> str:
+    """Return what attention and the MLP's weights move in each model, the bottom half's given the top half's."""
+
+    def listed(row: str) -> str:
+        parts = [
+            f"{100 * one[row].share.mean:.0f} % in {MODELS[name]}"
+            for name, given in models.items()
+            if row in (one := given["bottom", "top"])
+        ]
+        return _joined(parts)
+
+    sentence = f"Given the top half's attention, the bottom half's model makes up {listed('attention@all')}"
+    weights = listed("mlp")
+    return f"{sentence} of the gap; given its MLP's weights, {weights}" if weights else f"{sentence} of the gap"
+
+
+def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
+    """Return the claim and the figure."""
+    measured = {name: measure(experiments[name]) for name in MODELS if name in experiments}
+    models = {name: given for name, given in measured.items() if given["bottom", "top"]}
+    sentence = claim(models)
+    note = "Share of the gap in held-out accuracy between the two halves' models that moves when one is given the "
+    note += "other's (0: nothing, 1: all; shares need not add up). Circles: bottom given top's; diamonds: top given "
+    note += "bottom's. 95 % intervals over worlds, base models or splits (of a single one: over subjects); what lies "
+    note += "beyond the axis is an arrow. "
+    note += "In the toy, query and key are all of attention, value and output all values."
+    figure, axes = style.figure(sentence, note, 4.4, ncols=len(models))
+    style.headings(axes, *(f"{MODELS[name]}: gap {_gap(given)}" for name, given in models.items()))
+    for axis, given in zip(axes, models.values(), strict=True):
+        _panel(axis, given)
+    axes[0].set(yticks=range(len(ROWS)), yticklabels=list(ROWS.values()))
+    for axis in axes[1:]:
+        axis.set(yticks=range(len(ROWS)), yticklabels=[])
+    return sentence, figure
+
+
+def _panel(axis: Axes, given: Mapping[tuple[str, str], Mapping[str, Share]]) -> None:
+    for offset, (pair, look) in zip((-0.15, 0.15), GIVEN.items(), strict=True):
+        for place, row in enumerate(ROWS):
+            if row in given[pair]:
+                share = given[pair][row].share
+                mean = float(np.clip(share.mean, *RANGE))
+                bars = style.bars(Interval(*(np.clip(np.asarray(end), *RANGE) for end in share)))
+                marker = look.marker if mean == share.mean else "<" if mean == RANGE[0] else ">"
+                settings = {"color": look.colour, "marker": marker, "markersize": 3.5, "elinewidth": 0.9}
+                axis.errorbar(mean, place + offset, xerr=bars, linestyle="none", **settings)
+    for at in (0, 1):
+        axis.axvline(at, color=style.GREY, linewidth=0.7)
+    first_weight = next(place for place, row in enumerate(ROWS) if "@" not in row)
+    axis.axhline(first_weight - 0.5, color=style.PALE, linewidth=0.7)
+    axis.set(ylim=(len(ROWS) - 0.5, -0.5), xlim=(RANGE[0] - 0.05, RANGE[1] + 0.05), xlabel="share of the gap")
+
+
+def _gap(given: Mapping[tuple[str, str], Mapping[str, Share]]) -> str:
+    gap = next(iter(given["bottom", "top"].values())).gap
+    return f"{100 * gap:.1f} points"
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
