@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from core import shares, statistics
+from core import effects, shares, statistics
 from core.runs import Run
 
 ARM_ORDER = ("base", "top", "whole", "random", "bottom")
@@ -71,6 +71,24 @@ def print_shares(name: str, runs: Sequence[Run], console: Console) -> None:
         printed.add_row(one.receiver, one.donor, one.intervention, *numbers, ends, f"{one.logprob_share.mean:.2f}")
     if printed.row_count:
         console.print(printed)
+
+
+def print_remedies(name: str, runs: Sequence[Run], console: Console) -> None:
+    """Print what remedies do to an arm; nothing where there are none."""
+    headings = ("arm", "remedy", "held out", "gap closed", "of known facts", "of its own facts", "subject attention")
+    caption = "with the remedy less without: mean ± half of its 95 % interval; time relative to without"
+    printed = Table(*headings, "time", title=f"{name}: remedies", caption=caption)
+    for effect in effects.of_runs(runs):
+        changes = (effect.accuracy, effect.closed, effect.retention, effect.train_accuracy, effect.subject_attention)
+        cells = [_signed(change) for change in changes]
+        printed.add_row(effect.arm, effect.remedy, *cells, f"× {effect.seconds:.1f}")
+    if printed.row_count:
+        console.print(printed)
+
+
+def _signed(change: statistics.Interval) -> str:
+    half = (change.high - change.low) / 2
+    return f"{change.mean:+.3f}" + (f" ± {half:.3f}" if np.isfinite(half) else "")
 
 
 def arms(run: Run) -> list[str]:

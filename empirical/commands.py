@@ -78,6 +78,7 @@ def report(name: str, out: Path, found: list[results.Run], by_toy: Sequence[comp
     compare.write(name, out, rows)
     tables.print_arms(name, found, OUTPUT)
     tables.print_choices(found, OUTPUT)
+    report_tables.print_remedies(name, found, OUTPUT)
     report_tables.print_shares(name, found, OUTPUT)
     report_tables.print_verdicts(rows, OUTPUT)
     config = found[0].report["config"]

@@ -8,6 +8,7 @@ from core import config_json, remedies, split
 from core.config_json import setting
 from core.errors import InputError
 from core.split import ARMS, SplitConfig
+from empirical import arm as of_arm
 from empirical import evaluate, facts, finetune, knownness, mediation, pretrain
 from empirical.evaluate import EvaluateConfig
 from empirical.facts import FactsConfig
@@ -38,14 +39,15 @@ class Config:
     """The arms to finetune: of top, bottom, whole, random (mixture, if --split.known-share is given); by how frequent
     the answer is: common, rare; halves with equally frequent answers: top_matched, bottom_matched; both crossed:
     known_common, known_rare, unknown_common, unknown_rare; by class: highly_known, maybe_known, weakly_known, unknown;
-    by size: size_5, size_10, size_25."""
+    by size: size_5, size_10, size_25. Any with remedies of its own: bottom+kl_weight=1, bottom+frozen=query_key,mlp."""
     mediation: MediationConfig = setting(MediationConfig(), is_later=True)
     """What of the gap between two arms moves with activations or weights."""
 
     @property
     def more_arms(self) -> tuple[str, ...]:
-        """The arms asked for beside those that every split has."""
-        return tuple(arm for arm in self.arms if arm in other_arms.NAMES)
+        """The sets of facts asked for beside those that every split has."""
+        names = dict.fromkeys(map(of_arm.facts_of, self.arms))
+        return tuple(name for name in names if name in other_arms.NAMES)
 
     @property
     def pretrains(self) -> bool:
@@ -76,12 +78,15 @@ def check(config: Config) -> None:
         raise InputError("--split.held-out is 0: that leaves nothing to test.")
     if len(config.finetune.learning_rates) > 1 and not config.split.dev:
         raise InputError("several --finetune.learning-rates are chosen from on dev facts.\nAdd --split.dev 0.1.")
-    remedies.check_dev(config.finetune, config.split.dev)
-    allowed = (*config.split.names, *other_arms.NAMES)
-    if set(config.arms) & set(other_arms.CLASSES) and not config.knownness.gives_classes:
+    allowed, named = (*config.split.names, *other_arms.NAMES), set(map(of_arm.facts_of, config.arms))
+    if named & set(other_arms.CLASSES) and not config.knownness.gives_classes:
         raise InputError("arms by class of knownness need the classes.\nAdd --knownness.classes.")
-    if not config.arms or len(set(config.arms)) < len(config.arms) or not set(config.arms) <= set(allowed):
+    if not config.arms or len(set(config.arms)) < len(config.arms) or not named <= set(allowed):
         raise InputError(f"--arms {' '.join(config.arms)}: name each of {', '.join(allowed)} once at most.")
+    for arm in config.arms:
+        finetuning = of_arm.finetuning(config.finetune, arm)
+        finetune.check(finetuning)
+        remedies.check_dev(finetuning, config.split.dev)
     mediation.check_config(config.mediation, config.arms)
 
 

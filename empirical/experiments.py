@@ -27,6 +27,15 @@ TINY_MEDIATION = replace(
     arms=("top", "bottom"),
     mediation=MediationConfig(pairs=("bottom:top", "top:bottom"), grafts=MEDIATED),
 )
+REMEDIES = (
+    *("early_stopping=true", "kl_weight=0.1", "kl_weight=1", "replay=0.1", "replay=0.2"),
+    *("curriculum=known_first", "curriculum=known_last"),
+    *("frozen=query_key", "frozen=mlp", "frozen=value_output,mlp", "frozen_layers=2", "update_share=0.5"),
+)
+"""What the studies of remedies try on the lesser-known half, one at a time, at as many steps."""
+CONTROLS = ("top+answers=permuted", "bottom+answers=permuted")
+"""Nothing taught is known, and the answers are those of the halves: does the arm's distribution of answers carry it?"""
+TINY_REMEDIES = replace(TINY, arms=("top", "bottom", *CONTROLS, *(f"bottom+{remedy}" for remedy in REMEDIES)))
 TINY_LORA = replace(TINY, finetune=replace(TINY.finetune, method="lora", learning_rates=(1e-3, 3e-3, 1e-2)))
 
 SCREEN = replace(
@@ -155,6 +164,7 @@ MEDIATION = replace(
     mediation=TINY_MEDIATION.mediation,
 )
 """A third of the study's questions: an arm in minutes on two cores."""
+MODEL_REMEDIES = replace(MEDIATION, arms=TINY_REMEDIES.arms, mediation=MediationConfig())
 _POPQA = FactsConfig(source="popqa")
 _ENTITY_QUESTIONS = FactsConfig(source="entity_questions", limit=20_000)
 _MMLU = FactsConfig(source="mmlu", part="test")
@@ -165,6 +175,7 @@ STUDIES: dict[str, tuple[str, Config]] = {
         "The same two halves, one's attention, values, outputs and weights put into the other: what moves the gap.",
         TINY_MEDIATION,
     ),
+    "tiny-remedies": ("Finetuning on lesser-known facts with remedies, one at a time.", TINY_REMEDIES),
     "tiny-lora": ("The same, an adapter alone finetuned.", TINY_LORA),
     "tiny-popqa": ("PopQA's facts told to a small Llama (needs --facts.path).", TINY_POPQA),
     "tiny-entity-questions": (
@@ -183,6 +194,10 @@ STUDIES: dict[str, tuple[str, Config]] = {
     "smollm2-135m-entity-questions-mediation": (
         "SmolLM2-135M, two halves: one's attention, outputs and weights put into the other (needs --facts.path).",
         MEDIATION,
+    ),
+    "smollm2-135m-entity-questions-remedies": (
+        "SmolLM2-135M finetuned on lesser-known facts with remedies, one at a time (needs --facts.path).",
+        MODEL_REMEDIES,
     ),
     **_registered("gemma-3-270m", "Gemma 3 270M"),
     **_registered("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B"),

@@ -40,7 +40,11 @@ class FinetuneConfig(Remedies):
     method: Literal["full", "lora"] = "full"
     """`full`: train every weight. `lora`: train an adapter only."""
     learning_rates: tuple[float, ...] = (3e-4,)
-    """AdamW's peak learning rates to try; each arm takes the one that answers most dev facts (ties: the smallest)."""
+    """AdamW's peak learning rates to try; each arm takes the one that answers most dev facts (ties: the smallest), with
+    remedies of its own the one that it takes without."""
+    answers: Literal["true", "permuted"] = setting("true", is_later=True)
+    """Which answers are taught. `permuted`: each fact has another one's of its relation in the arm; nothing that is
+    taught is known then, and the answers are as frequent as before. A control."""
     frozen: tuple[str, ...] = setting((), is_remedy=True, is_later=True)
     """Parts of the model that keep the base's weights: any of query_key, value_output, mlp, norms and embeddings (only
     for the method `full`; an adapter leaves out parts by --finetune.lora.modules). A remedy."""

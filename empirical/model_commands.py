@@ -20,6 +20,7 @@ from core.errors import InputError
 from core.facts.record import Fact
 from empirical import attention, evaluate, facts, study
 from empirical import config as configs
+from empirical.arm import facts_of, finetuning
 from empirical.config import Config
 from empirical.lm import model as models
 from empirical.measure import Questions
@@ -121,24 +122,25 @@ class Finetune(OnModel):
     """Finetune a model on one arm of the questions, and save model or adapter to OUT/ARM."""
 
     arm: str = "top"
-    """Arm to finetune on: top, bottom, whole, random, or any other that --arms of a study takes."""
+    """Arm to finetune on: top, bottom, whole, random, or any other that --arms of a study takes, remedies included."""
     seed: int = 0
     """Random seed of batches, adapter and dropout."""
 
     def __call__(self) -> int:
         config, known = self.config, (*self.config.split.names, *arms.NAMES)
-        if self.arm not in known:
+        if (chosen := facts_of(self.arm)) not in known:
             raise InputError(f"--arm is {self.arm!r}: it must be one of {', '.join(known)}.")
-        if self.arm in arms.NAMES:
+        if chosen in arms.NAMES or chosen != self.arm:
             config = replace(config, arms=(self.arm,))
             configs.check(config)
+            config = replace(config, finetune=finetuning(config.finetune, self.arm))
         base_model, path = self.trained(), self.out / self.arm
         if path.exists():
             raise InputError(f"{path} is there already.\nName another place with --out DIR, or remove it.")
         with progress("scoring", len(base_model.facts)) as advance:
             scoring = part(absolute(advance), "", 0, len(base_model.facts))
             questions, halves, _ = study.questions(config, base_model, self.out, seed=self.split_seed, progress=scoring)
-        own = halves.arms[self.arm]
+        own = halves.arms[chosen]
         work = self.work(base_model, self.arm, configs.to_json(config), self.seed)
         n_rates = len(config.finetune.learning_rates)
         n_trainings = n_rates + 1 if n_rates > 1 else 1

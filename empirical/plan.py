@@ -26,6 +26,7 @@ from core.errors import InputError
 from core.facts.record import FactSet
 from core.seeds import Cell
 from empirical import evaluate, finetune, knownness, measure, study
+from empirical.arm import facts_of
 from empirical.config import Config
 from empirical.finetune import FinetuneConfig
 from empirical.lm import model as models
@@ -58,7 +59,12 @@ class Sizes:
 
     def n_trainings(self, config: Config) -> int:
         """Return the number of finetunings."""
-        return len(self.arms) * (self.n_splits * _n_rates(config) + self.n_runs)
+        return len(self.chosen) * self.n_splits * _n_rates(config) + len(self.arms) * self.n_runs
+
+    @property
+    def chosen(self) -> dict[str, int]:
+        """The arms without remedies, for which rates are tried, and their facts."""
+        return {facts_of(arm): n for arm, n in self.arms.items()}
 
 
 @dataclass(frozen=True)
@@ -79,9 +85,9 @@ class Timing:
     def total(self, sizes: Sizes, config: Config) -> dict[str, float]:
         """Return the seconds of each stage over the whole study."""
         in_arms, train_config = sum(sizes.arms.values()), config.finetune.train
-        n_tuned = in_arms * (sizes.n_splits * _n_rates(config) + sizes.n_runs)
+        n_tuned = sum(sizes.chosen.values()) * sizes.n_splits * _n_rates(config) + in_arms * sizes.n_runs
         n_measured = sizes.n_held_out * (sizes.n_splits + len(sizes.arms) * sizes.n_runs)
-        n_chosen = sizes.n_dev * len(sizes.arms) * _n_rates(config) * sizes.n_splits
+        n_chosen = sizes.n_dev * len(sizes.chosen) * _n_rates(config) * sizes.n_splits
         return {
             "scoring": sizes.n_splits * (sizes.n_facts * self.score + sizes.n_held_out * self.recall),
             "finetuning": n_tuned * train_config.epochs * self.finetune,
@@ -139,7 +145,7 @@ def sizes_of(config: Config, base: Base, wanted: Sequence[Cell]) -> Sizes:
         n_training=counts[split.TRAIN],
         n_dev=counts[split.DEV],
         n_held_out=counts[split.HELD_OUT],
-        arms={arm: len(halves.arms[arm]) if arm in halves.arms else 0 for arm in config.arms},
+        arms={arm: len(halves.arms.get(facts_of(arm), ())) for arm in config.arms},
         n_splits=len({cell.split for cell in wanted}),
         n_runs=len(wanted),
     )

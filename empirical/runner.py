@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from core.facts.record import FactSet
 from core.runs import Run
 from core.seeds import Cell
 from core.split import ROLES, Split
+from empirical import arm as of_arm
 from empirical import config as configs
 from empirical import evaluate, facts, study
 from empirical.config import Config
@@ -126,19 +127,22 @@ class _Cell:
         return Part("base", study.measure_base(self.config, self.base, questions, pieces=pieces, progress=measuring))
 
     def _arm(self, arm: str, questions: Questions, halves: Split, progress: Progress) -> Run:
-        own = halves.arms[arm]
+        facts_of = of_arm.facts_of(arm)
+        own, rates = halves.arms[facts_of], self._shared / "rates" / facts_of
+        config = replace(self.config, finetune=of_arm.finetuning(self.config.finetune, arm))
 
         def choose() -> Part:
-            work, choosing = self._training(self._shared / "rates" / arm), part(progress, "", 0.0, CHOOSING)
+            # With remedies an arm takes the rate that it takes without: they alone are what differs.
+            work, choosing = self._training(rates), part(progress, "", 0.0, CHOOSING)
             rate, by_rate = study.choose_rate(self.config, self.base, questions, own, work=work, progress=choosing)
-            return Part(arm, choice={"learning_rate": rate, "dev_accuracy": by_rate})
+            return Part(facts_of, choice={"learning_rate": rate, "dev_accuracy": by_rate})
 
-        choice = self._keep(self._shared / "rates" / arm, choose).report["choice"]
+        choice = self._keep(rates, choose).report["choice"]
 
         def tune() -> Part:
             work = self._training(self._work / arm)
             tuned, trace = study.tune(
-                self.config,
+                config,
                 self.base,
                 questions,
                 own,

@@ -243,6 +243,8 @@ def tune(
 ) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """Return a fresh copy of the base model finetuned on an arm's facts, and its trace."""
     model = base_model.load()
+    if config.finetune.answers == "permuted":
+        questions = _permuted(model, questions, own)
     dev = np.flatnonzero(questions.role == split.DEV)
     subset = [questions.encoded[row] for row in (dev if len(dev) else questions.held_out)[:N_EVAL]]
     return finetune.run(
@@ -256,6 +258,19 @@ def tune(
         ranked=_ranked(questions, own),
         progress=progress,
     )
+
+
+def _permuted(model: LanguageModel, questions: Questions, own: Int[np.ndarray, " _"]) -> Questions:
+    """Return the questions with these facts' answers dealt out anew among those of one relation."""
+    rng, facts = np.random.default_rng([questions.seed, 13]), list(questions.facts)
+    for relation in np.unique(questions.relation[own]):
+        rows = own[questions.relation[own] == relation]
+        for row, other in zip(rows.tolist(), rng.permutation(rows).tolist(), strict=True):
+            facts[row] = replace(questions.facts[row], answers=questions.facts[other].answers)
+    encoded = list(questions.encoded)
+    for row, question in zip(own.tolist(), model.format.ask([facts[row] for row in own.tolist()]), strict=True):
+        encoded[row] = question
+    return replace(questions, facts=tuple(facts), encoded=encoded)
 
 
 def _ranked(questions: Questions, own: Int[np.ndarray, " _"]) -> Ranked:

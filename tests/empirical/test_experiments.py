@@ -28,7 +28,10 @@ def test_a_studys_name_says_its_model_and_its_questions(name):
     known |= {model: f"package:{model}" for model in RELATIONS}
     (model,) = (model for model in known if name.startswith(model))
     assert config.model.name == known[model]
-    questions = name.removeprefix(model).removesuffix("-small").removesuffix("-mediation").strip("-").replace("-", "_")
+    questions = name.removeprefix(model)
+    for purpose in ("-small", "-mediation", "-remedies"):
+        questions = questions.removesuffix(purpose)
+    questions = questions.strip("-").replace("-", "_")
     assert config.facts.source == {"": "world", "lora": "world"}.get(questions, questions)
 
 

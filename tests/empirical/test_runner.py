@@ -416,3 +416,18 @@ def test_a_study_gives_one_arms_model_what_another_has(finished, tmp_path, tell,
     assert by_name["donor"]["logprob_share"] == 1 and by_name["receiver"]["logprob_share"] == 0
     assert "what moves when one arm's model is given something" in printed and all(what in printed for what in given)
     assert not list((tmp_path / "empirical").rglob("weights"))
+
+
+def test_an_arm_may_have_a_remedy_of_its_own(finished, tmp_path, tell, monkeypatch):
+    shutil.copytree(finished[0] / "models", tmp_path / "models")
+    arms = ("top", "bottom", "bottom+update_share=0", "bottom+frozen=mlp")
+    calls = counted(monkeypatch)
+    code, printed, _ = tell("run", "tiny", *FLAGS, "--arms", *arms, "--out", tmp_path)
+    assert code == 0 and "remedies" in printed and "update_share=0" in printed
+    metrics = results.read_run(directory(tmp_path, 0)).report["metrics"]
+    assert list(metrics) == ["base", *arms] and metrics["bottom"] != metrics["bottom+frozen=mlp"]
+    choices = results.read_run(directory(tmp_path, 0)).report["choices"]
+    assert choices["bottom+frozen=mlp"] == choices["bottom"] and calls["choose_rate"] == 2
+    assert metrics["bottom+update_share=0"]["accuracy"] == metrics["base"]["accuracy"]
+    code, _, said = tell("run", "tiny", *FLAGS, "--arms", "bottom+hat=1", "--out", tmp_path)
+    assert code == 2 and "is no remedy" in said

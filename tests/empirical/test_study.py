@@ -311,3 +311,28 @@ def test_a_remedy_of_training_changes_an_arms_model_and_not_its_number_of_steps(
     (plain, steps), (remedied, others) = ends
     assert any(not torch.equal(plain[name], remedied[name]) for name in plain)
     assert [record["step"] for record in steps] == [record["step"] for record in others]
+
+
+def test_permuted_answers_are_the_arms_own_within_relation_and_taught_in_place_of_the_true_ones(
+    one, asked, tmp_path, monkeypatch
+):
+    questions, halves = asked
+    own, taught = halves.arms["bottom"], []
+
+    def run(config, base, examples, **more):
+        taught.append([(one.prompt, one.completion) for one in examples])
+        return base, []
+
+    monkeypatch.setattr(finetune, "run", run)
+    for answers in ("true", "permuted", "permuted"):
+        config = replace(CONFIG, finetune=replace(CONFIG.finetune, answers=answers))
+        study.tune(config, one, questions, own, rate=1e-3, seed=0, work=tmp_path, progress=quiet)
+    true, permuted, again = taught
+    assert permuted == again and len(permuted) == len(own)
+
+    assert [prompt for prompt, _ in true] == [prompt for prompt, _ in permuted]
+    for relation in np.unique(questions.relation[own]):
+        rows = np.flatnonzero(questions.relation[own] == relation).tolist()
+        answers = [sorted(some[row][1] for row in rows) for some in (true, permuted)]
+        assert answers[0] == answers[1]
+    assert sum(one != other for one, other in zip(true, permuted, strict=True)) > len(own) // 4

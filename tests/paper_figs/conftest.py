@@ -135,6 +135,9 @@ class Results(studies.Studies):
         self.add_screen(n_models=n_worlds)
         self.add_crossed()
         self.add_crossed("gemma-3-270m-entity-questions")
+        for world in range(n_worlds):
+            self.add_remedies(world=world)
+        self.add_remedies("smollm2-135m-entity-questions-remedies")
         self.add_worlds("everything", tops=(0.7, 0.7, 0.75)[:n_worlds])
         self.add_mediation("everything", flow="theory", moved={"attention@all": 0.95, "value@all": 0.0})
         for name in ("tiny-mediation", "smollm2-135m-entity-questions-mediation"):
