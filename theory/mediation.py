@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float
 
 from core import shares, split
 from core.columns import Columns
@@ -16,9 +17,11 @@ PAIRS = (("bottom", "top"), ("top", "bottom"))
 INTERVENTIONS: dict[str, Callable[[Read, Read], Read]] = {
     RECEIVER: lambda own, given: own,
     DONOR: lambda own, given: given,
-    "attention@subject": lambda own, given: own._replace(attention=_subject(given.attention, own.attention)),
+    "attention@subject": lambda own, given: own._replace(attention=_looking_at(given.attention[:, :1], own.attention)),
     "attention@all": lambda own, given: own._replace(attention=given.attention),
-    "value@subject": lambda own, given: own._replace(values=_subject(given.values, own.values)),
+    "value@subject": lambda own, given: own._replace(
+        values=np.concatenate([given.values[:, :1], own.values[:, 1:]], 1)
+    ),
     "value@all": lambda own, given: own._replace(values=given.values),
 }
 """What is read of the receiver's own and the donor's, by the names that patches of a language model have. All attention
@@ -38,6 +41,9 @@ def tables(simulation: Simulation) -> list[Columns]:
     return made
 
 
-def _subject(given: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Return the first token's from the one and the others' from the other."""
-    return np.concatenate([given[:, :1], own[:, 1:]], axis=1)
+def _looking_at(
+    subject: Float[np.ndarray, "fact 1"], attention: Float[np.ndarray, "fact token"]
+) -> Float[np.ndarray, "fact token"]:
+    """Return attention with this much on the subject, the other tokens keeping their proportions."""
+    others = attention[:, 1:]
+    return np.concatenate([subject, (1 - subject) * others / others.sum(axis=1, keepdims=True)], axis=1)

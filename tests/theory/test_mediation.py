@@ -47,12 +47,14 @@ def test_attention_and_values_are_the_donors_weights(simulation):
             assert found[name] == pytest.approx((answers.correct.mean(), answers.answer_logprob.mean())), name
 
 
-def test_of_the_attention_to_the_subject_nothing_else_is_given(simulation):
-    own, given = (evaluate.Read(np.full((2, 3), n), np.full((2, 3, 5), n)) for n in (1.0, 2.0))
+def test_only_the_subject_is_given_and_the_others_keep_their_proportions():
+    own = evaluate.Read(np.array([[0.2, 0.6, 0.2]]), np.full((1, 3, 5), 1.0))
+    given = evaluate.Read(np.array([[0.6, 0.1, 0.3]]), np.full((1, 3, 5), 2.0))
     read = mediation.INTERVENTIONS["attention@subject"](own, given)
-    assert read.attention.tolist() == [[2, 1, 1]] * 2 and (read.values == 1).all()
+    np.testing.assert_allclose(read.attention, [[0.6, 0.3, 0.1]])
+    assert (read.values == 1).all()
     read = mediation.INTERVENTIONS["value@subject"](own, given)
-    assert (read.values[:, 0] == 2).all() and (read.values[:, 1:] == 1).all() and (read.attention == 1).all()
+    assert (read.values[:, 0] == 2).all() and (read.values[:, 1:] == 1).all() and read.attention is own.attention
 
 
 def test_a_run_keeps_what_moved_where_attention_and_values_were_trained(everything, small, tmp_path):
