@@ -41,6 +41,13 @@ def tables(simulation: Simulation) -> list[Columns]:
     return made
 
 
+def _subject_first(
+    subject: Float[np.ndarray, "fact 1 output"], values: Float[np.ndarray, "fact token output"]
+) -> Float[np.ndarray, "fact token output"]:
+    """Return values with these as the subject's."""
+    return np.concatenate([subject, values[:, 1:]], axis=1)
+
+
 def _looking_at(
     subject: Float[np.ndarray, "fact 1"], attention: Float[np.ndarray, "fact token"]
 ) -> Float[np.ndarray, "fact token"]:

@@ -17,6 +17,7 @@ FILES = {
     "FACTS": "facts.parquet",
     "TRACE": "trace.parquet",
     "ATTENTION": "attention.parquet",
+    "MEDIATION": "mediation.parquet",
     "PREDICTIONS": "predictions.parquet",
     "SWEEP": "table.parquet, of a sweep",
     "SCREEN": "table.parquet, of the screen",
