@@ -67,8 +67,10 @@ reproduce: $(EMPIRICAL)  ## toy and language model, every theorem, the figures, 
 	$(RUN) -m theory run stored --seeds $(SEEDS) --out $(OUT)
 	$(RUN) -m theory run popqa $(if $(POPQA),--facts.path "$(POPQA)",$(HUB)) --seeds $(SEEDS) --out $(OUT) $(if $(POPQA),,|| \
 		echo "PopQA is left out (reason above). Name a copy of its table: make reproduce POPQA=FILE")
+	$(RUN) -m theory run everything --seeds 3 --out $(OUT)
 	$(RUN) -m theory verify --out $(OUT)
 	$(RUN) -m empirical run tiny --pretrain-seeds 1 --seeds $(LM_SEEDS) --out $(OUT)
+	$(RUN) -m empirical run tiny-mediation --out $(OUT)
 	$(if $(POPQA),if $(RUN) -m empirical weights smollm2-135m; then \
 		$(RUN) -m empirical run smollm2-135m-popqa-small --facts.path "$(POPQA)" --out $(OUT); \
 		else echo "The published model is left out (reason above)."; fi, \
@@ -81,9 +83,11 @@ sweeps: $(THEORY)  ## the phase diagrams, dose and response, remedies and the de
 	for name in deep-1 deep-2 deep-3 deep-4 deep-names; do $(RUN) -m theory deep $$name --out $(OUT) || exit; done
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
 
-studies: $(EMPIRICAL)  ## the language model's studies: adapters, PopQA's and EntityQuestions' facts, the screen of worlds, into OUT
+studies: $(EMPIRICAL)  ## the language model's studies: adapters, what carries the loss, remedies, real facts, the screen of worlds, into OUT
 	$(RUN) -m empirical run tiny --seeds 5 --pretrain-seeds 6 --out $(OUT)
 	$(RUN) -m empirical run tiny-lora --seeds 5 --pretrain-seeds 3 --out $(OUT)
+	$(RUN) -m empirical run tiny-mediation --pretrain-seeds 3 --out $(OUT)
+	$(RUN) -m empirical run tiny-remedies --pretrain-seeds 3 --out $(OUT)
 	$(if $(POPQA),$(RUN) -m empirical run tiny-popqa --facts.path "$(POPQA)" --seeds 3 --pretrain-seeds 3 --out $(OUT))
 	$(if $(QUESTIONS),$(RUN) -m empirical run tiny-entity-questions --facts.path "$(QUESTIONS)" --seeds 3 --pretrain-seeds 3 --out $(OUT))
 	$(RUN) -m empirical run screen --out $(OUT)
@@ -96,6 +100,8 @@ published: $(EMPIRICAL)  ## published models on EntityQuestions' own questions (
 		$(RUN) -m empirical run $$model-entity-questions --facts.path "$(QUESTIONS)" --seeds 3 --out $(OUT) && \
 		$(if $(POPQA),$(RUN) -m empirical run $$model-popqa --facts.path "$(POPQA)" --seeds 3 --out $(OUT) &&) \
 		$(if $(MMLU),$(RUN) -m empirical run $$model-mmlu --facts.path "$(MMLU)" --seeds 3 --out $(OUT) &&) true || exit; done
+	$(if $(filter smollm2-135m,$(MODELS)),for purpose in mediation remedies; do $(RUN) -m empirical run smollm2-135m-entity-questions-$$purpose \
+		--facts.path "$(QUESTIONS)" --seeds 3 --out $(OUT) || exit; done)
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
 
 figures: $(THEORY)  ## the figures from the results in the repository, no experiment run

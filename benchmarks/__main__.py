@@ -1,4 +1,4 @@
-"""`python -m benchmarks theory|sweep|scale|attention|finetuning`: parse and call."""
+"""`python -m benchmarks theory|sweep|scale|attention|finetuning|interventions`: parse and call."""
 
 import importlib.util
 import sys
@@ -17,10 +17,18 @@ RUN: dict[type, Callable[[Any], None]] = {
     scale.Settings: scale.run,
 }
 if importlib.util.find_spec("transformers"):  # the others need no language models
-    from benchmarks import attention, finetuning
+    from benchmarks import attention, finetuning, interventions
 
-    COMMANDS |= {"attention": attention.Settings, "finetuning": finetuning.Settings}
-    RUN |= {attention.Settings: attention.run, finetuning.Settings: finetuning.run}
+    COMMANDS |= {
+        "attention": attention.Settings,
+        "finetuning": finetuning.Settings,
+        "interventions": interventions.Settings,
+    }
+    RUN |= {
+        attention.Settings: attention.run,
+        finetuning.Settings: finetuning.run,
+        interventions.Settings: interventions.run,
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
