@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from core import shares
 from core.shares import Share
 from paper_figs import style
-from paper_figs.interval import Interval
+from paper_figs.interval import Interval, number
 from paper_figs.load import Experiment
 from paper_figs.reads import Read, Rows
 from paper_figs.style import Look
@@ -17,8 +17,8 @@ from paper_figs.style import Look
 TOY = "everything"
 MODELS = {
     TOY: "the toy",
-    "tiny-mediation": "Llama, 1 million",
-    "smollm2-135m-entity-questions-mediation": "SmolLM2, 135 million",
+    "tiny-mediation": "a small Llama",
+    "smollm2-135m-entity-questions-mediation": "SmolLM2-135M",
 }
 """The models in the order of their parameters; of the toy the one whose attention and values are both finetuned."""
 READS = tuple(
@@ -67,16 +67,13 @@ def claim(models: Mapping[str, dict[tuple[str, str], dict[str, Share]]]) -> str:
     """Return what attention and the MLP's weights move in each model, the bottom half's given the top half's."""
 
     def listed(row: str) -> str:
-        parts = [
-            f"{100 * one[row].share.mean:.0f} % in {MODELS[name]}"
-            for name, given in models.items()
-            if row in (one := given["bottom", "top"])
-        ]
+        moved = {name: given["bottom", "top"].get(row) for name, given in models.items()}
+        parts = [f"{number(100 * one.share.mean, 0)} % in {MODELS[name]}" for name, one in moved.items() if one]
         return _joined(parts)
 
-    sentence = f"Given the top half's attention, the bottom half's model makes up {listed('attention@all')}"
+    sentence = f"Of the gap, giving the bottom half's model the top half's attention moves {listed('attention@all')}"
     weights = listed("mlp")
-    return f"{sentence} of the gap; given its MLP's weights, {weights}" if weights else f"{sentence} of the gap"
+    return f"{sentence}; giving it the MLP's weights, {weights}" if weights else sentence
 
 
 def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
@@ -90,7 +87,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     note += "beyond the axis is an arrow. "
     note += "In the toy, query and key are all of attention, value and output all values."
     figure, axes = style.figure(sentence, note, 4.4, ncols=len(models))
-    style.headings(axes, *(f"{MODELS[name]}: gap {_gap(given)}" for name, given in models.items()))
+    style.headings(axes, *(MODELS[name] for name in models))
     for axis, given in zip(axes, models.values(), strict=True):
         _panel(axis, given)
     axes[0].set(yticks=range(len(ROWS)), yticklabels=list(ROWS.values()))
@@ -113,7 +110,9 @@ def _panel(axis: Axes, given: Mapping[tuple[str, str], Mapping[str, Share]]) -> 
         axis.axvline(at, color=style.GREY, linewidth=0.7)
     first_weight = next(place for place, row in enumerate(ROWS) if "@" not in row)
     axis.axhline(first_weight - 0.5, color=style.PALE, linewidth=0.7)
-    axis.set(ylim=(len(ROWS) - 0.5, -0.5), xlim=(RANGE[0] - 0.05, RANGE[1] + 0.05), xlabel="share of the gap")
+    axis.set(
+        ylim=(len(ROWS) - 0.5, -0.5), xlim=(RANGE[0] - 0.05, RANGE[1] + 0.05), xlabel=f"share of a gap of {_gap(given)}"
+    )
 
 
 def _gap(given: Mapping[tuple[str, str], Mapping[str, Share]]) -> str:

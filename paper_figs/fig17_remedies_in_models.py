@@ -16,8 +16,8 @@ from paper_figs.reads import Read
 TOY = "remedies"
 MODELS = {
     TOY: "the toy",
-    "tiny-remedies": "Llama, 1 million",
-    "smollm2-135m-entity-questions-remedies": "SmolLM2, 135 million",
+    "tiny-remedies": "a small Llama",
+    "smollm2-135m-entity-questions-remedies": "SmolLM2-135M",
 }
 READS = (
     Read("sweep", TOY, fig9_remedies.READS[0].rows),

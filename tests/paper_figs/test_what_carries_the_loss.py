@@ -28,10 +28,10 @@ def test_shares_are_over_worlds_and_of_a_single_run_over_subjects(made):
 def test_the_claim_names_what_moved_in_each_model(made):
     claim, figure = fig16.draw(made.read_studies())
     assert claim == (
-        "Given the top half's attention, the bottom half's model makes up 50 % in the toy and 25 % in Llama, 1 million "
-        "of the gap; given its MLP's weights, 60 % in Llama, 1 million"
+        "Of the gap, giving the bottom half's model the top half's attention moves 50 % in the toy and 25 % in a small "
+        "Llama; giving it the MLP's weights, 60 % in a small Llama"
     )
-    assert len(figure.axes) == 2 and "gap 10.0 points" in figure.axes[1].get_title(loc="left")
+    assert len(figure.axes) == 2 and figure.axes[1].get_xlabel() == "share of a gap of 10.0 points"
 
 
 def test_a_model_that_was_given_nothing_is_left_out(made):
