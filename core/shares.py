@@ -35,8 +35,8 @@ class Outcome:
 def table(found: Mapping[str, Outcome], cluster: Int[np.ndarray, " question"], *, seed: int) -> Columns:
     """Return a row for each outcome: its accuracy, and the share of the gap that moved, with 95 % intervals.
 
-    The share is what the intervention adds to the receiver's mean, over what the donor has more. Intervals are
-    bootstraps over the clusters; where the two models hardly differ, they are wide.
+    The share is what the intervention adds to the receiver's mean, over what the donor has more. Intervals are over the
+    clusters: bootstraps of accuracy, Fieller's of shares; where the two models hardly differ these are unbounded.
 
     Args:
         found: By intervention, and of the two models as they are (RECEIVER, DONOR).
@@ -46,7 +46,7 @@ def table(found: Mapping[str, Outcome], cluster: Int[np.ndarray, " question"], *
     for name, outcome in found.items():
         n, right = len(outcome.is_right), outcome.is_right.astype(float)
         moved = [
-            statistics.clustered_ratio(after - mine, theirs - mine, cluster, seed=seed)
+            statistics.clustered_ratio(after - mine, theirs - mine, cluster)
             for after, mine, theirs in (
                 (right, own.is_right.astype(float), other.is_right.astype(float)),
                 (outcome.logprob, own.logprob, other.logprob),

@@ -4,7 +4,6 @@ Both flows and the figures use these. Non-finite or empty input raises ValueErro
 be silently wrong; in `t_interval` alone, nan is what does not apply at a point, and stays nan.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -129,31 +128,8 @@ def clustered_interval(
         ValueError: if `values` is empty or not finite.
     """
     _check(values, "values")
-    return clustered_ratio(values, np.ones(len(values), dtype=np.int64), cluster, seed=seed, n_resamples=n_resamples)
-
-
-def clustered_ratio(
-    above: Real[np.ndarray, " fact"] | Bool[np.ndarray, " fact"],
-    below: Real[np.ndarray, " fact"],
-    cluster: Int[np.ndarray, " fact"],
-    *,
-    seed: int,
-    n_resamples: int = 1000,
-) -> Interval:
-    """Return the sum of `above` over that of `below`, with the percentile bootstrap interval over clusters.
-
-    As in `clustered_interval`, which is the ratio to the number of facts. Where a draw's sum of `below` may come near
-    zero, the interval is wide, and rightly so, or has no ends (nan); where it is zero over all facts, all is nan.
-
-    Raises:
-        ValueError: if there is nothing, or something not finite.
-    """
-    _check(above, "above")
-    _check(below, "below")
     _, index = np.unique(cluster, return_inverse=True)
-    sums, counts = np.bincount(index, weights=above), np.bincount(index, weights=below)
-    if counts.sum() == 0:
-        return Interval(*3 * (float("nan"),))
+    sums, counts = np.bincount(index, weights=values), np.bincount(index)
     mean = float(sums.sum() / counts.sum())
     if counts.size == 1:
         return Interval(mean, float("nan"), float("nan"))
@@ -161,37 +137,60 @@ def clustered_ratio(
     def ratio(total: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray:
         return total.sum(axis=axis) / count.sum(axis=axis)
 
-    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # draws whose sum of `below` is zero
-        resampled = stats.bootstrap(
-            (sums, counts),
-            ratio,
-            paired=True,
-            vectorized=True,
-            n_resamples=n_resamples,
-            batch=max(1, _BATCH_SIZE // counts.size),
-            confidence_level=_LEVEL,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
+    resampled = stats.bootstrap(
+        (sums, counts),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=n_resamples,
+        batch=max(1, _BATCH_SIZE // counts.size),
+        confidence_level=_LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
     return Interval(mean, float(resampled.confidence_interval.low), float(resampled.confidence_interval.high))
 
 
-def ratio_interval(above: Float[np.ndarray, " seed"], below: Float[np.ndarray, " seed"]) -> Interval:
-    """Return the sum over seeds of `above` over that of `below`, with its t-interval; one seed has none (nan).
+def clustered_ratio(
+    above: Real[np.ndarray, " fact"] | Bool[np.ndarray, " fact"],
+    below: Real[np.ndarray, " fact"],
+    cluster: Int[np.ndarray, " fact"],
+) -> Interval:
+    """Return the sum of `above` over that of `below`, with the interval of `ratio_interval` over the clusters' sums.
 
-    By linearisation (Cochran 1977, "Sampling Techniques", section 6.4), which wants a mean of `below` that is well away
-    from zero; where it is zero, everything is nan.
+    Raises:
+        ValueError: if there is nothing, or something not finite.
+    """
+    _check(above, "above")
+    _check(below, "below")
+    _, index = np.unique(cluster, return_inverse=True)
+    return ratio_interval(np.bincount(index, weights=above), np.bincount(index, weights=below))
+
+
+def ratio_interval(above: Float[np.ndarray, " unit"], below: Float[np.ndarray, " unit"]) -> Interval:
+    """Return the sum over units of `above` over that of `below`, with Fieller's interval (1954); one unit has none.
+
+    It holds however near to zero the mean of `below` is: where that does not differ from zero, at the same level, any
+    ratio may be the true one, and the interval is unbounded (infinite). Where it is zero, everything is nan.
 
     Raises:
         ValueError: if either is empty or not finite.
     """
     _check(above, "above")
     _check(below, "below")
-    if below.sum() == 0:
+    a, b, n = float(above.mean()), float(below.mean()), len(above)
+    if b == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
-    ratio = above.sum() / below.sum()
-    return mean_interval(ratio + (above - ratio * below) / below.mean())
+    if n == 1:
+        return Interval(a / b, float("nan"), float("nan"))
+    # The ratios r at which the mean of above − r · below does not differ from zero lie between two roots.
+    squared = stats.t.ppf((1 + _LEVEL) / 2, n - 1) ** 2
+    (of_above, shared), (_, of_below) = squared * np.cov(above, below) / n
+    lead, middle, last = b * b - of_below, a * b - shared, a * a - of_above
+    if lead <= 0:
+        return Interval(a / b, -float("inf"), float("inf"))
+    root = np.sqrt(max(0.0, middle * middle - lead * last))
+    return Interval(a / b, float((middle - root) / lead), float((middle + root) / lead))
 
 
 def clustered_means(

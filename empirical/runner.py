@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from core import config_json, provenance, runs
 from core.columns import Columns
 from core.console import ERRORS
@@ -70,6 +72,15 @@ class Part:
     measured: Measured | None = None
     choice: dict[str, Any] = field(default_factory=dict)
     trace: Columns = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Mediated:
+    """What moved between the arms of pairs."""
+
+    tables: list[Columns] = field(default_factory=list)
+    by_question: dict[str, np.ndarray] = field(default_factory=dict)
+    """Log-probabilities, and whether the true answer was the likeliest, by pair and intervention."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,13 +180,13 @@ class _Cell:
     def _weights(self, arm: str) -> Path:
         return self._work / "weights" / arm
 
-    def _mediated(self, questions: Questions) -> list[Columns]:
-        """Return the table of every pair of arms."""
-        tables, pairs = [], self.config.mediation.pairs
+    def _mediated(self, questions: Questions) -> Mediated:
+        """Return what moves between the arms of every pair."""
+        made, pairs = Mediated(), self.config.mediation.pairs
         for number, pair in enumerate(pairs):
             receiver, donor = pair.split(":")
             begin, end = (MEDIATING + (1 - MEDIATING) * place / len(pairs) for place in (number, number + 1))
-            columns = study.mediate(
+            columns, outcomes = study.mediate(
                 self.config,
                 self.base,
                 (self._weights(receiver), self._weights(donor)),
@@ -183,8 +194,10 @@ class _Cell:
                 pieces=Pieces(self._training(self._work / "mediation") / pair),
                 progress=part(self.progress, f"{receiver} given of {donor}:", begin, end),
             )
-            tables.append({"receiver": receiver, "donor": donor, **columns})
-        return tables
+            made.tables.append({"receiver": receiver, "donor": donor, **columns})
+            for name, outcome in outcomes.items():
+                made.by_question.update({f"{pair}/{name}/{what}": array for what, array in vars(outcome).items()})
+        return made
 
     def _keep(self, folder: Path, make: Callable[[], Part]) -> Run:
         """Return the part kept in this folder, made now unless it is there."""
@@ -210,7 +223,7 @@ class _Cell:
             shutil.rmtree(finished, ignore_errors=True)
         return runs.read_run(folder)
 
-    def _write(self, path: Path, parts: Sequence[Run], mediated: Sequence[Columns], notes: dict[str, Any]) -> None:
+    def _write(self, path: Path, parts: Sequence[Run], mediated: Mediated, notes: dict[str, Any]) -> None:
         by_arm = {part.report["arm"]: part for part in parts}
         report = {
             "flow": FLOW,
@@ -228,8 +241,10 @@ class _Cell:
         tables = {
             name: [_columns(part, name) for part in parts if (part.path / f"{name}.parquet").exists()]
             for name in TABLES
-        } | ({"mediation": mediated} if mediated else {})
+        } | ({"mediation": mediated.tables} if mediated.tables else {})
         arrays = {"attention_by_question": {arm: part.arrays("by_question")["mass"] for arm, part in by_arm.items()}}
+        if mediated.by_question:
+            arrays["mediation_by_question"] = mediated.by_question
         runs.write_run(path, report, tables, arrays, overwrite=self.overwrite)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from core import config_json, runs, shares, split, statistics
 from core.columns import Columns
 from core.facts.record import Fact, FactSet
+from core.shares import Outcome
 from core.split import Split
 from empirical import evaluate, finetune, knownness, measure, mediation, pretrain
 from empirical.config import Config
@@ -183,8 +184,8 @@ def mediate(
     *,
     pieces: Pieces = UNKEPT,
     progress: Progress = silent,
-) -> Columns:
-    """Return what of the gap between two finetuned models moves with what the first is given of the second.
+) -> tuple[Columns, dict[str, Outcome]]:
+    """Return what of the gap between two finetuned models moves with what the first is given, and all outcomes.
 
     Args:
         folders: Where receiver and donor were saved.
@@ -195,7 +196,7 @@ def mediate(
     asked = Asked(config.evaluate, [questions.encoded[row] for row in questions.held_out.tolist()])
     count = counter(progress, (len(tried) + 2) * len(asked.encoded))
     found = mediation.outcomes(receiver, donor, tried, asked, pieces=pieces, told=lambda name, n: count(n))
-    return shares.table(found, questions.subject[questions.held_out], seed=0)
+    return shares.table(found, questions.subject[questions.held_out], seed=0), found
 
 
 def choose_rate(

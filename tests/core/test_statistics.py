@@ -145,11 +145,26 @@ def test_a_fifth_holds_the_largest_values_first_and_of_equal_ones_the_first():
     assert statistics.fifth(np.zeros(7)).tolist() == [0, 0, 1, 2, 2, 3, 4]
 
 
-def test_a_ratios_interval_is_that_of_its_linearised_values():
-    above, below = np.array([1.0, 2.0, 2.0, 4.0]), np.array([2.0, 4.0, 5.0, 7.0])
+def test_a_ratio_lies_between_fiellers_roots():
+    """At either end the mean of above − r · below just differs from zero, by a t-test."""
+    rng = np.random.default_rng(0)
+    below = rng.normal(1.0, 1.0, 30)
+    above = 0.5 * below + rng.normal(0.0, 0.5, 30)
     ratio = statistics.ratio_interval(above, below)
-    error = np.sqrt(np.sum((above - 0.5 * below) ** 2) / 3 / 4) / 4.5
-    assert ratio.mean == 0.5 and ratio.high - 0.5 == pytest.approx(3.1824 * error, rel=1e-4)
-    assert 0.5 - ratio.low == pytest.approx(ratio.high - 0.5)
+    assert ratio.mean == pytest.approx(above.sum() / below.sum()) and ratio.low < ratio.mean < ratio.high
+    for end in ratio[1:]:
+        assert stats.ttest_1samp(above - end * below, 0).pvalue == pytest.approx(0.05)
+
+
+def test_a_ratio_to_what_may_be_zero_is_unbounded():
+    above, below = np.array([1.0, 2.0, 2.0, 4.0]), np.array([1.0, -1.0, 1.0, 0.0])
+    assert statistics.ratio_interval(above, below) == (9.0, -np.inf, np.inf)
     assert np.isnan(statistics.ratio_interval(above, np.array([1.0, -1.0, 1.0, -1.0]))).all()
-    assert np.isnan(statistics.ratio_interval(above[:1], below[:1])[1:]).all()
+    alone = statistics.ratio_interval(above[:1], below[:1])
+    assert alone.mean == 1 and np.isnan(alone[1:]).all()
+
+
+def test_a_clustered_ratio_is_that_of_the_clusters_sums():
+    above, below, cluster = np.array([1.0, 0.0, 1.0, 2.0]), np.array([2.0, 1.0, 1.0, 4.0]), np.array([7, 7, 3, 5])
+    expected = statistics.ratio_interval(np.array([1.0, 2.0, 1.0]), np.array([1.0, 4.0, 3.0]))
+    assert statistics.clustered_ratio(above, below, cluster) == expected

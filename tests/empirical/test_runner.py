@@ -413,6 +413,10 @@ def test_a_study_gives_one_arms_model_what_another_has(finished, tmp_path, tell,
     given = [*GIVEN[3:], "query_key", "mlp+norms"]
     assert list(by_name) == ["receiver", "donor", *given]
     assert {(row["receiver"], row["donor"]) for row in rows} == {("bottom", "top")}
+    kept = results.read_run(directory(tmp_path, 0)).arrays("mediation_by_question")
+    assert kept["bottom:top/mlp@end/is_right"].mean() == by_name["mlp@end"]["accuracy"] and len(kept) == 2 * len(
+        by_name
+    )
     assert by_name["donor"]["logprob_share"] == 1 and by_name["receiver"]["logprob_share"] == 0
     assert "what moves when one arm's model is given something" in printed and all(what in printed for what in given)
     assert not list((tmp_path / "empirical").rglob("weights"))
