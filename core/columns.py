@@ -98,6 +98,9 @@ MEDIATION = pa.schema(
         ),  # of the gap in accuracy between receiver and donor that moves; null where they do not differ
         ("share_low", DOUBLE),  # lower end of the 95 % interval, over subjects
         ("share_high", DOUBLE),  # upper end
+        ("moved_variance", DOUBLE),  # of the mean change in accuracy, over subjects
+        ("gap_variance", DOUBLE),  # of the gap, likewise
+        ("covariance", DOUBLE),  # of both
         ("logprob_share", DOUBLE),  # the same of the gap in log-probability
         ("logprob_share_low", DOUBLE),
         ("logprob_share_high", DOUBLE),

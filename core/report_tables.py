@@ -55,7 +55,7 @@ def print_arms(
 def print_shares(name: str, runs: Sequence[Run], console: Console) -> None:
     """Print how much of the gap between two arms moves with activations or weights; nothing where none was given.
 
-    An interval is unbounded where the two may not differ at all, or where there is one run of one question's subject.
+    An interval is unbounded where the two models may not differ at all.
     """
     headings = (
         "receiver",
@@ -71,7 +71,7 @@ def print_shares(name: str, runs: Sequence[Run], console: Console) -> None:
     for one in shares.of_runs(runs):
         numbers = f"{one.accuracy:.3f}", f"{one.gap:+.3f}", f"{one.share.mean:.2f}"
         ends = f"{one.share.low:.2f} to {one.share.high:.2f}" if np.isfinite(one.share.low) else "unbounded"
-        printed.add_row(one.receiver, one.donor, one.intervention, *numbers, ends, f"{one.logprob_share.mean:.2f}")
+        printed.add_row(one.receiver, one.donor, one.intervention, *numbers, ends, f"{one.logprob_share:.2f}")
     if printed.row_count:
         console.print(printed)
 

@@ -15,7 +15,8 @@ from core.statistics import Interval
 
 COLUMNS = tuple(MEDIATION.names[2:])
 """Of one pair's table."""
-READ = ("receiver", "donor", "intervention", "accuracy", "logprob", "share", "share_low", "share_high")
+VARIANCES = ("moved_variance", "gap_variance", "covariance")
+READ = ("receiver", "donor", "intervention", "accuracy", "logprob", *VARIANCES)
 """Of a run's mediation table, the columns that `of_runs` reads."""
 RECEIVER, DONOR = "receiver", "donor"
 """The rows of the two models as they are."""
@@ -43,19 +44,25 @@ def table(found: Mapping[str, Outcome], cluster: Int[np.ndarray, " question"], *
         cluster: Questions of one subject share it.
     """
     own, other, rows = found[RECEIVER], found[DONOR], []
+    gap, gap_of_logprob = other.is_right.astype(float) - own.is_right, other.logprob - own.logprob
+    n_clusters = len(np.unique(cluster))
     for name, outcome in found.items():
-        n, right = len(outcome.is_right), outcome.is_right.astype(float)
-        moved = [
-            statistics.clustered_ratio(after - mine, theirs - mine, cluster)
-            for after, mine, theirs in (
-                (right, own.is_right.astype(float), other.is_right.astype(float)),
-                (outcome.logprob, own.logprob, other.logprob),
-            )
-        ]
+        right = outcome.is_right.astype(float)
+        moved, covariance = _ratio(right - own.is_right, gap, cluster, n_clusters)
+        of_logprob, _ = _ratio(outcome.logprob - own.logprob, gap_of_logprob, cluster, n_clusters)
         accuracy = statistics.clustered_interval(right, cluster, seed=seed)
-        numbers = (n, *accuracy, float(outcome.logprob.mean()), *moved[0], *moved[1])
-        rows.append((name, *numbers))
+        variances = covariance[0, 0], covariance[1, 1], covariance[0, 1]
+        numbers = (*accuracy, float(outcome.logprob.mean()), *moved, *map(float, variances), *of_logprob)
+        rows.append((name, len(right), *numbers))
     return dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+
+
+def _ratio(
+    moved: Float[np.ndarray, " question"], gap: Float[np.ndarray, " question"], cluster: np.ndarray, n_clusters: int
+) -> tuple[Interval, Float[np.ndarray, "2 2"]]:
+    covariance = statistics.clustered_covariance(np.stack([moved, gap], axis=1), cluster)
+    df = max(1, n_clusters - 1)
+    return statistics.fieller(float(moved.mean()), float(gap.mean()), covariance, df=df), covariance
 
 
 class Share(NamedTuple):
@@ -69,10 +76,10 @@ class Share(NamedTuple):
     gap: float
     """The donor's accuracy less the receiver's own."""
     share: Interval
-    """Of the gap in accuracy: over base models, or over splits of a published one; of a single run over subjects."""
+    """Of the gap in accuracy: over base models, or of a single one over the subjects of all its splits' questions."""
     by_unit: tuple[float, ...]
-    """The same in each base model or split."""
-    logprob_share: Interval
+    """The same in each base model and split."""
+    logprob_share: float
     """Of the gap in the true answer's log-probability."""
 
 
@@ -94,18 +101,21 @@ def _share(name: tuple[str, str, str], found: dict) -> Share:
     own, other, after = (found[*name[:2], which] for which in (RECEIVER, DONOR, name[2]))
 
     def means(rows: dict, column: str) -> np.ndarray:
-        return np.array([np.mean([row[column] for row in of_unit]) for of_unit in rows.values()])
+        values = [[np.nan if row[column] is None else row[column] for row in of_unit] for of_unit in rows.values()]
+        return np.array([np.mean(of_unit) for of_unit in values])
 
     moved, gap = {}, {}
     for column in ("accuracy", "logprob"):
         mine = means(own, column)
         moved[column], gap[column] = means(after, column) - mine, means(other, column) - mine
-    share = statistics.ratio_interval(moved["accuracy"], gap["accuracy"])
-    rows = [row for of_unit in after.values() for row in of_unit]
-    if len(rows) == 1:
-        share = Interval(*(float("nan") if rows[0][end] is None else rows[0][end] for end in READ[-3:]))
+    if len({model for model, _ in after}) > 1:
+        share = statistics.ratio_interval(moved["accuracy"], gap["accuracy"])
+    else:
+        of_moved, of_gap, shared = (means(after, column).sum() / len(after) ** 2 for column in VARIANCES)
+        covariance = np.array([[of_moved, shared], [shared, of_gap]], dtype=float)
+        share = statistics.fieller(float(moved["accuracy"].mean()), float(gap["accuracy"].mean()), covariance)
     with np.errstate(invalid="ignore", divide="ignore"):  # no gap in one of them
         by_unit = tuple(float(one) for one in moved["accuracy"] / gap["accuracy"])
-    logprob_share = statistics.ratio_interval(moved["logprob"], gap["logprob"])
+        logprob_share = float(moved["logprob"].mean() / gap["logprob"].mean())
     accuracy = float(means(after, "accuracy").mean())
     return Share(*name, accuracy, float(gap["accuracy"].mean()), share, by_unit, logprob_share)

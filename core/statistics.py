@@ -4,6 +4,7 @@ Both flows and the figures use these. Non-finite or empty input raises ValueErro
 be silently wrong; in `t_interval` alone, nan is what does not apply at a point, and stays nan.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -151,46 +152,52 @@ def clustered_interval(
     return Interval(mean, float(resampled.confidence_interval.low), float(resampled.confidence_interval.high))
 
 
-def clustered_ratio(
-    above: Real[np.ndarray, " fact"] | Bool[np.ndarray, " fact"],
-    below: Real[np.ndarray, " fact"],
-    cluster: Int[np.ndarray, " fact"],
-) -> Interval:
-    """Return the sum of `above` over that of `below`, with the interval of `ratio_interval` over the clusters' sums.
-
-    Raises:
-        ValueError: if there is nothing, or something not finite.
-    """
-    _check(above, "above")
-    _check(below, "below")
+def clustered_covariance(
+    values: Float[np.ndarray, "fact variable"], cluster: Int[np.ndarray, " fact"]
+) -> Float[np.ndarray, "variable variable"]:
+    """Return the covariance of the variables' means over facts, robust to facts that share a cluster (one: nan)."""
     _, index = np.unique(cluster, return_inverse=True)
-    return ratio_interval(np.bincount(index, weights=above), np.bincount(index, weights=below))
+    deviation = values - values.mean(axis=0)
+    sums = np.stack([np.bincount(index, weights=column) for column in deviation.T])
+    n_clusters = sums.shape[1]
+    correction = n_clusters / (n_clusters - 1) if n_clusters > 1 else float("nan")
+    return correction * (sums @ sums.T) / len(values) ** 2
 
 
 def ratio_interval(above: Float[np.ndarray, " unit"], below: Float[np.ndarray, " unit"]) -> Interval:
-    """Return the sum over units of `above` over that of `below`, with Fieller's interval (1954); one unit has none.
-
-    It holds however near to zero the mean of `below` is: where that does not differ from zero, at the same level, any
-    ratio may be the true one, and the interval is unbounded (infinite). Where it is zero, everything is nan.
+    """Return the sum over units of `above` over that of `below`, with the interval of `fieller`; one unit has none.
 
     Raises:
         ValueError: if either is empty or not finite.
     """
     _check(above, "above")
     _check(below, "below")
-    a, b, n = float(above.mean()), float(below.mean()), len(above)
-    if b == 0:
+    n = len(above)
+    covariance = np.cov(above, below) / n if n > 1 else np.full((2, 2), np.nan)
+    return fieller(float(above.mean()), float(below.mean()), covariance, df=max(1, n - 1))
+
+
+def fieller(
+    above: float, below: float, covariance: Float[np.ndarray, "2 2"], *, df: float | int = math.inf
+) -> Interval:
+    """Return the ratio of two means with Fieller's interval (1954).
+
+    It holds however near to zero `below` is: where that does not differ from zero, at the same level, any ratio may be
+    the true one, and the interval is unbounded (infinite). Where it is zero, everything is nan.
+
+    Args:
+        covariance: Of the two means; where it is nan, the interval is.
+        df: Degrees of freedom of the covariance.
+    """
+    if below == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
-    if n == 1:
-        return Interval(a / b, float("nan"), float("nan"))
-    # The ratios r at which the mean of above − r · below does not differ from zero lie between two roots.
-    squared = stats.t.ppf((1 + _LEVEL) / 2, n - 1) ** 2
-    (of_above, shared), (_, of_below) = squared * np.cov(above, below) / n
-    lead, middle, last = b * b - of_below, a * b - shared, a * a - of_above
+    # The ratios r at which above − r · below does not differ from zero lie between two roots.
+    (of_above, shared), (_, of_below) = stats.t.ppf((1 + _LEVEL) / 2, df) ** 2 * covariance
+    lead, middle, last = below**2 - of_below, above * below - shared, above**2 - of_above
     if lead <= 0:
-        return Interval(a / b, -float("inf"), float("inf"))
-    root = np.sqrt(max(0.0, middle * middle - lead * last))
-    return Interval(a / b, float((middle - root) / lead), float((middle + root) / lead))
+        return Interval(above / below, -float("inf"), float("inf"))
+    root = np.sqrt(np.maximum(0.0, middle**2 - lead * last))
+    return Interval(above / below, float((middle - root) / lead), float((middle + root) / lead))
 
 
 def clustered_means(

@@ -84,7 +84,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     note = "Share of the gap in held-out accuracy between the two halves' models that moves when one is given the "
     note += "other's (0: nothing, 1: all; shares need not add up). Circles: bottom given top's; diamonds: top given "
     note += "bottom's. 95 % intervals over worlds, base models or splits (of a single one: over subjects); what lies "
-    note += "beyond the axis is an arrow. "
+    note += "beyond the axis is an arrow. Hollow: no interval, or an unbounded one, as there may be no gap. "
     note += "In the toy, query and key are all of attention, value and output all values."
     figure, axes = style.figure(sentence, note, 4.4, ncols=len(models))
     style.headings(axes, *(MODELS[name] for name in models))
@@ -101,11 +101,13 @@ def _panel(axis: Axes, given: Mapping[tuple[str, str], Mapping[str, Share]]) -> 
         for place, row in enumerate(ROWS):
             if row in given[pair]:
                 share = given[pair][row].share
-                mean = float(np.clip(share.mean, *RANGE))
-                bars = style.bars(Interval(*(np.clip(np.asarray(end), *RANGE) for end in share)))
+                mean, is_bounded = float(np.clip(share.mean, *RANGE)), np.isfinite(share.low)
+                shown = share if is_bounded else (share.mean,) * 3
+                bars = style.bars(Interval(*(np.clip(np.asarray(end), *RANGE) for end in shown)))
                 marker = look.marker if mean == share.mean else "<" if mean == RANGE[0] else ">"
                 settings = {"color": look.colour, "marker": marker, "markersize": 3.5, "elinewidth": 0.9}
-                axis.errorbar(mean, place + offset, xerr=bars, linestyle="none", **settings)
+                face = look.colour if is_bounded else "white"
+                axis.errorbar(mean, place + offset, xerr=bars, linestyle="none", mfc=face, **settings)
     for at in (0, 1):
         axis.axvline(at, color=style.GREY, linewidth=0.7)
     first_weight = next(place for place, row in enumerate(ROWS) if "@" not in row)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from core import runs, shares
+from core import runs, shares, statistics
 from core.runs import Run
 from core.shares import Outcome
 
@@ -30,7 +30,8 @@ def test_a_gap_in_a_few_subjects_alone_has_a_share_without_bounds():
 
 
 def written(path, seeds, **accuracy) -> Run:
-    rows = {"receiver": "bottom", "donor": "top", "intervention": list(accuracy), "share": 0.3}
+    rows = {"receiver": "bottom", "donor": "top", "intervention": list(accuracy)}
+    rows |= {"moved_variance": 0.0004, "gap_variance": 0.0001, "covariance": 0.0}
     rows |= {"accuracy": list(accuracy.values()), "logprob": [4 * one for one in accuracy.values()]}
     place = path / "-".join(map(str, seeds))
     report = {"seeds": dict(zip(("pretrain", "split", "seed"), seeds, strict=True)), "config": {}}
@@ -38,17 +39,29 @@ def written(path, seeds, **accuracy) -> Run:
     return runs.read_run(place)
 
 
-def test_shares_over_runs_are_of_the_mean_gap_and_seeds_of_one_split_are_averaged(tmp_path):
-    cells = {(0, 0, 0): (0.1, 0.5, 0.2), (0, 0, 1): (0.3, 0.5, 0.4), (0, 1, 0): (0.2, 0.6, 0.2)}
+def test_shares_over_runs_are_of_the_mean_gap_and_finetunings_of_a_base_are_averaged(tmp_path):
+    cells = {(0, 0, 0): (0.1, 0.5, 0.2), (0, 0, 1): (0.3, 0.5, 0.4), (1, 0, 0): (0.2, 0.6, 0.2)}
     made = [
         written(tmp_path, seeds, receiver=own, donor=other, mlp=given) for seeds, (own, other, given) in cells.items()
     ]
     (share,) = shares.of_runs(made)
     assert share[:3] == ("bottom", "top", "mlp") and share.by_unit == pytest.approx((0.1 / 0.3, 0.0))
     assert share.share.mean == pytest.approx(0.1 / 0.7) and share.gap == pytest.approx(0.35)
-    assert share.logprob_share.mean == pytest.approx(0.1 / 0.7) and share.share.low < 0 < share.share.high
-    (alone,) = shares.of_runs(made[:1])
-    assert alone.share.mean == pytest.approx(0.3) and np.isnan(alone.share.low)
+    assert share.logprob_share == pytest.approx(0.1 / 0.7)
+    assert share.share[1:] == pytest.approx(statistics.ratio_interval(np.array([0.1, 0.0]), np.array([0.3, 0.4]))[1:])
+
+
+def test_shares_of_one_base_model_are_over_the_questions_of_all_its_splits(tmp_path):
+    cells = {(0, 0, 0): (0.2, 0.6, 0.3), (0, 1, 1): (0.2, 0.6, 0.5)}
+    made = [
+        written(tmp_path, seeds, receiver=own, donor=other, mlp=given) for seeds, (own, other, given) in cells.items()
+    ]
+    (share,), (alone,) = shares.of_runs(made), shares.of_runs(made[:1])
+    assert share.by_unit == pytest.approx((0.25, 0.75)) and share.share.mean == pytest.approx(0.5)
+    for found, moved, n in ((share, 0.2, 2), (alone, 0.1, 1)):
+        for ratio in found.share[1:]:
+            error = np.sqrt((0.0004 + ratio**2 * 0.0001) / n)
+            assert abs(moved - ratio * 0.4) == pytest.approx(1.95996 * error, rel=1e-4)
 
 
 def test_runs_in_which_nothing_was_given_have_no_shares(tmp_path):

@@ -164,7 +164,11 @@ def test_a_ratio_to_what_may_be_zero_is_unbounded():
     assert alone.mean == 1 and np.isnan(alone[1:]).all()
 
 
-def test_a_clustered_ratio_is_that_of_the_clusters_sums():
-    above, below, cluster = np.array([1.0, 0.0, 1.0, 2.0]), np.array([2.0, 1.0, 1.0, 4.0]), np.array([7, 7, 3, 5])
-    expected = statistics.ratio_interval(np.array([1.0, 2.0, 1.0]), np.array([1.0, 4.0, 3.0]))
-    assert statistics.clustered_ratio(above, below, cluster) == expected
+def test_a_clusters_facts_count_once_in_the_covariance_of_means():
+    rng = np.random.default_rng(0)
+    alone = rng.normal(size=(40, 2)) @ [[1.0, 0.5], [0.0, 1.0]]
+    found = statistics.clustered_covariance(alone, np.arange(40))
+    np.testing.assert_allclose(found, np.cov(alone.T) / 40)
+    # Every fact three times over: no more is known than before.
+    np.testing.assert_allclose(statistics.clustered_covariance(np.repeat(alone, 3, 0), np.arange(120) // 3), found)
+    assert np.isnan(statistics.clustered_covariance(alone, np.zeros(40, dtype=int))).all()

@@ -74,9 +74,9 @@ class Studies:
                 for what, share in {"receiver": 0.0, "donor": 1.0, **moved}.items():
                     spread = 1 + 0.01 * number * (what in moved)
                     accuracy = 0.4 - sign * gap / 2 + sign * gap * share * spread
-                    shares = {"share": share, "share_low": share - 0.1, "share_high": share + 0.1}
+                    variances = {"moved_variance": (0.05 * gap) ** 2, "gap_variance": 0.0, "covariance": 0.0}
                     names = {"receiver": receiver, "donor": donor, "intervention": what}
-                    rows.append(names | {"accuracy": accuracy, "logprob": 10 * accuracy} | shares)
+                    rows.append(names | {"accuracy": accuracy, "logprob": 10 * accuracy} | variances)
             table = {column: [row[column] for row in rows] for column in rows[0]}
             pq.write_table(columns.table(table, columns.MEDIATION), report.with_name("mediation.parquet"))
 

@@ -19,9 +19,10 @@ def test_shares_are_over_worlds_and_of_a_single_run_over_subjects(made):
     # 0.5, 0.505 and 0.51 of the gap: mean 0.505, half-width 4.303 · 0.005 / √3.
     share = toy["bottom", "top"]["query_key"].share
     assert toy["bottom", "top"]["attention@all"].share == share and share.mean == pytest.approx(0.505)
-    assert share.high - share.mean == pytest.approx(4.3027 * 0.005 / 3**0.5, rel=1e-3)
+    assert share.high - share.mean == pytest.approx(4.3027 * 0.005 / 3**0.5, rel=1e-2)
     alone = llama["top", "bottom"]["mlp"]
-    assert alone.share == pytest.approx((0.6, 0.5, 0.7)) and alone.gap == pytest.approx(-0.1)
+    assert alone.share == pytest.approx((0.6, 0.6 - 1.96 * 0.05, 0.6 + 1.96 * 0.05), abs=1e-4)
+    assert alone.gap == pytest.approx(-0.1)
     assert set(llama["bottom", "top"]) == {"attention@all", "mlp"}
 
 
