@@ -79,15 +79,16 @@ def prepare(settings: Settings) -> dict[str, Callable[[], object]]:
     facts = world.build(WorldConfig(n_subjects=settings.questions), seed=0).fact_set().facts[: settings.questions]
     config, encoded = EvaluateConfig(), receiver.format.ask(facts)
     asked, layers = Asked(config, encoded), tuple(range(receiver.network.config.get_text_config().num_hidden_layers))
-    return (
-        {
-            ANSWERS: partial(evaluate.answer, config, receiver, facts, encoded),
-            PLAIN: partial(mediation.plain, receiver, asked),
-            "knockout": partial(mediation.cut, receiver, layers, asked),
-        }
-        | {f"patch {what}": partial(mediation.patched, what, receiver, donor, asked) for what in settings.what}
-        | {f"graft {what}": partial(mediation.grafted, what, receiver, donor, asked) for what in settings.grafts}
-    )
+    passes: dict[str, Callable[[], object]] = {
+        ANSWERS: partial(evaluate.answer, config, receiver, facts, encoded),
+        PLAIN: partial(mediation.plain, receiver, asked),
+        "knockout": partial(mediation.cut, receiver, layers, asked),
+    }
+    for what in settings.what:
+        passes[f"patch {what}"] = partial(mediation.patched, what, receiver, donor, asked)
+    for what in settings.grafts:
+        passes[f"graft {what}"] = partial(mediation.grafted, what, receiver, donor, asked)
+    return passes
 
 
 def _check(settings: Settings) -> None:
