@@ -92,18 +92,15 @@ MEDIATION = pa.schema(
         ("accuracy_low", DOUBLE),  # lower end of the 95 % interval, over subjects
         ("accuracy_high", DOUBLE),  # upper end
         ("logprob", DOUBLE),  # of the true answer, in nats, mean over questions
-        (
-            "share",
-            DOUBLE,
-        ),  # of the gap in accuracy between receiver and donor that moves; null where they do not differ
+        ("share", DOUBLE),  # what moves, of the gap in accuracy to the donor; null where there is no gap
         ("share_low", DOUBLE),  # lower end of the 95 % interval, over subjects
         ("share_high", DOUBLE),  # upper end
         ("moved_variance", DOUBLE),  # of the mean change in accuracy, over subjects
         ("gap_variance", DOUBLE),  # of the gap, likewise
         ("covariance", DOUBLE),  # of both
         ("logprob_share", DOUBLE),  # the same of the gap in log-probability
-        ("logprob_share_low", DOUBLE),
-        ("logprob_share_high", DOUBLE),
+        ("logprob_share_low", DOUBLE),  # lower end of its 95 % interval, over subjects
+        ("logprob_share_high", DOUBLE),  # upper end
     ]
 )
 """One row per (pair of arms, intervention) of a language model."""

@@ -75,8 +75,8 @@ def claim(models: Mapping[str, Gains]) -> str:
     both = sum(len(signs) == len(models) for signs in seen.values())
     named = f" ({', '.join(everywhere)})" if everywhere else ""
     return (
-        f"Of {both} remedies tried in all {len(models)} models, {len(everywhere)}{named} clearly help the lesser-known "
-        f"half in each, {len(nowhere)} in none, and {both - len(everywhere) - len(nowhere)} in some only"
+        f"Of {both} remedies tried on {len(models)} models, {len(everywhere) or 'none'}{named} clearly helps the "
+        f"lesser-known half on all of them, {both - len(everywhere) - len(nowhere)} on some and {len(nowhere)} on none"
     )
 
 

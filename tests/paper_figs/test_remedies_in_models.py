@@ -26,10 +26,10 @@ def test_the_claim_counts_remedies_that_all_models_have(finished):
     toy, llama = fig17.of_toy(finished["remedies"]), fig17.of_study(finished["tiny-remedies"])
     both = set(toy.by_row) & set(llama.by_row)
     claim, figure = fig17.draw(finished)
-    assert claim.startswith(f"Of {len(both)} remedies tried in all 2 models, ")
+    assert claim.startswith(f"Of {len(both)} remedies tried on 2 models, ")
     assert len(figure.axes) == 2 and len(figure.axes[0].get_yticklabels()) == len(fig17.ROWS)
     one = {"a": llama, "b": llama}
     assert fig17.claim(one) == (
-        "Of 2 remedies tried in all 2 models, 1 (KL 1) clearly help the lesser-known half in each, 1 in none, and 0 in "
-        "some only"
+        "Of 2 remedies tried on 2 models, 1 (KL 1) clearly helps the lesser-known half on all of them, 0 on some and 1 "
+        "on none"
     )
