@@ -93,9 +93,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     labels = ("points", "% of the base model's", "points")
     for axis, name, label in zip(axes, ("accuracy", "attention", "generic"), labels, strict=True):
         _panel(axis, effects, name, label)
-    axes[0].set(yticks=range(len(effects)), yticklabels=[MODELS[model] for model in effects])
-    for axis in axes[1:]:
-        axis.set(yticks=range(len(effects)), yticklabels=[])
+    style.rows(axes, [MODELS[model] for model in effects])
     return sentence, figure
 
 
@@ -105,4 +103,4 @@ def _panel(axis: Axes, effects: Mapping[str, Effect], name: str, label: str) -> 
         settings = {"color": look.colour, "marker": look.marker, "markersize": 4, "elinewidth": 0.9}
         axis.errorbar(float(gap.mean), place, xerr=style.bars(gap), linestyle="none", **settings)
     axis.axvline(0, color=style.GREY, linewidth=0.7)
-    axis.set(ylim=(len(effects) - 0.5, -0.5), xlabel=f"top − bottom, {label}")
+    axis.set_xlabel(f"top − bottom, {label}")

@@ -90,9 +90,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     style.headings(axes, *(MODELS[name] for name in models))
     for axis, given in zip(axes, models.values(), strict=True):
         _panel(axis, given)
-    axes[0].set(yticks=range(len(ROWS)), yticklabels=list(ROWS.values()))
-    for axis in axes[1:]:
-        axis.set(yticks=range(len(ROWS)), yticklabels=[])
+    style.rows(axes, list(ROWS.values()))
     return sentence, figure
 
 
@@ -112,9 +110,7 @@ def _panel(axis: Axes, given: Mapping[tuple[str, str], Mapping[str, Share]]) -> 
         axis.axvline(at, color=style.GREY, linewidth=0.7)
     first_weight = next(place for place, row in enumerate(ROWS) if "@" not in row)
     axis.axhline(first_weight - 0.5, color=style.PALE, linewidth=0.7)
-    axis.set(
-        ylim=(len(ROWS) - 0.5, -0.5), xlim=(RANGE[0] - 0.05, RANGE[1] + 0.05), xlabel=f"share of a gap of {_gap(given)}"
-    )
+    axis.set(xlim=(RANGE[0] - 0.05, RANGE[1] + 0.05), xlabel=f"share of a gap of {_gap(given)}")
 
 
 def _gap(given: Mapping[tuple[str, str], Mapping[str, Share]]) -> str:

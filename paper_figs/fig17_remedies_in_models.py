@@ -93,9 +93,7 @@ def draw(results: Mapping[str, Any]) -> tuple[str, Figure]:
     style.headings(axes, *(MODELS[name] for name in models))
     for axis, gains in zip(axes, models.values(), strict=True):
         _panel(axis, gains)
-    axes[0].set(yticks=range(len(ROWS)), yticklabels=list(ROWS.values()))
-    for axis in axes[1:]:
-        axis.set(yticks=range(len(ROWS)), yticklabels=[])
+    style.rows(axes, list(ROWS.values()))
     return sentence, figure
 
 
@@ -108,4 +106,4 @@ def _panel(axis: Axes, gains: Gains) -> None:
             look = {"color": "black", "marker": "o", "markersize": 3.5, "elinewidth": 0.9}
             face = "black" if gain.sign else "white"
             axis.errorbar(float(gain.mean), place, xerr=style.bars(gain), mfc=face, linestyle="none", **look)
-    axis.set(ylim=(len(ROWS) - 0.5, -0.5), xlabel="points of accuracy")
+    axis.set_xlabel("points of accuracy")

@@ -78,6 +78,13 @@ def headings(axes: Sequence[Axes], *texts: str) -> None:
         axis.set_title(rf"$\mathbf{{{letter}}}$   {text}" if len(axes) > 1 else text)
 
 
+def rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
+    """Give panels the same rows, from the top, named at the first panel alone."""
+    for number, axis in enumerate(axes):
+        names = labels if number == 0 else []
+        axis.set(yticks=range(len(labels)), yticklabels=names, ylim=(len(labels) - 0.5, -0.5))
+
+
 def points(axis: Axes, x: Any, y: Interval, look: Look, **options: Any) -> None:
     """Draw means with their intervals, unconnected unless `linestyle` says otherwise."""
     settings = {"linestyle": "none", "color": look.colour, "marker": look.marker, "elinewidth": 0.9}

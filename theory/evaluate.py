@@ -1,6 +1,6 @@
 """Questions answered: by what, with what probability, and with what attention."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -36,24 +36,17 @@ class Read(NamedTuple):
 
 def answer(weights: Weights, store: FactStore, rows: Int[np.ndarray, " fact"]) -> Answers:
     """Return what the model does on the questions of these facts."""
-    return answer_between((weights,), store, rows, lambda read: read)
-
-
-def answer_between(
-    models: Sequence[Weights], store: FactStore, rows: Int[np.ndarray, " fact"], mix: Callable[..., Read]
-) -> Answers:
-    """Return what comes of what `mix` makes of the models' reading, one argument each."""
-    parts = []
-    for part in chunks(rows, 3 * len(models) * len(models[0].template_value)):
-        reading = (
-            Read(
-                attention.measure(weights, store.subject[part], store.relation[part]),
-                token_values(weights, store, part),
-            )
-            for weights in models
-        )
-        parts.append(_answer(mix(*reading), store.answer[part]))
+    parts = (
+        answer_read(read(weights, store, part), store.answer[part])
+        for part in chunks(rows, 3 * len(weights.template_value))
+    )
     return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def read(weights: Weights, store: FactStore, rows: Int[np.ndarray, " fact"]) -> Read:
+    """Return what the model reads of the questions of these facts."""
+    attended = attention.measure(weights, store.subject[rows], store.relation[rows])
+    return Read(attended, token_values(weights, store, rows))
 
 
 def chunks(rows: Int[np.ndarray, " fact"], row_size: int) -> Iterator[Int[np.ndarray, " part"]]:
@@ -82,7 +75,8 @@ def generic_answers(store: FactStore, rows: Int[np.ndarray, " fact"]) -> Int[np.
     return generic
 
 
-def _answer(read: Read, answers: Int[np.ndarray, " fact"]) -> Answers:
+def answer_read(read: Read, answers: Int[np.ndarray, " fact"]) -> Answers:
+    """Return what comes of what was read, given the right answers."""
     output = np.einsum("ft,fto->fo", read.attention, read.values)
     fact = np.arange(len(answers))
     right = output[fact, answers]

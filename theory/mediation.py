@@ -9,7 +9,7 @@ from core import shares, split
 from core.columns import Columns
 from core.shares import DONOR, RECEIVER, Outcome
 from theory import evaluate
-from theory.evaluate import Read
+from theory.evaluate import Answers, Read
 from theory.pipeline import Simulation
 
 PAIRS = (("bottom", "top"), ("top", "bottom"))
@@ -32,20 +32,22 @@ def tables(simulation: Simulation) -> list[Columns]:
     """Return what moves in the answers to held-out questions, a table for each of `PAIRS`."""
     store, rows, made = simulation.store, np.flatnonzero(simulation.split.role == split.HELD_OUT), []
     for receiver, donor in PAIRS:
-        models, found = (simulation.weights[receiver], simulation.weights[donor]), {}
-        for name, mix in INTERVENTIONS.items():
-            answers = evaluate.answer_between(models, store, rows, mix)
-            found[name] = Outcome(answers.answer_logprob, answers.correct)
+        models = simulation.weights[receiver], simulation.weights[donor]
+        parts: dict[str, list[Answers]] = {name: [] for name in INTERVENTIONS}
+        for part in evaluate.chunks(rows, 3 * len(models) * len(models[0].template_value)):
+            own, given = (evaluate.read(weights, store, part) for weights in models)
+            for name, mix in INTERVENTIONS.items():
+                parts[name].append(evaluate.answer_read(mix(own, given), store.answer[part]))
+        found = {
+            name: Outcome(
+                np.concatenate([part.answer_logprob for part in answers]),
+                np.concatenate([part.correct for part in answers]),
+            )
+            for name, answers in parts.items()
+        }
         columns = shares.table(found, store.subject[rows], seed=simulation.cell.split)
         made.append({"receiver": receiver, "donor": donor, **columns})
     return made
-
-
-def _subject_first(
-    subject: Float[np.ndarray, "fact 1 output"], values: Float[np.ndarray, "fact token output"]
-) -> Float[np.ndarray, "fact token output"]:
-    """Return values with these as the subject's."""
-    return np.concatenate([subject, values[:, 1:]], axis=1)
 
 
 def _looking_at(
