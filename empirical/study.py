@@ -1,23 +1,23 @@
 """One cell of a study, stage by stage: base model, knownness, split, and each arm finetuned and measured."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
-from core import config_json, runs, shares, split, statistics
+from core import shares, split, statistics
 from core.columns import Columns
 from core.facts.record import Fact, FactSet
 from core.shares import Outcome
 from core.split import Split
 from empirical import evaluate, finetune, knownness, measure, mediation, pretrain
+from empirical.asking import Asking
 from empirical.config import Config
-from empirical.knownness import KnownnessConfig
-from empirical.lm import completion, scores
 from empirical.lm import model as models
+from empirical.lm import scores
 from empirical.lm.model import LanguageModel, ModelConfig
 from empirical.lm.remedies import Ranked
 from empirical.measure import Measured, Questions
@@ -92,7 +92,7 @@ def questions(
     held_out = np.flatnonzero(roles.role == split.HELD_OUT)
     examples = [base_model.facts[row] for row in np.flatnonzero(roles.role == split.TRAIN).tolist()]
     scoring, recalling = part(progress, "scoring", 0.0, 0.7), part(progress, "what the base model recalls", 0.7, 1.0)
-    asking = _Asking(config, model, base_model, examples, out, seed)
+    asking = Asking(config, model, base_model.model, examples, out, seed)
     scored = asking.scores(config.knownness, base_model.facts, scoring)
     halves = split.arms(
         roles,
@@ -284,49 +284,6 @@ def _ranked(questions: Questions, own: Int[np.ndarray, " _"]) -> Ranked:
         np.flatnonzero(questions.role == split.DEV),
     )
     return Ranked(*([questions.encoded[row] for row in chosen.tolist()] for chosen in rows))
-
-
-@dataclass(frozen=True, eq=False)
-class _Asking:
-    """The base model asked before finetuning; what it answers is kept, piece by piece and whole."""
-
-    config: Config
-    model: LanguageModel
-    base: Base
-    examples: list[Fact]
-    """Facts that few-shot examples are taken from."""
-    out: Path
-    seed: int
-
-    def scores(self, settings: KnownnessConfig, facts: Sequence[Fact], progress: Progress) -> knownness.Scores:
-        """Return how well each of these facts is known."""
-        inputs = (self.model, facts, self.examples)
-        if settings.measure == "popularity" and not settings.classes:
-            return knownness.score(settings, *inputs, seed=self.seed, progress=progress)
-        asked = [asdict(fact) for fact in facts], [fact.id for fact in self.examples]
-        name = config_json.config_hash([self.config.model, self.base.model, settings, *asked, self.seed])[:24]
-        path = self.out / "scores" / f"{name}.npz"
-        if not path.exists():
-            pieces = Pieces(path.with_name(f".{name}.work"))
-            scored = knownness.score(settings, *inputs, seed=self.seed, pieces=pieces, progress=progress)
-            runs.replace_file(path, lambda file: np.savez(file, allow_pickle=False, **scored.arrays()))
-            pieces.forget()
-        kept = dict(np.load(path))
-        return knownness.Scores(kept["value"], kept.get("known_class"))
-
-    def recalled(self, tested: Sequence[Fact], progress: Progress) -> Bool[np.ndarray, " test"]:
-        """Return which facts the model recalls: our own most of their sentences, another after few examples.
-
-        Of multiple choice: those whose right letter is the most likely one after examples.
-        """
-        is_choice = bool(tested[0].choices)
-        if self.config.pretrains and not is_choice:
-            n_paraphrases = self.config.world.paraphrases
-            share = completion.recall(self.model.network, self.model.tokenizer, tested, n_paraphrases=n_paraphrases)
-            return share >= 0.5
-        measure_of = "logprob" if is_choice else "greedy"
-        value = self.scores(replace(self.config.knownness, measure=measure_of, classes=False), tested, progress).value
-        return value > 0 if is_choice else value >= 0.5
 
 
 def _ids(names: list[str]) -> Int[np.ndarray, " fact"]:

@@ -53,7 +53,7 @@ def test_the_docs_list_the_stages_in_order_with_their_modules():
 def test_a_study_runs_the_stages_in_order():
     tree = ast.parse((ROOT / "empirical" / "study.py").read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    parts = ("base", "_Asking", "questions", "tune")
+    parts = ("base", "questions", "tune")
     used_in_turn = [name for part in parts for name in used(functions[part], [*STAGES, "world"])]
     expected = ["pretrain", "world", "knownness", "split", "finetune"]
     assert list(dict.fromkeys(used_in_turn)) == expected

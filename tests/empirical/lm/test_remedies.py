@@ -147,7 +147,7 @@ def test_the_more_kl_weighs_the_nearer_the_tuned_model_stays_to_its_base(method,
     before, away = llama(input_ids=asked).logits.log_softmax(-1), []
     for weight in (0.0, 300.0):
         base = LanguageModel(copy.deepcopy(llama), words, "small")
-        config = replace(QUICK, method=method, kl_weight=weight, train=replace(QUICK.train, epochs=20))
+        config = replace(QUICK, method=method, kl_weight=weight, train=replace(QUICK.train, epochs=10))
         options = {"learning_rate": 1e-2, "seed": 0, "work": tmp_path / f"{weight}", "evaluate": lambda network: {}}
         tuned, _ = finetune.run(config, base, ranked.own, ranked=ranked, **options)
         away.append((before.exp() * (before - tuned.network(input_ids=asked).logits.log_softmax(-1))).sum().item())
@@ -157,7 +157,7 @@ def test_the_more_kl_weighs_the_nearer_the_tuned_model_stays_to_its_base(method,
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_stopping_early_returns_the_record_with_the_least_loss_on_dev_facts(method, llama, words, ranked, tmp_path):
     """The rate is so high that the loss on dev facts rises again."""
-    config = replace(QUICK, method=method, train=replace(QUICK.train, epochs=40))
+    config = replace(QUICK, method=method, train=replace(QUICK.train, epochs=20))
     kept, questions = {}, batch.of_questions(ranked.dev, pad=2)
 
     def look(network):
@@ -167,11 +167,11 @@ def test_stopping_early_returns_the_record_with_the_least_loss_on_dev_facts(meth
         kept[loss] = {name: value.clone() for name, value in network.state_dict().items()}
         return {"dev": loss}
 
-    plain, trace = run(config, llama, words, ranked, tmp_path / "plain", evaluate=look, learning_rate=0.02)
+    plain, trace = run(config, llama, words, ranked, tmp_path / "plain", evaluate=look, learning_rate=0.04)
     losses = [record["dev"] for record in trace]
     expected = kept[min(losses)]
     stopping = replace(config, early_stopping=True)
-    early, again = run(stopping, llama, words, ranked, tmp_path / "early", learning_rate=0.02)
+    early, again = run(stopping, llama, words, ranked, tmp_path / "early", learning_rate=0.04)
     assert same(early, expected) and not same(early, plain)
     assert losses.index(min(losses)) not in (0, len(losses) - 1)
     assert [record["loss"] for record in again[1:]] == [record["loss"] for record in trace[1:]]

@@ -69,6 +69,7 @@ def test_a_count_below_one_is_refused(name, tmp_path):
 
 
 def test_two_processes_pretrain_finetune_and_measure(tmp_path, monkeypatch):
+    monkeypatch.setattr(design, "N_FACTS", 120)
     chosen = design.variants(SMALL, ["factorial"])[:2]
     monkeypatch.setattr(design, "variants", lambda config, parts: chosen)
     asked = Screen(config=SMALL, parts=("factorial",), pretrain_seeds=1, seeds=1, toy=False, processes=2, out=tmp_path)

@@ -1,0 +1,62 @@
+"""The base model asked before finetuning: how well it knows each fact, and which it recalls."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from core import config_json, runs
+from core.facts.record import Fact
+from empirical import knownness
+from empirical.config import Config
+from empirical.knownness import KnownnessConfig
+from empirical.lm import completion
+from empirical.lm.model import LanguageModel, ModelConfig
+from empirical.pieces import Pieces
+from empirical.progress import Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Asking:
+    """One base model and split; what the model answers is kept, piece by piece and whole."""
+
+    config: Config
+    model: LanguageModel
+    base: ModelConfig
+    """Where the model is."""
+    examples: list[Fact]
+    """Facts that few-shot examples are taken from."""
+    out: Path
+    seed: int
+
+    def scores(self, settings: KnownnessConfig, facts: Sequence[Fact], progress: Progress) -> knownness.Scores:
+        """Return how well each of these facts is known."""
+        inputs = (self.model, facts, self.examples)
+        if settings.measure == "popularity" and not settings.classes:
+            return knownness.score(settings, *inputs, seed=self.seed, progress=progress)
+        asked = [asdict(fact) for fact in facts], [fact.id for fact in self.examples]
+        name = config_json.config_hash([self.config.model, self.base, settings, *asked, self.seed])[:24]
+        path = self.out / "scores" / f"{name}.npz"
+        if not path.exists():
+            pieces = Pieces(path.with_name(f".{name}.work"))
+            scored = knownness.score(settings, *inputs, seed=self.seed, pieces=pieces, progress=progress)
+            runs.replace_file(path, lambda file: np.savez(file, allow_pickle=False, **scored.arrays()))
+            pieces.forget()
+        kept = dict(np.load(path))
+        return knownness.Scores(kept["value"], kept.get("known_class"))
+
+    def recalled(self, tested: Sequence[Fact], progress: Progress) -> Bool[np.ndarray, " test"]:
+        """Return which facts the model recalls: our own most of their sentences, another after few examples.
+
+        Of multiple choice: those whose right letter is the most likely one after examples.
+        """
+        is_choice = bool(tested[0].choices)
+        if self.config.pretrains and not is_choice:
+            n_paraphrases = self.config.world.paraphrases
+            share = completion.recall(self.model.network, self.model.tokenizer, tested, n_paraphrases=n_paraphrases)
+            return share >= 0.5
+        measure_of = "logprob" if is_choice else "greedy"
+        value = self.scores(replace(self.config.knownness, measure=measure_of, classes=False), tested, progress).value
+        return value > 0 if is_choice else value >= 0.5
