@@ -43,12 +43,14 @@ FACTS = pa.schema(
         ("salience_threshold", SINGLE),  # the salience at which that force changes sign (R2)
         ("subject_attention_nonsink", DOUBLE),  # from here on: language models
         ("sink_attention", DOUBLE),  # on the first token
-        ("exact_match", BOOL),  # SQuAD's rule, against any accepted answer
+        ("exact_match", BOOL),  # the answer is an accepted one, both normalised
         ("substring_match", BOOL),  # PopQA's rule
         ("token_f1", SINGLE),  # SQuAD's, the best over accepted answers
         ("swapped_predicted", NAME),  # the answer when the subject is swapped for another of the relation
         ("knockout_drop", SINGLE),  # log-probability of the answer lost without attention to the subject, nats
         ("known_class", NAME),  # how well the base model knows the fact (Gekhman et al. 2024); null if not asked
+        ("strict_match", BOOL),  # the answer is an accepted one to the letter
+        ("squad_match", BOOL),  # SQuAD's exact match, to which C++ is C and 1.5 is 15
     ]
 )
 """One row per (arm, fact)."""

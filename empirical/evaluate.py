@@ -1,6 +1,6 @@
 """Questions answered: generated text against the accepted answers, letters for multiple choice, swapped subjects."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,6 +20,8 @@ from empirical.lm.reading import Reading
 from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, Progress, counter, silent, uncounted
 
+RULES = ("strict_match", "squad_match", "substring_match", "token_f1")
+"""Rules by which answers are scored beside the exact match, those of `scores` by name; none fits multiple choice."""
 CHANCE = 0.02
 """Share of questions that a model must answer for a study of what it forgets to say anything."""
 
@@ -42,13 +44,22 @@ class Answers:
 
     predicted: list[str]
     exact_match: Bool[np.ndarray, " question"]
-    """After SQuAD's normalisation, against any accepted answer; of multiple choice the letter."""
+    """After normalisation (`scores.normalise`), against any accepted answer; of multiple choice the letter."""
+    strict_match: list[bool | None]
+    """To the letter; None for multiple choice, as all that follow."""
+    squad_match: list[bool | None]
+    """SQuAD's rule."""
     substring_match: list[bool | None]
-    """PopQA's rule; None for multiple choice."""
+    """PopQA's rule."""
     token_f1: list[float | None]
-    """The best over accepted answers; None for multiple choice."""
+    """The best over accepted answers."""
     logprob: Float[np.ndarray, " question"]
     """Sum of log p over the tokens of the first accepted answer and the end."""
+
+    @property
+    def by_rule(self) -> dict[str, Any]:
+        """The scores by each rule, an entry for each question."""
+        return {"exact_match": self.exact_match} | {rule: getattr(self, rule) for rule in RULES}
 
 
 def check(config: EvaluateConfig) -> None:
@@ -120,15 +131,14 @@ def scored(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.n
     """Return what was `asked` as text, with its scores."""
     predicted = texts(model, facts, found)
     pairs = list(zip(predicted, facts, strict=True))
-    return Answers(
-        predicted,
-        np.array(
-            [text in fact.answers if fact.choices else scores.exact_match(text, fact.answers) for text, fact in pairs]
-        ),
-        [None if fact.choices else scores.substring_match(text, fact.answers) for text, fact in pairs],
-        [None if fact.choices else scores.token_f1(text, fact.answers) for text, fact in pairs],
-        found["logprob"],
-    )
+
+    def by(rule: Callable[[str, Iterable[str]], Any]) -> list[Any]:
+        return [None if fact.choices else rule(text, fact.answers) for text, fact in pairs]
+
+    is_right = [
+        text in fact.answers if fact.choices else scores.exact_match(text, fact.answers) for text, fact in pairs
+    ]
+    return Answers(predicted, np.array(is_right), *(by(getattr(scores, rule)) for rule in RULES), found["logprob"])
 
 
 def are_choices(facts: Sequence[Fact]) -> bool:

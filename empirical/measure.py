@@ -140,10 +140,7 @@ def _fact_columns(
         "answer_probability": np.exp(answers.logprob),
         "answer_logprob": answers.logprob,
         "predicted": answers.predicted,
-        "exact_match": answers.exact_match,
-        "substring_match": answers.substring_match,
-        "token_f1": answers.token_f1,
-    }
+    } | answers.by_rule
 
 
 def _metrics(
@@ -171,8 +168,7 @@ def _metrics(
         "generic_rate": _mean(generic),
         "generic_rate_wrong": _mean(generic[wrong]),
         "swap_invariance": _mean([scores.normalise(a) == scores.normalise(b) for a, b in pairs]),
-        "substring_match": _mean([match for match in columns["substring_match"] if match is not None]),
-        "token_f1": _mean([f1 for f1 in columns["token_f1"] if f1 is not None]),
+        **{rule: _mean([score for score in columns[rule] if score is not None]) for rule in evaluate.RULES},
         "loss": float(-np.mean(columns["answer_logprob"])),
         "knockout_drop": _mean(drop[~np.isnan(drop)]),
         **{f"{span}_attention": _nanmean(columns[f"{span}_attention"]) for span in capture.SPANS},

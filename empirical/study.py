@@ -100,7 +100,7 @@ def questions(
         scored.value,
         config.split,
         more=config.more_arms,
-        answer=_ids([scores.normalise(fact.answers[0]) or fact.answers[0] for fact in base_model.facts]),
+        answer=_ids([scores.normalise(fact.answers[0]) for fact in base_model.facts]),
         known_class=scored.known_class,
     )
     tested = [base_model.facts[row] for row in held_out.tolist()]

@@ -69,7 +69,8 @@ def test_each_question_has_every_score_against_any_of_its_answers(model, monkeyp
     encoded = _encode(model, FACTS[:5])
     found = evaluate.answer(EvaluateConfig(), model, FACTS[:5], encoded)
     assert found.predicted == said
-    assert found.exact_match.tolist() == [True, False, True, False, False]
+    assert found.exact_match.tolist() == found.squad_match == [True, False, True, False, False]
+    assert found.strict_match == [False] * 5
     assert found.substring_match == [True, True, True, False, False]
     assert found.token_f1 == pytest.approx([1, 2 * (1 / 3) / (4 / 3), 1, 0, 0])
     for one, logprob in zip(encoded, found.logprob, strict=True):
@@ -88,7 +89,7 @@ def test_of_multiple_choice_the_most_likely_letter_is_the_answer_and_its_only_sc
         assert found.predicted == expected
         right = [letter in fact.answers for letter, fact in zip(expected, CHOICES, strict=True)]
         assert found.exact_match.tolist() == right
-        assert found.substring_match == found.token_f1 == [None] * len(CHOICES)
+        assert all(getattr(found, rule) == [None] * len(CHOICES) for rule in evaluate.RULES)
 
 
 def test_a_swapped_subject_is_another_of_the_relation_in_its_very_place():
