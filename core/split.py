@@ -241,6 +241,18 @@ def _draw_roles(
     return role[component]
 
 
+def tied(
+    halves: Split, relation: Int[np.ndarray, " fact"], knownness: Real[np.ndarray, " fact"], config: SplitConfig
+) -> Int[np.ndarray, " _"]:
+    """Return the training facts whose equals are in the other half too: chance alone said which half they are in."""
+    group = np.unique(_groups(relation, config), return_inverse=True)[1]
+    values, value = np.unique(knownness, return_inverse=True)
+    alike = group * len(values) + value
+    top, bottom = halves.arms["top"], halves.arms["bottom"]
+    rows = np.concatenate([top, bottom])
+    return rows[np.isin(alike[rows], np.intersect1d(alike[top], alike[bottom]))]
+
+
 def _groups(relation: Int[np.ndarray, " fact"], config: SplitConfig) -> Int[np.ndarray, " fact"]:
     """Return the groups that are ranked and halved each on its own."""
     return relation if config.within_relation else np.zeros_like(relation)

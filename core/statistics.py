@@ -60,13 +60,16 @@ def smallest_gap(n: int, accuracy: float, *, power: float = 0.8, level: float = 
     """Return the smallest difference of two arms' accuracies on the same questions that n questions can show.
 
     At this power, by a two-sided paired test. Each arm is taken to answer `accuracy` of them, apart from the other: the
-    more questions they agree on, the smaller a gap is seen.
+    more questions they agree on, the smaller a gap is seen. An accuracy of 0 or 1 would leave nothing to vary: it is
+    taken for what Laplace's rule makes of it, one more of either kind.
 
     Args:
         n: questions, at least 1.
         accuracy: 0 to 1.
     """
     n_errors = stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(power)
+    if accuracy in (0.0, 1.0):
+        accuracy = (accuracy * n + 1) / (n + 2)
     return float(n_errors * np.sqrt(2 * accuracy * (1 - accuracy) / n))
 
 

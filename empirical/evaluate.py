@@ -141,6 +141,42 @@ def scored(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.n
     return Answers(predicted, np.array(is_right), *(by(getattr(scores, rule)) for rule in RULES), found["logprob"])
 
 
+def unreachable(
+    config: EvaluateConfig, model: LanguageModel, facts: Sequence[Fact], encoded: Sequence[Encoded]
+) -> list[str]:
+    """Return what to say of questions none of whose accepted answers can be said, however well they are known.
+
+    One is cut after `max_new_tokens`, ends at a line break, or has no tokens of its own.
+    """
+    if are_choices(facts):
+        return []
+    lost = {row: fact for row, fact in enumerate(facts) if not _can_say(config, model, fact, encoded[row])}
+    others = [
+        (row, replace(fact, answers=(one,))) for row, fact in lost.items() for one in fact.answers[1:] if one.strip()
+    ]
+    asked = model.format.ask([fact for _, fact in others]) if others else []
+    for (row, fact), tokens in zip(others, asked, strict=True):
+        if _can_say(config, model, fact, tokens):
+            lost.pop(row, None)
+    if not lost:
+        return []
+    row, fact = next(iter(lost.items()))
+    longest = max(len(encoded[row].completion) - 1 for row in lost)
+    is_cut = longest > config.max_new_tokens
+    return [
+        f"{len(lost):,} of {len(facts):,} questions count as wrong whatever the model knows: no accepted answer has at "
+        f"most {config.max_new_tokens} tokens, one line and words that the tokenizer can write. The first is "
+        f"{fact.question[:60]!r}, {fact.answers[0][:60]!r}."
+        + (f" The longest answer has {longest} tokens: --evaluate.max-new-tokens {longest}." if is_cut else "")
+    ]
+
+
+def _can_say(config: EvaluateConfig, model: LanguageModel, fact: Fact, tokens: Encoded) -> bool:
+    """Return whether these tokens of an answer, as far as a model may say them, are an answer to the question."""
+    (text,) = generate.decode(model.tokenizer, [tokens.completion[:-1][: config.max_new_tokens]])
+    return scores.exact_match(text, fact.answers)
+
+
 def are_choices(facts: Sequence[Fact]) -> bool:
     """Return whether all of these questions are of multiple choice."""
     return all(fact.choices for fact in facts)

@@ -43,6 +43,8 @@ class Questions:
     """Random seed of the subjects that are swapped in."""
     known_class: Int[np.ndarray, " fact"] | None = None
     """Index into `core.arms.CLASSES`; None where facts were not sorted."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the results must know of these questions, asked of this model."""
 
 
 @dataclass(frozen=True, eq=False)

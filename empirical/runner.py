@@ -115,7 +115,8 @@ class _Cell:
             own = part(self.progress, f"{arm}:", MEASURING + width * number, MEASURING + width * (number + 1))
             parts.append(self._arm(arm, questions, halves, own))
         roles = {role: int((halves.role == code).sum()) for code, role in enumerate(ROLES)}
-        self._write(path, parts, self._mediated(questions), notes | roles)
+        told = [*self.base.notes, *questions.notes]
+        self._write(path, parts, self._mediated(questions), notes | roles, told)
         shutil.rmtree(self._work, ignore_errors=True)
 
     @property
@@ -223,7 +224,9 @@ class _Cell:
             shutil.rmtree(finished, ignore_errors=True)
         return runs.read_run(folder)
 
-    def _write(self, path: Path, parts: Sequence[Run], mediated: Mediated, notes: dict[str, Any]) -> None:
+    def _write(
+        self, path: Path, parts: Sequence[Run], mediated: Mediated, notes: dict[str, Any], told: Sequence[str]
+    ) -> None:
         by_arm = {part.report["arm"]: part for part in parts}
         report = {
             "flow": FLOW,
@@ -234,8 +237,8 @@ class _Cell:
             "metrics": {arm: part.report["metrics"] for arm, part in by_arm.items()},
             "choices": {arm: part.report["choice"] for arm, part in by_arm.items() if arm != "base"},
             "split": notes,
-            "notes": self.base.notes,
-            "model": {"name": self.base.model.name, "revision": self.base.model.revision},
+            "notes": told,
+            "model": {name: getattr(self.base.model, name) for name in ("name", "revision", "precision")},
             "seconds": {arm: part.report["seconds"] for arm, part in by_arm.items()},
         } | provenance.environment()
         tables = {

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from core import shares, split, statistics
 from core.columns import Columns
+from core.errors import InputError
 from core.facts.record import Fact, FactSet
 from core.shares import Outcome
 from core.split import Split
 from empirical import evaluate, finetune, knownness, measure, mediation, pretrain
+from empirical.arm import facts_of
 from empirical.asking import Asking
 from empirical.config import Config
 from empirical.lm import model as models
@@ -28,6 +30,10 @@ from empirical.worlds import world
 
 N_EVAL = 128
 """Size of the eval subset, on which traces measure: dev facts where there are any, else held out."""
+
+
+TIED = 0.05
+"""Share of the halves' facts from which on it is told that chance parted them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +122,10 @@ def questions(
         base_correct=asking.recalled(tested, recalling),
         generic=measure.generic_answers(examples),
         seed=seed,
+        notes=(
+            *_drawn_by_lot(config, halves, ids, scored.value),
+            *evaluate.unreachable(config.evaluate, model, base_model.facts, encoded),
+        ),
     )
     known = {fact.answers[0].casefold() for fact in examples}
     shared = np.mean([any(answer.casefold() in known for answer in fact.answers) for fact in tested])
@@ -127,6 +137,19 @@ def questions(
         "smallest_gap": statistics.smallest_gap(len(held_out), float(questions.base_correct.mean())),
     }
     return questions, halves, notes
+
+
+def _drawn_by_lot(config: Config, halves: Split, ids: "Ids", value: Float[np.ndarray, " fact"]) -> list[str]:
+    """Return what to say of facts that equal knownness leaves to chance; InputError where halves are nothing else."""
+    tied = len(split.tied(halves, ids.relation, value, config.split))
+    n = len(halves.arms["top"]) + len(halves.arms["bottom"])
+    if tied == n and {"top", "bottom"} & set(map(facts_of, config.arms)):
+        raise InputError(
+            f"all training facts are equally known by --knownness.measure {config.knownness.measure}: the top and the "
+            "bottom half would be drawn by lot.\nRank them by something that differs: --knownness.measure logprob."
+        )
+    told = f"{tied:,} of {n:,} training facts are as well known as facts of the other half: chance parted them"
+    return [told] if tied > TIED * n else []
 
 
 class Ids(NamedTuple):

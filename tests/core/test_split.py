@@ -232,3 +232,19 @@ def test_roles_then_arms_are_the_split_that_select_draws_however_often_arms_are_
     assert again.arms.keys() == whole.arms.keys()
     for arm, rows in whole.arms.items():
         np.testing.assert_array_equal(again.arms[arm], rows)
+
+
+@pytest.mark.parametrize(
+    ("knownness", "within_relation", "expected"),
+    [
+        ([5, 4, 3, 2, 1, 0], False, set()),
+        ([5, 3, 3, 3, 1, 0], False, {1, 2, 3}),
+        ([1, 1, 1, 1, 1, 1], False, {0, 1, 2, 3, 4, 5}),
+        ([5, 3, 2, 3, 2, 0], True, {1, 3}),  # facts 2 and 4 are equals, but of two relations
+    ],
+)
+def test_facts_are_tied_if_equals_of_theirs_are_in_the_other_half(knownness, within_relation, expected):
+    halves = split.Split(np.full(6, TRAIN, dtype=np.int8), {"top": np.arange(3), "bottom": np.arange(3, 6)})
+    config = SplitConfig(within_relation=within_relation)
+    rows = split.tied(halves, np.array([0, 1, 0, 1, 1, 0]), np.array(knownness, dtype=float), config)
+    assert set(rows.tolist()) == expected

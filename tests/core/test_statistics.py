@@ -140,6 +140,11 @@ def test_the_smallest_gap_is_what_a_simulated_paired_test_sees_four_times_in_fiv
     assert np.mean(np.abs(difference.mean(axis=1)) > 1.96 * error) == pytest.approx(0.8, abs=0.03)
 
 
+@pytest.mark.parametrize("accuracy", [0.0, 1.0])
+def test_a_model_that_answers_none_or_all_does_not_make_every_gap_visible(accuracy):
+    assert statistics.smallest_gap(50, accuracy) > statistics.smallest_gap(50, 0.01) > 0.03
+
+
 def test_a_fifth_holds_the_largest_values_first_and_of_equal_ones_the_first():
     assert statistics.fifth(np.array([1, 9, 5, 7, 3])).tolist() == [4, 0, 2, 1, 3]
     assert statistics.fifth(np.zeros(7)).tolist() == [0, 0, 1, 2, 2, 3, 4]

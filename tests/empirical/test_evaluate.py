@@ -150,3 +150,21 @@ def test_a_model_that_answers_as_guessing_would_is_told_of(recalled, n, is_choic
     told = evaluate.guessing("small", recalled, n, is_choice=is_choice)
     assert (told is not None) == is_told
     assert told is None or f"small answers {recalled:.1%} of {n:,}" in told
+
+
+def test_answers_that_cannot_be_said_are_counted_with_the_first_of_them_and_a_remedy(model):
+    facts = [
+        _fact(0, "Ann"),
+        _fact(1, "Bo", answers=("first\nsecond",)),
+        _fact(2, "Cy", answers=("one\ntwo", "Rome")),
+        _fact(3, "Di", answers=("of very many words " * 4,)),
+        _fact(4, "Ed", answers=("", "  ")),
+    ]
+    encoded = _encode(model, facts)
+    longest = len(encoded[3].completion) - 1
+    (told,) = evaluate.unreachable(EvaluateConfig(16), model, facts, encoded)
+    assert told.startswith("3 of 5 questions count as wrong") and "Where is Bo?" in told and "first\\nsecond" in told
+    assert longest > 16 and f"--evaluate.max-new-tokens {longest}" in told
+    (told,) = evaluate.unreachable(EvaluateConfig(longest), model, facts, encoded)
+    assert told.startswith("2 of 5") and "--evaluate" not in told
+    assert evaluate.unreachable(EvaluateConfig(16), model, FACTS, _encode(model, FACTS)) == []

@@ -198,6 +198,20 @@ def test_tested_answers_that_training_names_too_are_counted(named, one, tmp_path
     assert notes["held_out_answers_seen_in_training"] == pytest.approx(expected)
 
 
+def test_halves_that_chance_alone_would_part_are_refused_and_ties_told(named, one, tmp_path):
+    by_popularity = replace(named, knownness=KnownnessConfig(measure="popularity"))
+    facts = tuple(replace(_fact(i, f"Ann{i}"), popularity=7.0) for i in range(40))
+    with pytest.raises(InputError, match=r"drawn by lot.\nRank them by"):
+        study.questions(by_popularity, replace(one, facts=facts), tmp_path, seed=0)
+    study.questions(replace(by_popularity, arms=("random",)), replace(one, facts=facts), tmp_path, seed=0)
+    facts = tuple(replace(fact, popularity=float(max(0, i - 30))) for i, fact in enumerate(facts))
+    questions, _, _ = study.questions(by_popularity, replace(one, facts=facts), tmp_path, seed=0)
+    assert any("as well known as facts of the other half" in note for note in questions.notes)
+    facts = tuple(replace(fact, popularity=float(i)) for i, fact in enumerate(facts))
+    questions, _, _ = study.questions(by_popularity, replace(one, facts=facts), tmp_path, seed=0)
+    assert not any("other half" in note for note in questions.notes)
+
+
 def test_too_few_facts_for_the_arms_are_refused_before_any_is_scored(named, one, tmp_path, monkeypatch):
     monkeypatch.setattr(study.knownness, "score", lambda *given, **more: pytest.fail("scored"))
     facts = tuple(_fact(i, f"Ann{i}") for i in range(3))
@@ -217,7 +231,7 @@ def _tried(monkeypatch, accuracy):
         put.append([fact.id for fact in facts])
         n = len(facts)
         right = np.arange(n) < accuracy[model] * n
-        return evaluate.Answers([""] * n, right, [False] * n, [0.0] * n, np.zeros(n))
+        return evaluate.Answers([""] * n, right, *3 * ([False] * n,), [0.0] * n, np.zeros(n))
 
     monkeypatch.setattr(study, "tune", tune)
     monkeypatch.setattr(models, "measured", lambda model: model)
