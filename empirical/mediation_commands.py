@@ -7,11 +7,10 @@ from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tyro
 from rich.table import Table
 
-from core import runs, shares, statistics
+from core import shares, statistics
 from core.columns import Columns
 from core.console import OUTPUT, progress
 from core.errors import InputError
@@ -49,22 +48,22 @@ class Between(OnModel, ABC):
         base_model = self.base()
         if not self.donor:
             raise InputError("name the model whose activations or weights are given with --donor.")
+        settings = (self.donor, models.stamp(self.donor), self.settings())
+        chosen = self.held_out(base_model, self.donor)
         receiver = models.merged(base_model.read())
         donor = models.merged(models.measured(models.load(replace(base_model.model, name=self.donor))))
         mediation.check(receiver, donor)
         tried = self.interventions(receiver)
-        identity = (configs.to_json(self.config), self.donor, models.stamp(self.donor), self.settings())
-        pieces = Pieces(self.work(base_model, name, *identity))
-        chosen = self.held_out(base_model)
+        place = self.result(base_model, f"{name}.parquet", *settings, list(tried))
+        pieces = Pieces(self.work(base_model, name, configs.to_json(self.config), *settings))
         asked = Asked(self.config.evaluate, receiver.format.ask(chosen))
         with progress(name, len(chosen) * (len(tried) + 2)) as told:
             found = mediation.outcomes(receiver, donor, tried, asked, pieces=pieces, told=told)
         columns = shares.table(found, study.identify(chosen).subject, seed=0)
-        path = self.out / f"{name}.parquet"
-        runs.replace_file(path, lambda file: pq.write_table(pa.table(columns), file))
+        place.write(pa.table(columns))
         pieces.forget()
         print_shares(columns)
-        OUTPUT.print(f"{len(chosen):,} held-out questions, {len(tried)} interventions: {path}", soft_wrap=True)
+        OUTPUT.print(f"{len(chosen):,} held-out questions, {len(tried)} interventions: {place.path}", soft_wrap=True)
         return 0
 
 
@@ -129,8 +128,9 @@ class Knockout(OnModel):
 
     def __call__(self) -> int:
         base_model = self.base()
-        model = base_model.read()
+        place = self.result(base_model, "knockout.parquet", self.windows)
         chosen = self.held_out(base_model)
+        model = base_model.read()
         asked, subject = model.format.ask(chosen), study.identify(chosen).subject
         has_subject = np.array([question.has_subject for question in asked])
         if not has_subject.any():
@@ -149,14 +149,13 @@ class Knockout(OnModel):
                 interval = statistics.clustered_interval(whole - after, cluster, seed=0)
                 found.append((name, len(encoded), *interval))
         columns = dict(zip(("layers", "n", "drop", "low", "high"), zip(*found, strict=True), strict=True))
-        path = self.out / "knockout.parquet"
-        runs.replace_file(path, lambda file: pq.write_table(pa.table(columns), file))
+        place.write(pa.table(columns))
         title = "log-probability of the true answer lost without attention to the subject, in nats"
         printed = Table("layers", "questions", "drop", "95 % interval", title=title)
         for name, n, drop, low, high in found:
             printed.add_row(name, f"{n:,}", f"{drop:+.3f}", f"{low:+.3f} to {high:+.3f}")
         OUTPUT.print(printed)
-        OUTPUT.print(f"{len(encoded):,} held-out questions: {path}", soft_wrap=True)
+        OUTPUT.print(f"{len(encoded):,} held-out questions: {place.path}", soft_wrap=True)
         return 0
 
 

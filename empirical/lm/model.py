@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -165,12 +166,17 @@ def merged(model: LanguageModel) -> LanguageModel:
     return replace(model, network=cast(Any, model.network).merge_and_unload())
 
 
-def save(model: LanguageModel, path: Path) -> None:
-    """Write the model, or its adapter alone, and the tokenizer as a folder: whole, or not at all."""
+def save(model: LanguageModel, path: Path, *, beside: Callable[[Path], object] = lambda folder: None) -> None:
+    """Write the model, or its adapter alone, and the tokenizer as a folder: whole, or not at all.
+
+    Args:
+        beside: Writes into the folder what else belongs there.
+    """
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.network.save_pretrained(str(partial))
     model.tokenizer.save_pretrained(partial)
+    beside(partial)
     partial.rename(path)
 
 

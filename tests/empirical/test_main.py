@@ -160,7 +160,7 @@ def test_a_single_stage_trains_in_the_precision_of_a_study_and_measures_in_half_
     assert trained == [(method == "full", torch.float32)]
     monkeypatch.setattr(model_commands.evaluate, "answer", answered)
     for precision in ("float32", "mixed"):
-        assert command.main(["evaluate", *flags, "--model.precision", precision]) == 0
+        assert command.main(["evaluate", *flags, "--model.precision", precision, "--overwrite"]) == 0
     assert read == [torch.float32, torch.bfloat16]
 
 
@@ -177,20 +177,96 @@ def test_all_questions_are_answered_on_request_and_with_their_own_seed_others_ar
     table = _table(tmp_path / "questions.csv")
 
     def answered(*more):
-        assert command.main(["evaluate", *_on(model_folder, table, tmp_path / "out"), *ASKED, *more]) == 0
+        flags = [*_on(model_folder, table, tmp_path / "out"), *ASKED, "--overwrite", *more]
+        assert command.main(["evaluate", *flags]) == 0
         rows = pq.read_table(tmp_path / "out" / "answers.parquet")
         assert rows.schema.names == [
-            *("id", "relation", "question", "predicted"),
-            *("exact_match", "substring_match", "token_f1", "answer_logprob"),
+            *("id", "subject", "relation", "popularity", "question", "answers", "is_trained", "predicted"),
+            *("exact_match", "strict_match", "squad_match", "substring_match", "token_f1", "answer_logprob"),
         ]
         return {row["id"]: row for row in rows.to_pylist()}
 
     everything, held_out, others = answered("--which", "all"), answered(), answered("--split-seed", "1")
     assert len(everything) == N and len(held_out) == len(others) == 0.4 * N and set(held_out) != set(others)
     for name, row in held_out.items():
+        assert row["subject"] in row["question"] and row["answers"] and not row["is_trained"]
         # Answers do not depend on what is asked beside; log-probabilities are rounded by the batch's shapes.
         assert row | {"answer_logprob": 0} == everything[name] | {"answer_logprob": 0}
         assert row["answer_logprob"] == pytest.approx(everything[name]["answer_logprob"], rel=1e-4)
+
+
+@pytest.fixture
+def finetuned(model_folder, tmp_path) -> tuple[Path, Path]:
+    """Return a model finetuned on the top half of a table, and the table."""
+    folder = tmp_path / "finetuned"
+    folder.mkdir()
+    table = _table(folder / "questions.csv")
+    flags = [*_on(model_folder, table, folder), *ASKED, *QUICK, "--finetune.method", "lora"]
+    assert command.main(["finetune", *flags]) == 0
+    return folder / "top", table
+
+
+EDITS: dict[str, Callable[[list[str]], list[str]]] = {
+    "a row less": lambda rows: [rows[0], *rows[2:]],
+    "a subject renamed": lambda rows: [*rows[:3], rows[3].replace("Ann", "Bea"), *rows[4:]],
+    "one more that sorts early": lambda rows: [rows[0], "What does Aaron do?,baker,Aaron,job", *rows[1:]],
+    "in another order": lambda rows: [rows[0], *reversed(rows[1:])],
+}
+
+
+def test_whatever_becomes_of_the_table_a_finetuned_model_is_asked_nothing_that_it_was_trained_on(
+    finetuned, tmp_path, capsys
+):
+    folder, before = finetuned
+    rows = pq.read_table(folder / "questions.parquet").to_pylist()
+    then = {row["question"] for row in rows if row["role"] == "held_out"}
+    table = tmp_path / "questions.csv"
+    for edit in EDITS.values():
+        table.write_text("\n".join(edit(before.read_text().splitlines())) + "\n")
+        there = {line.split(",")[0] for line in table.read_text().splitlines()}
+        for seed in ("0", "1"):
+            flags = [*_on(folder, table, tmp_path), *ASKED, "--split-seed", seed, "--overwrite"]
+            assert command.main(["evaluate", *flags]) == 0
+            asked = {row["question"] for row in pq.read_table(tmp_path / "answers.parquet").to_pylist()}
+            assert asked == then & there and len(asked) >= len(then) - 1 > 0
+            assert not asked & {row["question"] for row in rows if row["in_arm"]}
+            is_told = "questions that were held out are not among these" in capsys.readouterr().out
+            assert is_told == bool(then - there)
+
+
+def test_of_all_questions_it_is_said_how_many_the_model_was_trained_on(finetuned, tmp_path, capsys):
+    folder, table = finetuned
+    assert command.main(["evaluate", *_on(folder, table, tmp_path), *ASKED, "--which", "all"]) == 0
+    taught = sum(row["in_arm"] for row in pq.read_table(folder / "questions.parquet").to_pylist())
+    assert 0 < taught < N and f"finetuned on {taught} of them" in " ".join(capsys.readouterr().out.split())
+    assert sum(row["is_trained"] for row in pq.read_table(tmp_path / "answers.parquet").to_pylist()) == taught
+
+
+def test_a_model_finetuned_twice_remembers_both_and_questions_of_neither_are_refused(finetuned, tmp_path, capsys):
+    folder, table = finetuned
+    flags = [*_on(folder, table, tmp_path), *ASKED, *QUICK, "--finetune.method", "full", "--split-seed", "1"]
+    assert command.main(["finetune", *flags, "--arm", "random"]) == 0
+    assert "held out now: they will not be asked" in " ".join(capsys.readouterr().out.split())
+    first, second = (pq.read_table(at / "questions.parquet").to_pylist() for at in (folder, tmp_path / "random"))
+    taught = {row["question"] for row in first if row["in_arm"]}
+    assert taught < {row["question"] for row in second if row["in_arm"]}
+    assert not taught & {row["question"] for row in second if row["role"] == "held_out"}
+    other = _table(tmp_path / "other.csv")
+    other.write_text(other.read_text().replace("Ann", "Zoe"))
+    assert command.main(["evaluate", *_on(folder, other, tmp_path), *ASKED]) == 2
+    assert "held out when" in capsys.readouterr().err and not (tmp_path / "answers.parquet").exists()
+
+
+def test_a_result_of_other_settings_is_not_written_over_unless_asked_for(model_folder, tmp_path, capsys):
+    table = _table(tmp_path / "questions.csv")
+    flags = ["evaluate", *_on(model_folder, table, tmp_path / "out"), *ASKED]
+    assert command.main(flags) == command.main(flags) == 0
+    written = (tmp_path / "out" / "answers.parquet").read_bytes()
+    assert command.main([*flags, "--split-seed", "1"]) == 2
+    assert "of other settings, questions or weights" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "out" / "answers.parquet").read_bytes() == written
+    assert command.main([*flags, "--split-seed", "1", "--overwrite"]) == 0
+    assert (tmp_path / "out" / "answers.parquet").read_bytes() != written
 
 
 def test_an_arm_that_is_there_already_is_refused_before_the_model_is_asked_anything(
