@@ -37,7 +37,8 @@ class Asking:
         if settings.measure == "popularity" and not settings.classes:
             return knownness.score(settings, *inputs, seed=self.seed, progress=progress)
         asked = [asdict(fact) for fact in facts], [fact.id for fact in self.examples]
-        name = config_json.config_hash([self.config.model, self.base, settings, *asked, self.seed])[:24]
+        told = map(config_json.to_json, (self.config.model, self.base, settings))
+        name = config_json.config_hash([*told, *asked, self.seed])[:24]
         path = self.out / "scores" / f"{name}.npz"
         if not path.exists():
             pieces = Pieces(path.with_name(f".{name}.work"))
@@ -57,6 +58,11 @@ class Asking:
             n_paraphrases = self.config.world.paraphrases
             share = completion.recall(self.model.network, self.model.tokenizer, tested, n_paraphrases=n_paraphrases)
             return share >= 0.5
-        measure_of = "logprob" if is_choice else "greedy"
-        value = self.scores(replace(self.config.knownness, measure=measure_of, classes=False), tested, progress).value
+        asked = replace(
+            self.config.knownness,
+            measure="logprob" if is_choice else "greedy",
+            classes=False,
+            max_new_tokens=self.config.evaluate.max_new_tokens,
+        )
+        value = self.scores(asked, tested, progress).value
         return value > 0 if is_choice else value >= 0.5

@@ -47,6 +47,8 @@ class KnownnessConfig:
     classes: bool = setting(False, is_later=True)
     """Sort the facts into the four classes of Gekhman et al. (2024) too, whatever ranks them: `n_prompts` greedy and
     `samples` random answers to each; the measure `sampled` does so by itself."""
+    max_new_tokens: int = setting(16, is_later=True)
+    """Number of tokens after which an answer is cut (measures `greedy` and `sampled`)."""
     batch_size: int = 64
     """Number of questions that the model reads at once."""
     batch_tokens: int = setting(batch.TOKENS, is_later=True)
@@ -127,7 +129,7 @@ def score(
 
 def check(config: KnownnessConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
-    least = {"shots": 0, "n_prompts": 1, "samples": 1, "batch_size": 1, "batch_tokens": 1}
+    least = {"shots": 0, "n_prompts": 1, "samples": 1, "max_new_tokens": 1, "batch_size": 1, "batch_tokens": 1}
     for name, low in least.items():
         if getattr(config, name) < low:
             flag = name.replace("_", "-")
@@ -262,7 +264,7 @@ def _correctness(
     """Return the shares of right answers over the prompts: greedy, and sampled (zero where nothing is sampled)."""
     n_greedy, n_sampled = np.zeros((2, len(facts)))
     settings: dict[str, Any] = {"pad": model.pad, "done": done} | config.at_once
-    settings["stop"] = model.format.stop
+    settings |= {"stop": model.format.stop, "max_new_tokens": config.max_new_tokens}
     draws = np.random.default_rng([seed, 11])
     for number, (rows, encoded) in enumerate(_few_shot(config, model, facts, pool, seed)):
 

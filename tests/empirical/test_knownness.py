@@ -115,6 +115,14 @@ def test_of_a_chat_model_examples_are_earlier_turns(model, words, monkeypatch):
     assert sorted(seen) == sorted(expected) and calls[0]["stop"] == chat.format.stop
 
 
+@pytest.mark.parametrize("measure", ["greedy", "sampled"])
+def test_answers_are_cut_after_as_many_tokens_as_the_settings_say(measure, model, words, monkeypatch):
+    calls = says(monkeypatch, words, lambda text: "Paris", lambda text: "Paris")
+    config = KnownnessConfig(measure, shots=1, n_prompts=1, samples=1, max_new_tokens=5)
+    knownness.score(config, model, FACTS, FACTS, seed=0)
+    assert calls and {call["max_new_tokens"] for call in calls} == {5}
+
+
 def test_greedy_correctness_is_the_share_of_prompts_answered_with_any_alias(model, words, monkeypatch):
     facts = [ask(n, answers=("Paris", "City of Light")) for n in range(6)]
     seen = {}
