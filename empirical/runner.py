@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,8 +30,18 @@ from empirical.study import Base
 
 FLOW = "empirical"
 TABLES = ("facts", "trace", "attention")
-PRETRAINING, SCORING, MEASURING = 0.3, 0.33, 0.35
-"""Shares of a run's time, roughly, by which the base model is there, its facts are scored, and it is measured."""
+
+
+class Ends(NamedTuple):
+    """Shares of a run's time, roughly, by which the base model is there, its facts are scored, and it is measured."""
+
+    pretraining: float
+    scoring: float
+    measuring: float
+
+
+OWN, NAMED = Ends(0.3, 0.33, 0.35), Ends(0.0, 0.15, 0.2)
+"""Of a model that the study pretrains, and of one that is there."""
 CHOOSING, TUNING = 0.6, 0.85
 """Shares of an arm's time, roughly, by which its learning rate is chosen, and by which it is finetuned."""
 MEDIATING = 0.7
@@ -58,10 +68,14 @@ def run(
     for number, cell in enumerate(wanted):
         label = f"{cell.pretrain}/{cell.split}/{cell.seed}"
         own = part(progress, label, number, number + 1)
-        pretraining = part(own, "pretraining", 0.0, PRETRAINING)
+        pretraining = part(own, "pretraining", 0.0, _ends(config).pretraining)
         base = study.base(config, given, out, seed=cell.pretrain, progress=pretraining)
         _Cell(config, facts_hash, name, cell, base, out, overwrite, own).run()
         progress(label, number + 1.0)
+
+
+def _ends(config: Config) -> Ends:
+    return OWN if config.pretrains else NAMED
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +113,8 @@ class _Cell:
     def run(self) -> None:
         """Measure base and arms, those that are not kept already, and write the run."""
         path = runs.directory(self.out, FLOW, self.name, self.cell)
-        scoring = part(self.progress, "questions:", PRETRAINING, SCORING)
+        ends = _ends(self.config)
+        scoring = part(self.progress, "questions:", ends.pretraining, ends.scoring)
         scoring("", 0.0)
         questions, halves, notes = study.questions(
             self.config, self.base, self.out, seed=self.cell.split, progress=scoring
@@ -110,9 +125,10 @@ class _Cell:
                 ERRORS.print(told, style="yellow", markup=False)
         parts = [self._keep(self._shared / "base", lambda: self._base(questions))]
         pairs = self.config.mediation.pairs
-        width = ((MEDIATING if pairs else 1.0) - MEASURING) / len(self.config.arms)
+        width = ((MEDIATING if pairs else 1.0) - ends.measuring) / len(self.config.arms)
         for number, arm in enumerate(self.config.arms):
-            own = part(self.progress, f"{arm}:", MEASURING + width * number, MEASURING + width * (number + 1))
+            begin = ends.measuring + width * number
+            own = part(self.progress, f"{arm}:", begin, begin + width)
             parts.append(self._arm(arm, questions, halves, own))
         roles = {role: int((halves.role == code).sum()) for code, role in enumerate(ROLES)}
         told = [*self.base.notes, *questions.notes]
@@ -134,7 +150,7 @@ class _Cell:
         return folder.with_name(f"{folder.name}.{identity[:16]}.work")
 
     def _base(self, questions: Questions) -> Part:
-        measuring = part(self.progress, "base:", SCORING, MEASURING)
+        measuring = part(self.progress, "base:", _ends(self.config).scoring, _ends(self.config).measuring)
         pieces = Pieces(self._training(self._shared / "base"))
         return Part("base", study.measure_base(self.config, self.base, questions, pieces=pieces, progress=measuring))
 
