@@ -48,7 +48,8 @@ def _is_right(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]
 ) -> Bool[np.ndarray, " text"]:
     """Return whether every token from the answer on is the most likely one."""
-    joint = tokenizer([before + rest for before, rest in texts], return_offsets_mapping=True)
+    whole = [before + rest for before, rest in texts]
+    joint = tokenizer(whole, return_offsets_mapping=True, split_special_tokens=True)
     end, pad = special_token_id(tokenizer, "eos"), special_token_id(tokenizer, "pad")
     padded = batch.pad_right([[*tokens, end] for tokens in joint["input_ids"]], pad)
     pairs = zip(texts, joint["offset_mapping"], strict=True)

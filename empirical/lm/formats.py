@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -62,9 +63,12 @@ class Chat(Format):
         """Return the question as the last of the user's turns, which `shots` are the earlier ones of.
 
         Raises:
-            InputError: the template does not take these turns, or changes the question.
+            InputError: the template does not take these turns, or changes the question; a fact's text holds the name of
+                a control token, which would be one.
         """
         asked = _message(fact)
+        for one in (*shots, fact):
+            _check_text(self.tokenizer, one)
         earlier = [text for shot in shots for text in (_message(shot).text, shot.answers[0])]
         rendered = _render(self.tokenizer, [*earlier, asked.text])
         stop = len(rendered) - len(self.after)
@@ -128,10 +132,28 @@ def _render(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> str:
         raise _refusal(tokenizer, f"does not take the turns of a user and an assistant alone ({reason})") from error
 
 
+@lru_cache(maxsize=4)
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the tokenizer's control tokens, which a text that has their names is not to make."""
+    added = {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+
+
+def _check_text(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> None:
+    """Raise InputError if what a fact says would become a control token in a chat template."""
+    said = _message(fact).text, fact.answers[0]
+    for token in special_tokens(tokenizer):
+        if any(token in text for text in said):
+            raise InputError(
+                f"--model.chat: fact {fact.id} ({fact.question[:60]!r}) has {token!r} in question or answer, which is a "
+                f"control token of {tokenizer.name_or_path}.\nTake it out of the fact, or leave the flag: as plain text "
+                "it is text."
+            )
+
+
 def _first_special(tokenizer: PreTrainedTokenizerBase, tail: str) -> int:
     """Return the special token that a text begins with, blanks aside; InputError if it begins otherwise."""
-    added = {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special = added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    special = special_tokens(tokenizer)
     first = max((token for token in special if tail.lstrip().startswith(token)), key=len, default=None)
     if first is None:
         raise _refusal(tokenizer, f"ends an answer with no special token, but {tail[:20]!r}")

@@ -113,8 +113,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, end
         """Return the tokens without the end token that some tokenizers add."""
         return list(tokens[:-1] if adds and tokens[-1] == own_end else tokens)
 
-    joint = tokenizer([p.text + p.completion for p in prompts], return_offsets_mapping=True, add_special_tokens=adds)
-    alone = tokenizer([p.text for p in prompts], add_special_tokens=adds)["input_ids"]
+    # In plain text a control token's name (`</s>`) is text like any other; a chat template writes control tokens so.
+    options = {"add_special_tokens": adds, "split_special_tokens": adds}
+    joint = tokenizer([p.text + p.completion for p in prompts], return_offsets_mapping=True, **options)
+    alone = tokenizer([p.text for p in prompts], **options)["input_ids"]
     rows = zip(prompts, joint["input_ids"], joint["offset_mapping"], alone, strict=True)
     last = own_end if end is None else end
     return [_encoded(prompt, bare(tokens), offsets, bare(prefix), last) for prompt, tokens, offsets, prefix in rows]
