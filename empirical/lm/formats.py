@@ -29,6 +29,8 @@ class Format:
     """What separates an answer from its prompt; the answer's first token may hold it."""
     end: int | None = None
     """The token that ends an answer in text that has its special tokens already; None: the tokenizer adds its own."""
+    n_positions: int | None = None
+    """How many tokens the model can read; None: any number."""
 
     @property
     def stop(self) -> frozenset[int]:
@@ -39,17 +41,30 @@ class Format:
         """Return the fact's question as a prompt, after other facts' answered questions."""
         return prompts.build(fact, shots)
 
-    def encode(self, built: Sequence[Prompt]) -> list[Encoded]:
+    def encode(self, built: Sequence[Prompt], *, new_tokens: int = 0) -> list[Encoded]:
         """Return prompts of this format as tokens, those of training, generation and measurement alike.
 
-        Raises:
-            InputError: as `prompts.encode`.
-        """
-        return prompts.encode(self.tokenizer, built, end=self.end)
+        Args:
+            new_tokens: How many may be generated after a prompt.
 
-    def ask(self, facts: Sequence[Fact]) -> list[Encoded]:
+        Raises:
+            InputError: as `prompts.encode`, or a prompt that is longer, with what follows, than the model can read.
+        """
+        encoded = prompts.encode(self.tokenizer, built, end=self.end)
+        for prompt, one in zip(built, encoded, strict=True):
+            needed = one.n_prompt + max(len(one.completion), new_tokens)
+            if self.n_positions is not None and needed > self.n_positions:
+                raise InputError(
+                    f"fact {prompt.fact}: its question takes {one.n_prompt:,} tokens and its answer up to "
+                    f"{needed - one.n_prompt:,}; {self.tokenizer.name_or_path} reads {self.n_positions:,} at most.\n"
+                    "Leave it out of the facts, ask with fewer examples or answers of fewer tokens, or name another "
+                    "model."
+                )
+        return encoded
+
+    def ask(self, facts: Sequence[Fact], *, new_tokens: int = 0) -> list[Encoded]:
         """Return the facts' questions as tokens; InputError as `build` and `encode`."""
-        return self.encode([self.build(fact) for fact in facts])
+        return self.encode([self.build(fact) for fact in facts], new_tokens=new_tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +96,7 @@ class Chat(Format):
             self.gap + fact.answers[0],
             question,
             prompts.shifted(asked.subject, start),
+            fact.id,
         )
 
 
@@ -145,9 +161,8 @@ def _check_text(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> None:
     for token in special_tokens(tokenizer):
         if any(token in text for text in said):
             raise InputError(
-                f"--model.chat: fact {fact.id} ({fact.question[:60]!r}) has {token!r} in question or answer, which is a "
-                f"control token of {tokenizer.name_or_path}.\nTake it out of the fact, or leave the flag: as plain text "
-                "it is text."
+                f"--model.chat: fact {fact.id} ({fact.question[:60]!r}) has {token!r} in question or answer: a control "
+                f"token of {tokenizer.name_or_path}.\nTake it out of the fact, or leave the flag: plain text is text."
             )
 
 
