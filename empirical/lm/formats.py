@@ -126,7 +126,7 @@ def chat(tokenizer: PreTrainedTokenizerBase) -> Chat:
     after = asked.partition(ASKED)[2]
     opening = (opened if opened.startswith(asked) else asked).partition(ASKED)[2]
     before = opening.rstrip(" ")
-    return Chat(tokenizer, before, opening[len(before) :], _first_special(tokenizer, tail), after)
+    return Chat(tokenizer, before, opening[len(before) :], _first_special(tokenizer, tail), after=after)
 
 
 def _message(fact: Fact) -> Prompt:
