@@ -19,6 +19,7 @@ from core.errors import InputError
 from empirical import evaluate, mediation
 from empirical.evaluate import EvaluateConfig
 from empirical.lm import model as models
+from empirical.lm import shape
 from empirical.lm.model import ModelConfig
 from empirical.mediation import Asked
 from empirical.worlds import world
@@ -78,7 +79,7 @@ def prepare(settings: Settings) -> dict[str, Callable[[], object]]:
     receiver, donor = (models.measured(models.load(ModelConfig(settings.model))) for _ in range(2))
     facts = world.build(WorldConfig(n_subjects=settings.questions), seed=0).fact_set().facts[: settings.questions]
     config, encoded = EvaluateConfig(), receiver.format.ask(facts)
-    asked, layers = Asked(config, encoded), tuple(range(receiver.network.config.get_text_config().num_hidden_layers))
+    asked, layers = Asked(config, encoded), tuple(range(shape.n_layers(receiver.network)))
     passes: dict[str, Callable[[], object]] = {
         ANSWERS: partial(evaluate.answer, config, receiver, facts, encoded),
         PLAIN: partial(mediation.plain, receiver, asked),

@@ -4,14 +4,18 @@ A run lives in `<out>/<flow>/<experiment>/pretrain_<p>/split_<q>/seed_<n>/` and 
 a hidden sibling first, which is then renamed.
 """
 
+import errno
+import glob
 import json
 import os
+import platform
 import re
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +33,10 @@ SCHEMA = 2
 """Raised by one whenever a column changes its meaning, so that old and new runs are never mixed."""
 SWEEP_SCHEMA = 2
 """The same of a sweep's units, tables and design; raised when a column of SWEEP, or how it comes about, changes."""
+HOST = re.sub(r"\W", "_", platform.node())
+"""This machine's name, as it stands in the names of files that are being written."""
+OLD = 86_400.0
+"""Seconds after which a half-written file of another machine is taken for a killed process's."""
 
 
 def directory(out: Path, flow: str, experiment: str, cell: Cell) -> Path:
@@ -116,8 +124,6 @@ def write_run(
     partial, replaced = _hidden(path, "partial"), _hidden(path, "replaced")
     with _disk_errors(path):
         try:
-            for leftover in (partial, replaced):
-                shutil.rmtree(leftover, ignore_errors=True)
             partial.mkdir(parents=True)
             _write_files(partial, report, tables, arrays or {})
             if overwrite and path.exists():
@@ -181,9 +187,45 @@ def check_writable(out: Path) -> None:
             file.write(b"a")
 
 
+@contextmanager
+def folder_of(path: Path) -> Iterator[Path]:
+    """Give a folder to fill, which gets this name when the block ends: it is there whole or not at all.
+
+    Raises InputError when the disk refuses, or when something stands there.
+    """
+    partial = _hidden(path, "partial")
+    with _disk_errors(path):
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            partial.rename(path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
 def _hidden(path: Path, suffix: str) -> Path:
-    """Return the path's hidden sibling."""
-    return path.with_name(f".{path.name}.{suffix}")
+    """Return the path's hidden sibling of this process: no two write the same one. What killed ones left is removed."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(?:(?P<host>\w*)-(?P<process>\d+)\.)?{suffix}")
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{suffix}"):
+        if (named := pattern.fullmatch(leftover.name)) and _is_left(leftover, named["host"], named["process"]):
+            shutil.rmtree(leftover, ignore_errors=True)
+            with suppress(OSError):
+                leftover.unlink()
+    return path.with_name(f".{path.name}.{HOST}-{os.getpid()}.{suffix}")
+
+
+def _is_left(path: Path, host: str | None, process: str | None) -> bool:
+    """Return whether nobody writes this file or folder any more: its process has ended, or it is old."""
+    try:
+        if host != HOST or process is None or os.name == "nt":  # there the signal would end the process
+            return time.time() - path.stat().st_mtime > OLD
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is another user's, or gone
+        return False
+    return int(process) == os.getpid()
 
 
 def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -195,10 +237,15 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """See that the folder's entries, renames too, survive a power cut."""
+    """See that the folder's entries, renames too, survive a power cut, where the system can."""
+    if os.name == "nt":  # a folder cannot be opened there
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a folder some network file systems know no such thing
+            raise
     finally:
         os.close(descriptor)
 

@@ -1,11 +1,13 @@
 """python -m empirical {run,pretrain,score,finetune,evaluate,attention,knockout,patch,graft,...}: parse and call."""
 
+import os
 import sys
 from typing import Annotated
 
 import tyro
 
 from core import cli, former
+from core.errors import InputError
 from empirical.commands import Compare, List, Overlap, Pretrain, Study, Weights
 from empirical.lm import model
 from empirical.mediation_commands import Grafting, Knockout, Patching
@@ -30,8 +32,30 @@ Command = (
 )
 
 
+OF_FILES = ("weights", "compare", "overlap", "list")
+"""Commands that run no model: any number of processes may."""
+
+
+def check_alone() -> None:
+    """Raise InputError where torchrun or its like started several processes: each would do all of the work."""
+    n_processes = os.environ.get("WORLD_SIZE", "")
+    if n_processes.isdecimal() and int(n_processes) > 1:
+        raise InputError(
+            f"WORLD_SIZE is {n_processes}: of several processes, as torchrun and accelerate launch start them, each "
+            "would do all of the work and write the same files.\nStart it as one process; of several, give each a --seed and "
+            "an --out of its own, and leave WORLD_SIZE unset."
+        )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0, 2 for a mistake in the input, 130 for Ctrl-C."""
+    given = sys.argv[1:] if arguments is None else arguments
+
+    def prepare() -> None:
+        model.quiet()
+        if given[0] not in OF_FILES:
+            check_alone()
+
     return cli.main(
         Command,
         "empirical",
@@ -39,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments=arguments,
         former=former.flags("empirical"),
         interrupted=INTERRUPTED,
-        prepare=model.quiet,
+        prepare=prepare,
     )
 
 

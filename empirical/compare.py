@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from core import runs as results
 from core import signs, statistics
 from core.arms import CONTRASTS, RARITY
+from core.numbering import numbered
 from core.runs import Run
 from empirical.lm.scores import normalise
 
@@ -162,13 +163,13 @@ def _group(world: int, runs: Sequence[Run]) -> Group:
         of_arm = [_arm_columns(table, arm) for table in tables]
         columns[arm] = {name: np.stack([one[name] for one in of_arm]) for name in of_arm[0]}
     first = tables[0].filter(np.array([arm == "base" for arm in tables[0]["arm"].to_pylist()]))
-    relation, subject = (np.array(first[name].to_pylist()) for name in ("relation", "subject"))
+    relation, subject, fact = (first[name].to_pylist() for name in ("relation", "subject", "fact"))
     by_relation = len(set(relation)) >= MIN_RELATIONS
-    fact = first["fact"].to_numpy()
-    cluster = relation if by_relation else np.where(subject == "", fact.astype(str), subject)
+    own = [name or str(number) for name, number in zip(subject, fact, strict=True)]
+    cluster = numbered(relation if by_relation else own)
     seeds = tuple(run.report["seeds"]["seed"] for run in runs)
     fifth = statistics.fifth(first["knownness"].to_numpy())
-    return Group(world, seeds, columns, np.unique(cluster, return_inverse=True)[1], fifth, by_relation)
+    return Group(world, seeds, columns, cluster, fifth, by_relation)
 
 
 def _held_out(run: Run) -> np.ndarray:

@@ -13,6 +13,7 @@ from core.errors import InputError
 from core.facts import Source
 from core.facts.record import Fact, FactSet
 from core.facts.request import Request, TableColumns
+from core.numbering import numbered
 
 __all__ = ["Fact", "FactSet", "FactsConfig", "check", "fingerprint", "load"]
 
@@ -75,9 +76,8 @@ def fingerprint(given: FactSet | None) -> str | None:
 
 def _limited_each(chosen: FactSet, limit: int | None) -> FactSet:
     """Return at most `limit` of the facts of each relation, drawn at random, always the same."""
-    names = np.array([fact.relation for fact in chosen.facts])
-    _, relation, size = np.unique(names, return_inverse=True, return_counts=True)
-    if limit is None or size.max() <= limit:
+    relation = numbered([fact.relation for fact in chosen.facts])
+    if limit is None or np.bincount(relation).max() <= limit:
         return chosen
     place = arms.ranks(relation, np.zeros(len(relation)), np.random.default_rng(0))[0]
     rows = np.flatnonzero(place < limit)

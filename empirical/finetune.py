@@ -18,6 +18,9 @@ from empirical.lm.prompts import Encoded
 from empirical.lm.remedies import Ranked
 from empirical.lm.train import TrainConfig
 
+ALL = "all-linear"
+"""In place of layers' names: whatever the architecture calls them."""
+
 
 @dataclass(frozen=True)
 class Lora:
@@ -30,7 +33,12 @@ class Lora:
     dropout: float = 0.05
     """Dropout probability on the adapter's input."""
     modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Linear layers that get an adapter, by the end of their name."""
+    """Linear layers that get an adapter, by the end of their name; all-linear: every one but the head."""
+
+    @property
+    def targets(self) -> str | list[str]:
+        """The layers, as peft takes them."""
+        return ALL if self.modules == (ALL,) else list(self.modules)
 
 
 @dataclass(frozen=True)
@@ -80,8 +88,19 @@ def check(config: FinetuneConfig) -> None:
         raise InputError(
             "--finetune.lora: rank must be at least 1, alpha above 0, dropout from 0 to below 1, modules not empty."
         )
+    if ALL in lora.modules and len(lora.modules) > 1:
+        raise InputError(f"--finetune.lora.modules: {ALL} stands for all of them.\nName it alone.")
     train.check(config.train)
     shared.check(config)
+
+
+def check_base(config: FinetuneConfig, base: LanguageModel) -> None:
+    """Raise InputError for a model that cannot be finetuned by this method."""
+    if config.method == "full" and base.is_quantised:
+        raise InputError(
+            f"{base.name}: its weights are quantised, so that they cannot be trained.\n"
+            "Train an adapter (--finetune.method lora), or name the checkpoint from before."
+        )
 
 
 def run(
@@ -106,10 +125,11 @@ def run(
     Raises:
         InputError: the training diverges, or the model does not have what gets an adapter or is frozen.
     """
+    check_base(config, base)
     network: Any = base.network
     if config.method == "lora":
         torch.manual_seed(seed)
-        network = _with_adapter(config.lora, base)
+        network = with_adapter(config.lora, base.network, base.name, base.revision)
     else:
         network.requires_grad_(True)
     questions = Ranked(examples, (), ()) if ranked is None else ranked
@@ -125,25 +145,33 @@ def run(
     return replace(base, network=network, revision=None), trace
 
 
-def _with_adapter(config: Lora, base: LanguageModel) -> Any:
-    """Return the model with a fresh adapter on it, which names its base and the base's revision."""
-    layers = [name for name, _ in base.network.named_modules()]
-    absent = [name for name in config.modules if not any(f".{layer}".endswith(f".{name}") for layer in layers)]
-    if absent:
+def with_adapter(config: Lora, network: Any, name: str, revision: str | None = None) -> Any:
+    """Return a model with a fresh adapter on it, which names its base and the base's revision.
+
+    Raises:
+        InputError: the model does not have these layers, or layers that take an adapter.
+    """
+    layers = [layer for layer, _ in network.named_modules()]
+    absent = [one for one in config.modules if not any(f".{layer}".endswith(f".{one}") for layer in layers)]
+    if absent and config.targets != ALL:
         raise InputError(
-            f"--finetune.lora.modules: {base.name} has no layer {', '.join(absent)}.\nName it as the model does."
+            f"--finetune.lora.modules: {name} has no layer {', '.join(absent)}.\nName it as the model does, or {ALL}."
         )
     adapter = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=config.dropout,
-        target_modules=list(config.modules),
+        target_modules=config.targets,
         task_type="CAUSAL_LM",
-        revision=base.revision,
+        revision=revision,
     )
     try:
-        return get_peft_model(base.network, adapter)
+        adapted = get_peft_model(network, adapter)
     except ValueError as error:
         raise InputError(
-            f"no adapter fits {base.name} ({str(error).splitlines()[0]}).\nName layers with --finetune.lora.modules."
+            f"no adapter fits {name} ({str(error).splitlines()[0]}).\nName layers with --finetune.lora.modules."
         ) from error
+    base = Path(str(adapter.base_model_name_or_path))
+    if base.is_dir():  # wherever the adapter is loaded from
+        adapter.base_model_name_or_path = str(base.resolve())
+    return adapted

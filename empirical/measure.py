@@ -15,10 +15,11 @@ from core.facts.record import Fact
 from core.split import ROLES
 from empirical import attention, evaluate
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import batch, capture, completion, generate, scores
+from empirical.lm import batch, capture, completion, scores
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.lm.reading import Reading
+from empirical.lm.shape import Model
 from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, Progress, counter, part, silent
 
@@ -115,13 +116,28 @@ def generic_answers(facts: Sequence[Fact]) -> dict[str, str]:
     return {relation: min(count, key=lambda text, c=count: (-c[text], text)) for relation, count in counts.items()}
 
 
-def eval_subset(network: generate.Model, encoded: Sequence[Encoded], pad: int) -> dict[str, float]:
-    """Return accuracy (every answer token the most likely one) and mean subject attention, for the trace."""
+def eval_subset(
+    network: Model, encoded: Sequence[Encoded], pad: int, *, tokens: int = batch.TOKENS
+) -> dict[str, float]:
+    """Return accuracy (every answer token the most likely one) and mean subject attention, for the trace.
+
+    Args:
+        tokens: Most tokens that are read at once, padding included.
+    """
     network.eval()
-    questions = batch.of_questions(encoded, pad)
-    correct = completion.most_likely(network, questions, questions.completion)
-    subject = attention.to_subject(network, questions, [question.has_subject for question in encoded])
-    return {"accuracy": float(correct.mean()), "subject_attention": subject}
+    lengths = [len(question.tokens) for question in encoded]
+    n_right, subject, n_named = 0, 0.0, 0
+    for rows in batch.of_like_length(lengths, rows=len(encoded), tokens=tokens):
+        own = [encoded[row] for row in sorted(rows)]
+        questions, named = batch.of_questions(own, pad), sum(question.has_subject for question in own)
+        n_right += int(completion.most_likely(network, questions, questions.completion).sum())
+        if named:
+            subject += named * attention.to_subject(network, questions, [question.has_subject for question in own])
+            n_named += named
+    return {
+        "accuracy": n_right / len(encoded),
+        "subject_attention": subject / n_named if n_named else float("nan"),
+    }
 
 
 def _fact_columns(
@@ -203,7 +219,7 @@ def _swapped(
     others = evaluate.swapped(facts, seed=seed)
     rows = [row for row, other in enumerate(others) if other is not None]
     swapped_facts = [other for other in others if other is not None]
-    encoded = model.format.ask(swapped_facts) if swapped_facts else []
+    encoded = model.format.ask(swapped_facts, new_tokens=config.max_new_tokens) if swapped_facts else []
     texts = evaluate.predict(config, model, swapped_facts, encoded, pieces=pieces, done=done)
     answers: list[str | None] = [None] * len(facts)
     for row, text in zip(rows, texts, strict=True):

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from core.errors import InputError
 from core.shares import DONOR, RECEIVER, Outcome
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import batch, graft, knockout, patch
+from empirical.lm import batch, graft, knockout, patch, shape
 from empirical.lm.batch import QuestionBatch
 from empirical.lm.model import LanguageModel
 from empirical.lm.patch import Patch, Scores
@@ -114,7 +114,7 @@ def in_windows(model: LanguageModel, what: Sequence[str], n_windows: int) -> lis
         return list(what)
     if placed := [text for text in what if ":" in text]:
         raise InputError(f"{placed[0]} names its layers already.\nLeave them out, or the windows.")
-    n_layers = model.network.config.get_text_config().num_hidden_layers
+    n_layers = shape.n_layers(model.network)
     places = map(named, windows(n_layers, n_windows))
     return [*what, *(f"{text.replace('+', f':{layers}+')}:{layers}" for layers in places for text in what)]
 

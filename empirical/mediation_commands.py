@@ -16,7 +16,7 @@ from core.console import OUTPUT, progress
 from core.errors import InputError
 from empirical import config as configs
 from empirical import mediation, study
-from empirical.lm import graft
+from empirical.lm import graft, shape
 from empirical.lm import model as models
 from empirical.lm.model import LanguageModel
 from empirical.lm.patch import numbers_of
@@ -137,7 +137,7 @@ class Knockout(OnModel):
             raise InputError("no held-out question names its subject, so there is nothing to cut.")
         rows = np.flatnonzero(has_subject)
         encoded, cluster = [asked[row] for row in rows], subject[rows]
-        n_layers = model.network.config.get_text_config().num_hidden_layers
+        n_layers = shape.n_layers(model.network)
         places = [tuple(range(n_layers)), *(mediation.windows(n_layers, self.windows) if self.windows > 1 else ())]
         found = []
         with progress("cutting", len(encoded) * (1 + len(places))) as advance:

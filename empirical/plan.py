@@ -15,7 +15,6 @@ import numpy as np
 import psutil
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -24,6 +23,7 @@ from core import arms as other_arms
 from core import split, statistics
 from core.errors import InputError
 from core.facts.record import FactSet
+from core.numbering import numbered
 from core.seeds import Cell
 from empirical import evaluate, finetune, knownness, measure, study
 from empirical.arm import facts_of
@@ -136,7 +136,7 @@ def sizes_of(config: Config, base: Base, wanted: Sequence[Cell]) -> Sizes:
     ids, seed = study.identify(base.facts), wanted[0].split
     roles = split.roles(ids.subject, ids.relation, config.split, question=ids.question, seed=seed)
     more = tuple(arm for arm in config.more_arms if arm not in other_arms.CLASSES)
-    answers = np.unique([fact.answers[0].casefold() for fact in base.facts], return_inverse=True)[1]
+    answers = numbered([fact.answers[0].casefold() for fact in base.facts])
     drawn = np.random.default_rng(0).random(len(base.facts))  # stands in for what the model would say of each
     halves = split.arms(roles, ids.relation, drawn, config.split, more=more, answer=answers)
     counts = np.bincount(roles.role, minlength=len(split.ROLES)).tolist()
@@ -165,8 +165,7 @@ def weights(config: Config, base: Base) -> Weights:
         network: Any = AutoModelForCausalLM.from_config(settings)
         n_parameters = n_trained = network.num_parameters()
         if config.finetune.method == "lora":
-            lora = config.finetune.lora
-            network = get_peft_model(network, LoraConfig(r=lora.rank, target_modules=list(lora.modules)))
+            network = finetune.with_adapter(config.finetune.lora, network, name)
             n_trained = network.get_nb_trainable_parameters()[0]
     size = models.dtype(base.model.precision).itemsize
     # A gradient and two moments of each trained weight, an adapter in float32.
@@ -191,7 +190,7 @@ def time_stages(config: Config, base: Base) -> Timing:
     if config.knownness.measure != "popularity" or config.knownness.classes:
         score = _timed(lambda: knownness.score(config.knownness, model, sample[:N_TIMED], pool, seed=0))[1]
     own = sample[:N_TIMED]
-    encoded = model.format.ask(own)
+    encoded = model.format.ask(own, new_tokens=config.evaluate.max_new_tokens)
     answering = _timed(lambda: evaluate.answer(config.evaluate, model, own, encoded))[1]
     measuring = _timed(lambda: measure.arm("base", model, _questions(own, encoded), None, config.evaluate))[1]
     return Timing(

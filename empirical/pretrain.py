@@ -16,12 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from filelock import FileLock
 from jaxtyping import Float64, Int
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
-from core import config_json, provenance, runs
+from core import config_json, lock, provenance, runs
 from core.errors import InputError
 from core.facts.record import FactSet
 from empirical import facts
@@ -111,7 +110,7 @@ def run(
         given: The facts to tell; None for a sampled world.
 
     Raises:
-        InputError: a setting out of range, or a folder that cannot be written.
+        InputError: a setting out of range, or a folder that cannot be written or locked.
     """
     check(config)
     path = folder(config, world_config, given, out, seed=seed)
@@ -119,7 +118,7 @@ def run(
         return path
     runs.check_writable(path.parent)
     # Another process may be at the same model: the second waits, and finds it done.
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with lock.held(path.with_name(f".{path.name}.lock"), wait=True):
         if not path.exists():
             _make(config, world_config, given, path, seed=seed, progress=progress)
     return path

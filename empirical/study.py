@@ -12,6 +12,7 @@ from core import shares, split, statistics
 from core.columns import Columns
 from core.errors import InputError
 from core.facts.record import Fact, FactSet
+from core.numbering import numbered
 from core.shares import Outcome
 from core.split import Split
 from empirical import evaluate, finetune, knownness, measure, mediation, pretrain
@@ -92,7 +93,8 @@ def questions(
     """
     knownness.check_facts(config.knownness, base_model.facts)
     model = base_model.read()
-    encoded = model.format.ask(base_model.facts)
+    finetune.check_base(config.finetune, model)
+    encoded = model.format.ask(base_model.facts, new_tokens=config.evaluate.max_new_tokens)
     ids = identify(base_model.facts)
     roles = _roles(config, ids, seed=seed)
     held_out = np.flatnonzero(roles.role == split.HELD_OUT)
@@ -106,7 +108,7 @@ def questions(
         scored.value,
         config.split,
         more=config.more_arms,
-        answer=_ids([scores.normalise(fact.answers[0]) for fact in base_model.facts]),
+        answer=numbered([scores.normalise(fact.answers[0]) for fact in base_model.facts]),
         known_class=scored.known_class,
     )
     tested = [base_model.facts[row] for row in held_out.tolist()]
@@ -163,9 +165,9 @@ class Ids(NamedTuple):
 def identify(facts: Sequence[Fact]) -> Ids:
     """Return the facts' ids, case ignored; a fact without a subject is its own."""
     return Ids(
-        _ids([fact.subject.casefold() or f"\n{fact.question.casefold()}" for fact in facts]),
-        _ids([fact.relation for fact in facts]),
-        _ids(["\n".join((fact.question.casefold(), *fact.choices)) for fact in facts]),
+        numbered([fact.subject.casefold() or f"\n{fact.question.casefold()}" for fact in facts]),
+        numbered([fact.relation for fact in facts]),
+        numbered(["\n".join((fact.question.casefold(), *fact.choices)) for fact in facts]),
     )
 
 
@@ -278,7 +280,7 @@ def tune(
         learning_rate=rate,
         seed=seed,
         work=work,
-        evaluate=lambda network: measure.eval_subset(network, subset, model.pad),
+        evaluate=lambda network: measure.eval_subset(network, subset, model.pad, tokens=config.evaluate.batch_tokens),
         ranked=_ranked(questions, own),
         progress=progress,
     )
@@ -307,7 +309,3 @@ def _ranked(questions: Questions, own: Int[np.ndarray, " _"]) -> Ranked:
         np.flatnonzero(questions.role == split.DEV),
     )
     return Ranked(*([questions.encoded[row] for row in chosen.tolist()] for chosen in rows))
-
-
-def _ids(names: list[str]) -> Int[np.ndarray, " fact"]:
-    return np.unique(np.array(names, dtype=object).astype(str), return_inverse=True)[1]

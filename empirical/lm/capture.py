@@ -16,8 +16,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from core.errors import InputError
-from empirical.lm import logits, reading
-from empirical.lm.reading import Model
+from empirical.lm import logits, reading, shape
+from empirical.lm.shape import Model
 
 SPANS = ("subject", "relation", "template", "sink")
 """What attention is summed over, in this order; the sink is the first token."""
@@ -58,7 +58,7 @@ def measure(
     unread = torch.zeros_like(input_ids[:, reading.n_read(cache) :], dtype=torch.bool)
     with logits.only(model, unread):
         forward(model, WITH_ROWS, input_ids, attention_mask, cache=cache, rows=rows)
-    n_layers = model.config.get_text_config().num_hidden_layers
+    n_layers = shape.n_layers(model)
     if sorted(rows.mass) != list(range(n_layers)):
         raise _not_captured(model.config, f"{len(rows.mass)} of its {n_layers} layers attend through transformers")
     return torch.stack([rows.mass[layer] for layer in range(n_layers)], dim=2)

@@ -29,9 +29,13 @@ def recall(
         for before, rest in _cut(fact, n_paraphrases):
             texts.append((before, rest))
             owner.append(row)
-    right = np.concatenate(
-        [_is_right(model, tokenizer, texts[i : i + BATCH_SIZE]) for i in range(0, len(texts), BATCH_SIZE)]
-    )
+    right = np.zeros(len(texts), dtype=bool)
+    lengths = [
+        len(tokens) + 1
+        for tokens in tokenizer(["".join(text) for text in texts], split_special_tokens=True)["input_ids"]
+    ]
+    for rows in batch.of_like_length(lengths, rows=BATCH_SIZE, tokens=batch.TOKENS):
+        right[rows] = _is_right(model, tokenizer, [texts[row] for row in rows])
     counts = np.bincount(owner, minlength=len(facts))
     return np.bincount(owner, weights=right, minlength=len(facts)) / counts
 
@@ -48,7 +52,8 @@ def _is_right(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]
 ) -> Bool[np.ndarray, " text"]:
     """Return whether every token from the answer on is the most likely one."""
-    joint = tokenizer([before + rest for before, rest in texts], return_offsets_mapping=True)
+    whole = [before + rest for before, rest in texts]
+    joint = tokenizer(whole, return_offsets_mapping=True, split_special_tokens=True)
     end, pad = special_token_id(tokenizer, "eos"), special_token_id(tokenizer, "pad")
     padded = batch.pad_right([[*tokens, end] for tokens in joint["input_ids"]], pad)
     pairs = zip(texts, joint["offset_mapping"], strict=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -28,6 +29,8 @@ class Format:
     """What separates an answer from its prompt; the answer's first token may hold it."""
     end: int | None = None
     """The token that ends an answer in text that has its special tokens already; None: the tokenizer adds its own."""
+    n_positions: int | None = None
+    """How many tokens the model can read; None: any number."""
 
     @property
     def stop(self) -> frozenset[int]:
@@ -38,17 +41,30 @@ class Format:
         """Return the fact's question as a prompt, after other facts' answered questions."""
         return prompts.build(fact, shots)
 
-    def encode(self, built: Sequence[Prompt]) -> list[Encoded]:
+    def encode(self, built: Sequence[Prompt], *, new_tokens: int = 0) -> list[Encoded]:
         """Return prompts of this format as tokens, those of training, generation and measurement alike.
 
-        Raises:
-            InputError: as `prompts.encode`.
-        """
-        return prompts.encode(self.tokenizer, built, end=self.end)
+        Args:
+            new_tokens: How many may be generated after a prompt.
 
-    def ask(self, facts: Sequence[Fact]) -> list[Encoded]:
+        Raises:
+            InputError: as `prompts.encode`, or a prompt that is longer, with what follows, than the model can read.
+        """
+        encoded = prompts.encode(self.tokenizer, built, end=self.end)
+        for prompt, one in zip(built, encoded, strict=True):
+            needed = one.n_prompt + max(len(one.completion), new_tokens)
+            if self.n_positions is not None and needed > self.n_positions:
+                raise InputError(
+                    f"fact {prompt.fact}: its question takes {one.n_prompt:,} tokens and its answer up to "
+                    f"{needed - one.n_prompt:,}; {self.tokenizer.name_or_path} reads {self.n_positions:,} at most.\n"
+                    "Leave it out of the facts, ask with fewer examples or answers of fewer tokens, or name another "
+                    "model."
+                )
+        return encoded
+
+    def ask(self, facts: Sequence[Fact], *, new_tokens: int = 0) -> list[Encoded]:
         """Return the facts' questions as tokens; InputError as `build` and `encode`."""
-        return self.encode([self.build(fact) for fact in facts])
+        return self.encode([self.build(fact) for fact in facts], new_tokens=new_tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +78,12 @@ class Chat(Format):
         """Return the question as the last of the user's turns, which `shots` are the earlier ones of.
 
         Raises:
-            InputError: the template does not take these turns, or changes the question.
+            InputError: the template does not take these turns, or changes the question; a fact's text holds the name of
+                a control token, which would be one.
         """
         asked = _message(fact)
+        for one in (*shots, fact):
+            _check_text(self.tokenizer, one)
         earlier = [text for shot in shots for text in (_message(shot).text, shot.answers[0])]
         rendered = _render(self.tokenizer, [*earlier, asked.text])
         stop = len(rendered) - len(self.after)
@@ -77,6 +96,7 @@ class Chat(Format):
             self.gap + fact.answers[0],
             question,
             prompts.shifted(asked.subject, start),
+            fact.id,
         )
 
 
@@ -106,7 +126,7 @@ def chat(tokenizer: PreTrainedTokenizerBase) -> Chat:
     after = asked.partition(ASKED)[2]
     opening = (opened if opened.startswith(asked) else asked).partition(ASKED)[2]
     before = opening.rstrip(" ")
-    return Chat(tokenizer, before, opening[len(before) :], _first_special(tokenizer, tail), after)
+    return Chat(tokenizer, before, opening[len(before) :], _first_special(tokenizer, tail), after=after)
 
 
 def _message(fact: Fact) -> Prompt:
@@ -128,10 +148,27 @@ def _render(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> str:
         raise _refusal(tokenizer, f"does not take the turns of a user and an assistant alone ({reason})") from error
 
 
+@lru_cache(maxsize=4)
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the tokenizer's control tokens, which a text that has their names is not to make."""
+    added = {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+
+
+def _check_text(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> None:
+    """Raise InputError if what a fact says would become a control token in a chat template."""
+    said = _message(fact).text, fact.answers[0]
+    for token in special_tokens(tokenizer):
+        if any(token in text for text in said):
+            raise InputError(
+                f"--model.chat: fact {fact.id} ({fact.question[:60]!r}) has {token!r} in question or answer: a control "
+                f"token of {tokenizer.name_or_path}.\nTake it out of the fact, or leave the flag: plain text is text."
+            )
+
+
 def _first_special(tokenizer: PreTrainedTokenizerBase, tail: str) -> int:
     """Return the special token that a text begins with, blanks aside; InputError if it begins otherwise."""
-    added = {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special = added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    special = special_tokens(tokenizer)
     first = max((token for token in special if tail.lstrip().startswith(token)), key=len, default=None)
     if first is None:
         raise _refusal(tokenizer, f"ends an answer with no special token, but {tail[:20]!r}")

@@ -16,9 +16,11 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
-from empirical.lm import batch, logits, prefix
+from core.errors import InputError
+from empirical.lm import batch, logits, prefix, shape
 from empirical.lm.batch import Batch
-from empirical.lm.prefix import Model, Prefix
+from empirical.lm.prefix import Prefix
+from empirical.lm.shape import Model
 from empirical.progress import Done, uncounted
 
 TURN = 4
@@ -41,6 +43,7 @@ def greedy(
     The model's own generation settings (temperature, penalties) are not applied. `done` counts prompts.
 
     Raises:
+        InputError: a prompt leaves the model no room for so many tokens.
         ValueError: the model is in training mode, or a prompt is empty.
     """
     config = _config(stop, pad, max_new_tokens, do_sample=False)
@@ -65,6 +68,7 @@ def sample(
     The draws depend on the batch size; the global random state is left as it was. `done` counts prompts.
 
     Raises:
+        InputError: a prompt leaves the model no room for so many tokens.
         ValueError: the model is in training mode, or a prompt is empty.
     """
     config = _config(stop, pad, max_new_tokens, do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
@@ -105,6 +109,7 @@ def greedy_after(
     Args:
         cache: Keys and values of the places that are read already, which is left as it is.
     """
+    _check_room(model, int(asked.mask.sum(1).max()), max_new_tokens)
     config = _config(stop, pad, max_new_tokens, do_sample=False)
     return _generate(model, asked, copy.deepcopy(cache), config)
 
@@ -181,7 +186,7 @@ def _score(
     with logits.only(model, is_wanted):
         predicting = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None).logits[0]
     logprobs = torch.log_softmax(predicting.float(), dim=-1)[nth, token]
-    return np.split(logprobs.double().cpu().numpy(), np.cumsum([len(pairs) for pairs in wanted])[:-1])
+    return np.split(logprobs.cpu().double().numpy(), np.cumsum([len(pairs) for pairs in wanted])[:-1])
 
 
 @torch.no_grad()
@@ -195,9 +200,10 @@ def _continue(
 ) -> list[list[int]]:
     """Return the continuations, without the stop token, in the order of the prompts."""
     _check(model, prompts)
+    _check_room(model, max(map(len, prompts), default=0), cast(int, config.max_new_tokens))
     texts = [list(prompt) for prompt in prompts]
     longest = min((len(text) for text in texts), default=0) - 1
-    window = prefix.window(model)
+    window = shape.window(model)
     if window and max(map(len, texts), default=0) + config.max_new_tokens > window:
         longest = 0  # The padding between prefix and prompt would push what is far out of a window that is too narrow.
     shared = prefix.read(model, texts, longest=longest)
@@ -275,6 +281,17 @@ def _plain_settings(model: Model) -> Iterator[None]:
 
 def _until(tokens: list[int], stop: Collection[int]) -> list[int]:
     return tokens[: next((i for i, token in enumerate(tokens) if token in stop), len(tokens))]
+
+
+def _check_room(model: Model, longest: int, new_tokens: int) -> None:
+    """Raise InputError if a prompt of so many tokens leaves the model no room for so many more."""
+    limit = shape.positions(model)
+    if limit is not None and longest + new_tokens > limit:
+        raise InputError(
+            f"a question takes {longest:,} tokens and its answer up to {new_tokens:,}; {model.config.name_or_path} "
+            f"reads {limit:,} at most.\nLower --evaluate.max-new-tokens, ask with fewer examples, or leave the longest "
+            "facts out."
+        )
 
 
 def _check(model: Model, prompts: Sequence[Sequence[int]]) -> None:

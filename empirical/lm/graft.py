@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from core.errors import InputError
-from empirical.lm.reading import Model
+from empirical.lm import shape
+from empirical.lm.shape import Model
 
 PARTS = {
     "query_key": r"\.self_attn\.[qk]_(proj|norm)\.",
@@ -94,7 +95,7 @@ def check_alike(receiver: Model, donor: Model) -> None:
 
 def check_layers(model: Model, layers: Sequence[int]) -> None:
     """Raise InputError for a layer that the model does not have."""
-    n_layers = model.config.get_text_config().num_hidden_layers
+    n_layers = shape.n_layers(model)
     if unknown := [layer for layer in layers if not 0 <= layer < n_layers]:
         raise InputError(f"{_name(model)} has no layer {unknown[0]}: it has {n_layers}, counted from 0.")
 

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from empirical.lm import capture, reading
+from empirical.lm import capture, reading, shape
 from empirical.lm.batch import QuestionBatch
-from empirical.lm.reading import Model
+from empirical.lm.shape import Model
 
 WITH_CUT = "sdpa_with_cut"
 """Name under which transformers finds the attention function of this file."""
@@ -45,7 +45,7 @@ def logprob(
             read; a row has no answer, or one that begins with the row; there is no such layer.
     """
     cut = torch.zeros_like(questions.completion) if cut is None else cut
-    n_layers = model.config.get_text_config().num_hidden_layers
+    n_layers = shape.n_layers(model)
     layers = range(n_layers) if layers is None else layers
     _check(questions, cut, reading.n_read(cache))
     if unknown := set(layers) - set(range(n_layers)):

@@ -2,9 +2,14 @@
 
 import json
 import os
-import shutil
+import pickle
 import warnings
+<<<<<<< HEAD
 from collections.abc import Callable
+=======
+from collections.abc import Iterator
+from contextlib import contextmanager
+>>>>>>> mend-b
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,19 +21,50 @@ from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging
 
+from core import runs
 from core.config_json import setting
+from core.console import ERRORS
 from core.errors import InputError
 from empirical import packages
-from empirical.lm import formats, gguf
+from empirical.lm import formats, gguf, shape
 from empirical.lm.formats import Format
 
-UNUSABLE = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
-"""What loading raises for a model that is not there, of another kind, or of other shapes than its config says.
 
-Files that are damaged are found before (`_check_files`): they would raise anything.
+class DamagedError(Exception):
+    """A file of a checkpoint does not hold what it should."""
+
+
+UNUSABLE = (
+    *(OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError),
+    *(pickle.UnpicklingError, EOFError, DamagedError),
+)
+"""What libraries raise for a model that is not there, of another kind, or of other shapes than its config says.
+
+Files that are damaged are found before (`_check_files`): they would raise anything. Nothing of our own stands where
+these are caught (`_library`).
 """
+PACKAGES = {
+    "bitsandbytes": "bitsandbytes",
+    "gptq": "optimum gptqmodel",
+    "awq": "gptqmodel",
+    "compressed-tensors": "compressed-tensors",
+    "hqq": "hqq",
+    "quanto": "optimum-quanto",
+    "torchao": "torchao",
+}
+"""What reads quantised weights, by the method that the config names."""
+WHOLE = (
+    "Name a folder that save_pretrained wrote whole, or a hub id that is cached or can be reached; for a model behind "
+    "a licence, accept it there and set HF_TOKEN."
+)
+"""What to do where a model cannot be loaded."""
+BEGINNINGS = ("<s>", "<bos>", "<|begin_of_text|>", "<|begin▁of▁sentence|>")
+"""Tokens that stand for nothing but the beginning of a text."""
+WITH_BEGINNING = ("llama", "mistral", "mixtral", "ministral", "gemma", "gemma2", "gemma3", "gemma3_text", "llama4")
+"""Types of models that are trained on texts that begin with such a token, where their tokenizer has one."""
 TOKENIZER_FILES = (".json", ".jinja", ".model", ".txt")
 """How the names of a tokenizer's files end: tokenizer.json, vocab.json and merges.txt, tokenizer.model, templates."""
 Precision = Literal["auto", "float32", "mixed", "bfloat16"]
@@ -68,12 +104,19 @@ class LanguageModel:
     @cached_property
     def format(self) -> Format:
         """How it is asked; InputError for a chat template that will not do."""
-        return formats.of(self.tokenizer, is_chat=self.is_chat)
+        return replace(formats.of(self.tokenizer, is_chat=self.is_chat), n_positions=shape.positions(self.network))
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether its weights are of a few bits, on the device where they were read: neither moved nor trained."""
+        return bool(getattr(self.network, "is_quantized", False))
 
     @property
     def pad(self) -> int:
-        """The padding token."""
-        return cast(int, self.tokenizer.pad_token_id)
+        """The padding token; the end token where the model has no embedding of its own for padding (never read)."""
+        pad = cast(int, self.tokenizer.pad_token_id)
+        n_embedded = cast(Any, self.network).get_input_embeddings().weight.shape[0]
+        return pad if pad < n_embedded else cast(int, self.tokenizer.eos_token_id)
 
 
 def device() -> torch.device:
@@ -114,31 +157,99 @@ def load(config: ModelConfig) -> LanguageModel:
     if folder.is_dir() and (folder / "adapter_config.json").exists():
         return _load_adapter(folder, config)
     if folder.is_dir() and not (folder / "config.json").exists():
-        raise InputError(
-            f"{folder}: no checkpoint (it has neither config.json nor adapter_config.json).\n"
-            "Name a folder that save_pretrained wrote, or a hub id."
-        )
+        raise _no_checkpoint(folder)
     if not folder.exists() and (folder.is_absolute() or config.name.startswith(".") or config.name.count("/") > 1):
         raise InputError(f"{folder}: no such folder.\nName a checkpoint folder, or a hub id such as owner/name.")
-    try:
+    with _library(config.name):
         if folder.is_dir():
             _check_files(folder)
         settings = AutoConfig.from_pretrained(config.name, revision=config.revision)
+    with _library(config.name):
         tokenizer = _tokenizer(config.name, config.revision, stamp(config.name, TOKENIZER_FILES))
-        formats.of(tokenizer, is_chat=config.chat)  # refused before the weights are read
-        options = {"revision": config.revision, "dtype": dtype(config.precision), "attn_implementation": "sdpa"}
-        options |= {"config": settings, "output_loading_info": True}
+    formats.of(tokenizer, is_chat=config.chat)  # refused before the weights are read
+    if told := _missing_beginning(config, settings, tokenizer):
+        _say(told)
+    network = _network(config, settings)
+    if not getattr(network, "is_quantized", False):  # such weights are where they are to be, and cannot be moved
+        network = network.to(device=device())
+    is_mixed = config.precision == "mixed"
+    return LanguageModel(network.eval(), tokenizer, config.name, config.revision, is_mixed, config.chat)
+
+
+def _network(config: ModelConfig, settings: Any) -> Any:
+    """Return the model of a config, its weights as they are stored; InputError where it cannot be loaded."""
+    options = {"revision": config.revision, "dtype": dtype(config.precision), "attn_implementation": "sdpa"}
+    options |= {"config": settings, "output_loading_info": True}
+    method = _quantisation(settings)
+    with _library(config.name, WHOLE if method is None else _for_quantised(method)):
         network, report = cast(Any, AutoModelForCausalLM.from_pretrained(config.name, **options))
         if missing := report["missing_keys"]:  # transformers would go on with random ones
-            raise ValueError(f"{len(missing)} weights are missing, {min(missing)} among them")
+            raise DamagedError(f"{len(missing)} weights are missing, {min(missing)} among them")
+    return network
+
+
+def _quantisation(settings: Any) -> str | None:
+    """Return the method by which a checkpoint's weights are quantised; None: they are not."""
+    found = getattr(settings, "quantization_config", None)
+    if found is None:
+        return None
+    return str(found.get("quant_method") if isinstance(found, dict) else found.quant_method)
+
+
+def _for_quantised(method: str) -> str:
+    package = PACKAGES.get(method)
+    install = "Install the package that reads such weights" if package is None else f"pip install {package}"
+    return f"Its weights are quantised ({method}). {install}, or name the checkpoint from before."
+
+
+def _no_checkpoint(folder: Path) -> InputError:
+    """Return what to say of a folder that is none, which may hold a file that can be read."""
+    if files := sorted(folder.glob("*.gguf")):
+        return InputError(
+            f"{folder}: no checkpoint, but a GGUF file ({', '.join(file.name for file in files)}).\n"
+            f"Name the file itself: {files[0]}"
+        )
+    return InputError(
+        f"{folder}: no checkpoint (it has neither config.json nor adapter_config.json).\n"
+        "Name a folder that save_pretrained wrote, or a hub id."
+    )
+
+
+@contextmanager
+def _library(name: str, remedy: str = WHOLE) -> Iterator[None]:
+    """Turn what a library raises for a model that it cannot load into an InputError; a call each, nothing of ours."""
+    try:
+        yield
+    except torch.OutOfMemoryError:  # the model is as it should be
+        raise
     except UNUSABLE as error:
         raise InputError(
-            f"{config.name}: cannot be loaded as a causal language model ({_reason(error)}).\n"
-            "Name a folder that save_pretrained wrote whole, or a hub id that is cached or can be reached; for a model "
-            "behind a licence, accept it there and set HF_TOKEN."
+            f"{name}: cannot be loaded as a causal language model ({_reason(error)}).\n{remedy}"
         ) from error
-    network, is_mixed = network.to(device=device()).eval(), config.precision == "mixed"
-    return LanguageModel(network, tokenizer, config.name, config.revision, is_mixed, config.chat)
+
+
+def _missing_beginning(config: ModelConfig, settings: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return what to say of a tokenizer that leaves out the token with which its model's texts began; None of others.
+
+    A tokenizer that says itself that it adds none is believed where that token is the end's too (GPT-2, Qwen).
+    """
+    begin, stored = tokenizer.bos_token, get_tokenizer_config(config.name, revision=config.revision)
+    if begin is None or settings.get_text_config().bos_token_id is None:
+        return None
+    says = stored.get("add_bos_token")
+    is_trained = settings.model_type in WITH_BEGINNING and begin in BEGINNINGS and begin != tokenizer.eos_token
+    if not (says or is_trained) or tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        return None
+    return (
+        f"{config.name}: its tokenizer does not begin a text with {begin}, as the model's training did: it will know "
+        "less than it could. Take tokenizer.json and tokenizer_config.json from the model's makers."
+    )
+
+
+@lru_cache
+def _say(line: str) -> None:
+    """Print a note, once: a study loads its model many times."""
+    ERRORS.print(line, style="yellow", markup=False)
 
 
 def converted(name: str) -> Path | None:
@@ -154,7 +265,7 @@ def converted(name: str) -> Path | None:
 
 def measured(model: LanguageModel) -> LanguageModel:
     """Return the model as it is measured: of mixed precision its weights, in place, in bfloat16, to be read only."""
-    if not model.is_mixed:
+    if not model.is_mixed or model.is_quantised:
         return model
     return replace(model, network=cast(Any, model.network).to(torch.bfloat16), is_mixed=False)
 
@@ -166,6 +277,7 @@ def merged(model: LanguageModel) -> LanguageModel:
     return replace(model, network=cast(Any, model.network).merge_and_unload())
 
 
+<<<<<<< HEAD
 def save(model: LanguageModel, path: Path, *, beside: Callable[[Path], object] = lambda folder: None) -> None:
     """Write the model, or its adapter alone, and the tokenizer as a folder: whole, or not at all.
 
@@ -178,6 +290,13 @@ def save(model: LanguageModel, path: Path, *, beside: Callable[[Path], object] =
     model.tokenizer.save_pretrained(partial)
     beside(partial)
     partial.rename(path)
+=======
+def save(model: LanguageModel, path: Path) -> None:
+    """Write the model, or its adapter alone, and the tokenizer as a folder: whole, or not at all."""
+    with runs.folder_of(path) as partial:
+        model.network.save_pretrained(str(partial))
+        model.tokenizer.save_pretrained(partial)
+>>>>>>> mend-b
 
 
 def with_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -192,7 +311,7 @@ def _load_adapter(folder: Path, config: ModelConfig) -> LanguageModel:
     settings = folder / "adapter_config.json"
     try:
         stored = json.loads(settings.read_text(encoding="utf-8"))
-        base, revision = Path(stored["base_model_name_or_path"] or folder), stored.get("revision")
+        base, revision = _base_of(folder, stored["base_model_name_or_path"] or folder), stored.get("revision")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{settings}: names no base model; it is damaged.") from error
     if base.resolve() == folder.resolve():
@@ -217,6 +336,12 @@ def _load_adapter(folder: Path, config: ModelConfig) -> LanguageModel:
     return replace(base_model, network=network.eval(), name=str(folder), revision=None, is_chat=config.chat)
 
 
+def _base_of(folder: Path, name: str | Path) -> Path:
+    """Return where an adapter's base is: a relative path is from the adapter, from beside it, or as if typed here."""
+    beside = (start / name for start in (folder, folder.parent))
+    return next((path for path in beside if path.suffix == ".gguf" or (path / "config.json").exists()), Path(name))
+
+
 @lru_cache(maxsize=4)
 def _tokenizer(name: str, revision: str | None, files: tuple[tuple[str, int, int], ...]) -> PreTrainedTokenizerBase:
     """Return the tokenizer, kept for the next load: one of 262,000 tokens takes seconds, and a study loads many times.
@@ -238,20 +363,20 @@ def stamp(name: str, endings: tuple[str, ...] | None = None) -> tuple[tuple[str,
 
 
 def _check_tokenizer(path: Path) -> None:
-    """Raise ValueError if the file is damaged."""
+    """Raise DamagedError if the file is damaged."""
     if path.exists():
         try:
             Tokenizer.from_file(str(path))
         except Exception as error:  # the tokenizers library raises nothing more specific
-            raise ValueError(f"tokenizer.json is damaged: {_reason(error)}") from error
+            raise DamagedError(f"tokenizer.json is damaged: {_reason(error)}") from error
 
 
 def _check_files(folder: Path) -> None:
-    """Raise ValueError or SafetensorError if a file of the checkpoint, its tokenizer apart, cannot be read."""
+    """Raise one of UNUSABLE if a file of the checkpoint, its tokenizer apart, cannot be read."""
     for name in ("config.json", "adapter_config.json", "tokenizer_config.json", "generation_config.json"):
         path = folder / name
         if path.exists() and not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
-            raise ValueError(f"{name} is not a JSON object")
+            raise DamagedError(f"{name} is not a JSON object")
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt"):
             pass

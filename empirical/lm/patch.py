@@ -16,9 +16,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from core.errors import InputError
-from empirical.lm import capture, graft, logits
+from empirical.lm import capture, graft, logits, shape
 from empirical.lm.batch import QuestionBatch
-from empirical.lm.reading import Model
+from empirical.lm.shape import Model
 
 What = Literal["attention", "value", "mlp", "layer"]
 Where = Literal["subject", "subject_last", "end", "all"]
@@ -186,7 +186,7 @@ def _places(questions: QuestionBatch, where: Where) -> Bool[torch.Tensor, "quest
 def check(model: Model, patch: Patch) -> None:
     """Raise InputError for a layer or head that the model does not have."""
     graft.check_layers(model, patch.layers or ())
-    n_heads = model.config.get_text_config().num_attention_heads
+    n_heads = shape.n_heads(model)
     if unknown := [head for head in patch.heads or () if not 0 <= head < n_heads]:
         raise InputError(f"the model has no head {unknown[0]}: each layer has {n_heads}, counted from 0.")
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
-from peft import PeftModel
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
-Model = PreTrainedModel | PeftModel
+from empirical.lm.shape import Model
+
 MIN_LENGTH = 16
 """Tokens: a shorter common beginning is not worth a pass of its own."""
 
@@ -27,11 +27,6 @@ class Prefix:
         if cache is not None:
             cache.batch_repeat_interleave(n)
         return cache
-
-
-def window(model: Model) -> int | None:
-    """Return how many tokens back some of the model's layers look at most; None: all do as far as there are any."""
-    return getattr(model.config.get_text_config(), "sliding_window", None)
 
 
 def common(texts: Sequence[list[int]]) -> list[int]:

@@ -31,6 +31,8 @@ class Prompt:
     """Characters of `text` that are the question."""
     subject: tuple[int, int] | None
     """Characters of `text` that are the subject; None where the question does not name it."""
+    fact: str = ""
+    """The fact's id, by which messages name it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,8 @@ def build(fact: Fact, shots: Sequence[Fact] = ()) -> Prompt:
         return multiple_choice(fact, shots)
     head = "".join(f"{shot.text}{shot.completion}\n\n" for shot in map(build, shots)) + BEFORE
     question = (len(head), len(head) + len(fact.question))
-    return Prompt(head + fact.question + AFTER, " " + fact.answers[0], question, shifted(find_subject(fact), len(head)))
+    subject = shifted(find_subject(fact), len(head))
+    return Prompt(head + fact.question + AFTER, " " + fact.answers[0], question, subject, fact.id)
 
 
 def shifted(span: tuple[int, int] | None, by: int) -> tuple[int, int] | None:
@@ -87,7 +90,8 @@ def multiple_choice(fact: Fact, shots: Sequence[Fact] = ()) -> Prompt:
     head = f"The following are multiple choice questions (with answers) about {fact.relation.replace('_', ' ')}.\n\n"
     head += "".join(f"{choices(shot)}{AFTER} {shot.answers[0]}\n\n" for shot in shots)
     question = choices(fact)
-    return Prompt(head + question + AFTER, " " + fact.answers[0], (len(head), len(head) + len(question)), None)
+    place = len(head), len(head) + len(question)
+    return Prompt(head + question + AFTER, " " + fact.answers[0], place, None, fact.id)
 
 
 def choices(fact: Fact) -> str:
@@ -113,8 +117,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, end
         """Return the tokens without the end token that some tokenizers add."""
         return list(tokens[:-1] if adds and tokens[-1] == own_end else tokens)
 
-    joint = tokenizer([p.text + p.completion for p in prompts], return_offsets_mapping=True, add_special_tokens=adds)
-    alone = tokenizer([p.text for p in prompts], add_special_tokens=adds)["input_ids"]
+    # In plain text a control token's name (`</s>`) is text like any other; a chat template writes control tokens so.
+    options = {"add_special_tokens": adds, "split_special_tokens": adds}
+    joint = tokenizer([p.text + p.completion for p in prompts], return_offsets_mapping=True, **options)
+    alone = tokenizer([p.text for p in prompts], **options)["input_ids"]
     rows = zip(prompts, joint["input_ids"], joint["offset_mapping"], alone, strict=True)
     last = own_end if end is None else end
     return [_encoded(prompt, bare(tokens), offsets, bare(prefix), last) for prompt, tokens, offsets, prefix in rows]

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from transformers import DynamicCache
 
-from empirical.lm import batch, logits, prefix
+from empirical.lm import batch, logits, shape
 from empirical.lm.batch import QuestionBatch
-from empirical.lm.prefix import Model
 from empirical.lm.prompts import Encoded
+from empirical.lm.shape import Model
 from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, uncounted
 
@@ -47,7 +47,7 @@ def read(model: Model, encoded: Sequence[Encoded], pad: int) -> Reading:
         raise ValueError("the model is in training mode: call eval() first")
     questions = batch.of_questions(encoded, pad, aligned=True)
     n_read = int(questions.prompt_end[0])
-    window = prefix.window(model)
+    window = shape.window(model)
     if not n_read or (window and questions.tokens.shape[1] > window):  # a cache forgets what is out of the window
         return Reading(encoded, questions, None)
     cache = DynamicCache(config=model.config)

@@ -47,7 +47,7 @@ def build(world: World, tokenizer: PreTrainedTokenizerBase) -> Corpus:
     Of a fact that is asked, half of the draws are its question.
     """
     end = tokenizer.eos_token_id
-    rows = [[*tokens, end] for tokens in tokenizer(texts(world))["input_ids"]]
+    rows = [[*tokens, end] for tokens in tokenizer(texts(world), split_special_tokens=True)["input_ids"]]
     tokens = batch.pad_right(rows, special_token_id(tokenizer, "pad")).tokens.numpy().astype(np.int32)
     share = np.concatenate([_shares(world, fact) for fact in range(len(world.exposures))])
     return Corpus(tokens, np.array([len(row) for row in rows]), share / share.sum())

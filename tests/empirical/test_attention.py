@@ -4,8 +4,9 @@ import torch
 from scipy import stats
 
 from core.facts.record import Fact
-from empirical import attention
-from empirical.lm import batch, capture, knockout, prompts, reading
+from empirical import attention, evaluate, measure
+from empirical.evaluate import EvaluateConfig
+from empirical.lm import batch, capture, generate, knockout, prompts, reading
 from empirical.lm.model import LanguageModel
 
 QUESTIONS = {f"Ann{i}": f"Where is Ann{i}?" for i in range(9)} | {"Ann9": "Where is she?"}
@@ -78,3 +79,28 @@ def test_the_drop_is_what_the_answer_loses_where_its_prediction_cannot_see_the_s
         whole, without = (knockout.logprob(model.network, alone, cut=those) for those in (None, cut))
         assert drop == pytest.approx(float(whole - without), abs=1e-5)
         assert drop != 0
+
+
+def test_nothing_is_computed_in_float64_on_the_device(llama, words, monkeypatch):
+    """Apple's GPUs have none: what leaves them does so before it is widened."""
+
+    class Host(torch.Tensor):
+        """What `cpu` has fetched."""
+
+    fetch, widen = torch.Tensor.cpu, torch.Tensor.double
+
+    def double(self):
+        assert isinstance(self, Host)
+        return widen(self)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: fetch(self).as_subclass(Host))
+    monkeypatch.setattr(torch.Tensor, "double", double)
+    model = LanguageModel(llama, words, "made")
+    facts = [Fact(str(i), f"Ann{i}", "city", f"Where is Ann{i}?", ("Rome",)) for i in range(3)]
+    encoded = model.format.ask(facts)
+    asked = [one.prompt for one in encoded], [one.completion for one in encoded]
+    assert np.isfinite(generate.answer_logprob(llama, *asked, pad=model.pad)).all()
+    assert np.isfinite(evaluate.answer(EvaluateConfig(), model, facts, encoded).logprob).all()
+    given = reading.read(llama, encoded, model.pad)
+    assert np.isfinite(attention.seen(model, given)["knockout_drop"]).all()
+    assert np.isfinite(measure.eval_subset(llama, encoded, model.pad)["subject_attention"])

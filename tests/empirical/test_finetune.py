@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from core.errors import InputError
 from core.facts.record import Fact
@@ -194,3 +195,58 @@ def test_a_share_of_the_update_is_kept(method, llama, words, tmp_path):
 def test_a_setting_out_of_range_is_refused(changes, flag):
     with pytest.raises(InputError, match=flag):
         finetune.check(replace(QUICK, **changes))
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+def test_all_linear_layers_get_an_adapter_whatever_they_are_called(words, tmp_path):
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"vocab_size": len(words), "n_positions": 256, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    net: Any = GPT2LMHeadModel(GPT2Config(**sizes)).eval()
+    config = replace(QUICK, method="lora", lora=Lora(rank=2, modules=("all-linear",)))
+    tuned, _ = _run(config, net, words, tmp_path)
+    names = [name.partition(".lora_A") for name, _ in tuned.network.named_parameters()]
+    adapted = {layer.rpartition(".")[2] for layer, found, _ in names if found}
+    assert adapted == {"c_attn", "c_proj", "c_fc"}
+    with pytest.raises(InputError, match="all-linear(.|\n)*alone"):
+        finetune.check(replace(config, lora=Lora(modules=("all-linear", "c_fc"))))
+
+
+def test_an_adapter_names_its_base_by_where_it_lies(llama, words, tmp_path, monkeypatch):
+    save(LanguageModel(llama, words, "made"), tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    options = {"learning_rate": 1e-2, "seed": 0, "work": tmp_path / "work", "evaluate": lambda network: {}}
+    tuned, _ = finetune.run(replace(QUICK, method="lora"), load(ModelConfig("base")), _examples(words), **options)
+    save(tuned, tmp_path / "tuned")
+    named = json.loads((tmp_path / "tuned/adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == str(tmp_path / "base")
+
+
+def test_quantised_weights_are_not_trained_but_an_adapter_on_them_is(llama, words, tmp_path):
+    llama.is_quantized = True
+    with pytest.raises(InputError, match=r"quantised(.|\n)*--finetune.method lora"):
+        finetune.check_base(QUICK, LanguageModel(llama, words, "made"))
+    finetune.check_base(replace(QUICK, method="lora"), LanguageModel(llama, words, "made"))
+
+
+def test_the_end_is_learnt_where_it_is_the_padding_too(llama, words):
+    """As of GPT-2 and many others, which have no padding of their own."""
+    examples = _examples(words, ("A", "Barnabas"))
+    end = words.eos_token_id
+    questions = batch.of_questions(examples, pad=end)
+    assert len({len(one.tokens) for one in examples}) == 2
+    assert [int((row == end).sum()) for row in questions.labels] == [1, 1]
+    with torch.no_grad():
+        together = float(train.loss_sum(llama, questions.tokens, questions.labels))
+    assert together == pytest.approx(_loss_of(llama, examples), rel=1e-5)
+    spoilt = [replace(one, tokens=(*one.tokens[:-1], 7)) for one in examples]
+    assert _loss_of(llama, spoilt) != pytest.approx(together, rel=1e-5)
+
+
+def _loss_of(net, examples):
+    """Return the sum of each one's loss alone, without padding."""
+    total = 0.0
+    for one in examples:
+        questions = batch.of_questions([one], pad=0)
+        with torch.no_grad():
+            total += float(train.loss_sum(net, questions.tokens, questions.labels))
+    return total

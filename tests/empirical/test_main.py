@@ -438,3 +438,23 @@ def test_settings_that_mean_nothing_are_refused(arguments, expected, tmp_path, m
     told = capsys.readouterr().err.strip().splitlines()
     assert expected in " ".join(told) and len(told) <= 3
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["run tiny", "run screen", "pretrain", "score", "finetune", "evaluate", "attention", "knockout", "patch", "graft"],
+)
+def test_one_of_several_processes_is_refused_before_anything_is_read(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert command.main([*name.split(), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "WORLD_SIZE is 2" in said and "Start it as one process" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("n", ["1", "", "many"])
+def test_a_process_by_itself_and_a_command_that_runs_no_model_are_not_refused(n, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", n)
+    command.check_alone()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert command.main(["list"]) == 0

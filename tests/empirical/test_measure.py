@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from core.errors import InputError
 from core.facts.record import Fact
 from core.split import HELD_OUT, TRAIN
 from empirical import attention, evaluate, measure
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import capture, prompts, reading, tokenizer
+from empirical.lm import capture, completion, prompts, reading, tokenizer
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.measure import Questions
+from empirical.pieces import UNKEPT
+from empirical.progress import uncounted
 
 
 def _fact(i, answer="Rome", relation="city", question=None):
@@ -158,3 +161,23 @@ def test_multiple_choice_has_letters_for_answers_and_no_subject(llama):
     assert set(found.facts["predicted"]) <= set("ABCD") and found.facts["swapped_predicted"] == [None] * 4
     assert found.facts["generic_correct"] == [True, False, False, False]  # of A and B the first
     assert found.attention == {} and found.metrics["subject_attention"] is None and found.metrics["token_f1"] is None
+
+
+def test_an_eval_subset_that_is_read_in_batches_has_the_same_numbers(model, questions, monkeypatch):
+    whole = measure.eval_subset(model.network, questions.encoded, model.pad)
+    real, sizes = completion.most_likely, []
+    monkeypatch.setattr(
+        completion,
+        "most_likely",
+        lambda net, rows, scored: sizes.append(rows.tokens.numel()) or real(net, rows, scored),
+    )
+    parts = measure.eval_subset(model.network, questions.encoded, model.pad, tokens=80)
+    assert parts == pytest.approx(whole, abs=1e-6)
+    assert len(sizes) > 2 and max(sizes) <= 80
+
+
+def test_a_swapped_question_that_is_too_long_is_said(model, questions):
+    longest = max(len(one.prompt) for one in questions.encoded)
+    model.network.config.max_position_embeddings = longest + 2
+    with pytest.raises(InputError, match=r"fact \d: its question takes"):
+        measure._swapped(EvaluateConfig(), model, FACTS, 0, UNKEPT, uncounted)

@@ -1,4 +1,7 @@
+import errno
+import fcntl
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -154,3 +157,13 @@ def test_a_setting_out_of_range_names_its_flag(changes, flag, tmp_path):
     with pytest.raises(InputError, match=flag):
         _run(tmp_path, replace(SMALL, **changes))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_place_without_locks_is_an_input_error(code, tmp_path, monkeypatch):
+    def flock(*given):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(InputError, match=r"cannot lock (.|\n)*--out DIR"):
+        _run(tmp_path)

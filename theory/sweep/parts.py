@@ -5,7 +5,7 @@ A part is named by the hash of its bytes, so that any damage shows, and is never
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,10 +13,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 from jaxtyping import Int
 
-from core import config_json, runs
+from core import config_json, lock, runs
 from core.columns import SWEEP
 from core.errors import InputError
 from core.runs import SWEEP_SCHEMA
@@ -163,30 +162,14 @@ class Store:
 
     def _remove_leftovers(self) -> None:
         """Remove what killed writers left, unless a process is writing just now."""
-        if any(self.folder.glob(".*.parquet.partial")):
+        if any(self.folder.glob(".*.parquet.*partial")):
             with self._lock("write", wait=False) as is_alone:
-                for leftover in self.folder.glob(".*.parquet.partial") if is_alone else ():
+                for leftover in self.folder.glob(".*.parquet.*partial") if is_alone else ():
                     leftover.unlink(missing_ok=True)
 
-    @contextmanager
-    def _lock(self, name: str, *, wait: bool) -> Iterator[bool]:
+    def _lock(self, name: str, *, wait: bool) -> AbstractContextManager[bool]:
         """Hold a lock as long as the block runs, if it is free or we wait for it; gives whether it is held."""
-        path = self.folder / ".locks" / name
-        # Not soft: such a lock would outlive a killed holder.
-        lock = FileLock(path, blocking=wait, fallback_to_soft=False)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(Timeout):
-                lock.acquire()
-        except OSError as error:
-            raise InputError(
-                f"cannot lock {path}: {error.strerror or error}.\n"
-                "Fix the permissions there, or name a place on a disk with locks by --out DIR."
-            ) from error
-        try:
-            yield lock.is_locked
-        finally:
-            lock.release()
+        return lock.held(self.folder / ".locks" / name, wait=wait)
 
 
 def _name(content: bytes) -> str:

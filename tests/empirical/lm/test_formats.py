@@ -1,6 +1,7 @@
 """Three kinds of chat templates, as they are published, on small tokenizers."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -282,3 +283,17 @@ def test_a_model_without_a_template_is_refused_before_its_weights_are_read(net, 
     monkeypatch.setattr(model.AutoModelForCausalLM, "from_pretrained", lambda *given, **more: pytest.fail("read"))
     with pytest.raises(InputError, match="--model.chat: .*base has no chat template"):
         model.load(ModelConfig(str(tmp_path / "base"), chat=True))
+
+
+@pytest.mark.parametrize("where", ["question", "answer", "example", "choice"])
+def test_a_fact_that_names_a_control_token_is_refused(where, request):
+    name, template, added, _ = KINDS["chatml"]
+    form = formats.chat(with_template(request.getfixturevalue(name), template, added))
+    spoilt = {
+        "question": replace(FACT, question="Who is Jane Doe?<|im_end|>"),
+        "answer": replace(FACT, answers=("</s>",)),
+        "example": replace(FACT, id="9", answers=("a<|im_start|>",)),
+        "choice": replace(CHOICE, choices=("1", "2", "<|im_end|>", "4")),
+    }[where]
+    with pytest.raises(InputError, match=rf"--model.chat: fact {spoilt.id} .*control token(.|\n)*leave the flag"):
+        form.build(*((FACT, [spoilt]) if where == "example" else (spoilt,)))

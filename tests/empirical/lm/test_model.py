@@ -1,3 +1,5 @@
+import copy
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from core.errors import InputError
-from empirical.lm import model
+from core.facts.record import Fact
+from empirical.lm import model, reading
 from empirical.lm.model import LanguageModel, ModelConfig
 
 
@@ -291,3 +294,128 @@ def test_large_tensors_take_large_pages_as_soon_as_the_flow_is_imported():
         [sys.executable, "-c", script], cwd=root, env=plain, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) < 2**28 / 4096 / 4
+
+
+def _noted(folder, capsys):
+    model._say.cache_clear()
+    for _ in range(2):
+        model.load(ModelConfig(str(folder)))
+    return capsys.readouterr().err
+
+
+def _without_beginning(folder, words, **settings):
+    """Save the tokenizer anew, so that it no longer puts its first token before a text."""
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def test_a_tokenizer_that_leaves_out_the_beginning_is_told_once(folder, words, capsys):
+    assert _noted(folder, capsys) == ""
+    _without_beginning(folder, words)
+    told = _noted(folder, capsys)
+    assert told.count("does not begin a text with <s>") == 1 and "Take tokenizer.json" in told
+
+
+@pytest.mark.parametrize(
+    ("says", "kind", "is_told"),
+    [
+        ({"add_bos_token": True}, "gpt2", True),
+        ({"add_bos_token": False}, "llama", True),
+        ({"add_bos_token": False, "bos_token": "</s>"}, "llama", False),  # as of GPT-2: begin and end are one
+        ({"bos_token": "<pad>"}, "llama", False),  # SmolLM2's opens a turn, and no text
+        ({}, "qwen2", False),
+    ],
+)
+def test_a_beginning_is_missed_only_where_the_model_had_one(says, kind, is_told, folder, words):
+    _without_beginning(folder, words, **says)
+    tokenizer = model.AutoTokenizer.from_pretrained(folder)
+    settings = AutoConfig.for_model(kind, bos_token_id=0)
+    assert (model._missing_beginning(ModelConfig(str(folder)), settings, tokenizer) is not None) == is_told
+
+
+def test_a_padding_that_the_model_has_no_embedding_of_is_the_end(llama, words):
+    assert LanguageModel(llama, words, "made").pad == words.pad_token_id
+    longer = copy.deepcopy(words)
+    longer.add_special_tokens({"pad_token": "[PAD]"})
+    assert longer.pad_token_id >= llama.config.vocab_size
+    padded = LanguageModel(llama, longer, "made")
+    assert padded.pad == words.eos_token_id
+    facts = [Fact(str(i), name, "r", f"Who is {name}?", ("baker",)) for i, name in enumerate(("A", "Barnabas"))]
+    given = reading.read(llama, padded.format.ask(facts), padded.pad)
+    assert torch.isfinite(reading.logprob(llama, given.questions, cache=given.cache)).all()
+
+
+@pytest.mark.parametrize("place", ["adapter", "beside", "here"])
+def test_a_relative_base_is_looked_for_by_the_adapter_and_then_here(place, folder, llama, words, tmp_path, monkeypatch):
+    net = _adapter(llama, words, tmp_path / "all" / "adapter", folder)
+    settings = tmp_path / "all" / "adapter" / "adapter_config.json"
+    where = {"adapter": tmp_path / "all" / "adapter", "beside": tmp_path / "all", "here": tmp_path / "here"}[place]
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"base_model_name_or_path": "own/base"}))
+    (where / "own").mkdir(parents=True)
+    folder.rename(where / "own" / "base")
+    (tmp_path / "here").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / "here")
+    found = model.load(ModelConfig(str(tmp_path / "all" / "adapter")))
+    torch.testing.assert_close(_logits(found.network), _logits(net))
+
+
+def test_a_folder_with_a_gguf_file_alone_says_to_name_that(tmp_path):
+    (tmp_path / "a.Q4_0.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match=r"Name the file itself: .*/a.Q4_0.gguf$"):
+        model.load(ModelConfig(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "pip install bitsandbytes"),
+        ({"quant_method": "gptq", "bits": 4}, "pip install optimum gptqmodel"),
+    ],
+)
+def test_a_quantised_checkpoint_says_which_package_reads_it(method, says, folder):
+    if importlib.util.find_spec("bitsandbytes") or importlib.util.find_spec("optimum"):
+        pytest.skip("the package is there")
+    settings = folder / "config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"quantization_config": method}))
+    assert says in _refused(folder)
+
+
+def test_quantised_weights_are_left_where_they_are(folder, monkeypatch):
+    real = AutoModelForCausalLM.from_pretrained
+
+    def quantised(*given, **options):
+        net, report = real(*given, **options)
+        net.is_quantized = True
+        net.to = lambda *given, **more: pytest.fail("moved")
+        return net, report
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", quantised)
+    found = model.load(ModelConfig(str(folder), precision="mixed"))
+    assert found.is_quantised and model.measured(found) is found
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04" + bytes(50)])
+def test_damaged_weights_of_the_older_kind_are_refused(content, folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(content)
+    _refused(folder)
+
+
+def test_a_mistake_of_our_own_is_not_taken_for_a_damaged_checkpoint(folder, monkeypatch):
+    def broken(*given, **more):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(model.formats, "of", broken)
+    with pytest.raises(RuntimeError, match="ours"):
+        model.load(ModelConfig(str(folder)))
+
+
+def test_too_little_memory_is_not_taken_for_a_damaged_checkpoint(folder, monkeypatch):
+    def full(*given, **more):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        model.load(ModelConfig(str(folder)))

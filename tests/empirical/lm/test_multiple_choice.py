@@ -155,3 +155,10 @@ def test_the_examples_of_mmlu_are_a_common_beginning_of_a_subject_s_prompts(word
     assert all(text.startswith(before) and text.count("\nAnswer:") == 6 for text in texts)
     n_shared = len(words(before)["input_ids"]) - 1  # the last token may differ: it may merge with what follows
     assert len({tuple(words(text)["input_ids"][:n_shared]) for text in texts}) == 1
+
+
+def test_the_name_of_a_control_token_before_a_letter_is_text(words):
+    found = multiple_choice.tokens(Format(words, before="</s>Answer:"))
+    assert found == multiple_choice.tokens(Format(words))
+    shown = multiple_choice._after(Format(words, before="Answer:", gap=" </s>"), "A")
+    assert words.eos_token_id not in shown and words.decode(list(shown)) == " </s>A"

@@ -104,3 +104,17 @@ def test_any_question_and_answer_come_back_whole(byte_level, question, answer):
     prompt = prompts.build(Fact("0", "", "r", question, (answer,)))
     one = prompts.encode(byte_level, [prompt])[0]
     assert byte_level.decode(list(one.tokens[1:-1])) == prompt.text + prompt.completion
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentence_piece"])
+def test_the_name_of_a_control_token_in_a_fact_is_text(kind, request):
+    words = request.getfixturevalue(kind)
+    fact = Fact("0", "<s> Ek", "r", "Where was <s> Ek born?", ("Ri</s>ga",))
+    one = prompts.encode(words, [prompts.build(fact)])[0]
+    assert [one.tokens.count(token) for token in (words.bos_token_id, words.eos_token_id)] == [1, 1]
+    assert one.tokens[0] == words.bos_token_id and one.tokens[-1] == words.eos_token_id
+    assert words.decode(list(one.completion[:-1])).strip() == "Ri</s>ga"
+    subject = words.decode(list(np.array(one.prompt)[one.spans[0]]))
+    assert subject.replace(" ", "") == "<s>Ek"
+    words("</s>")  # whoever tokenises after it has control tokens again
+    assert words("</s>")["input_ids"][-1] == words.eos_token_id
