@@ -220,7 +220,7 @@ def _read_hub(path: Path) -> Table:
         loaded = datasets.load_dataset(name, config, revision=revision, split=split)
         splits = {} if split else dict(loaded)
         rows = datasets.concatenate_datasets(list(splits.values())) if splits else loaded
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it needs a script
         # The library names the configurations or splits that there are, and then its own call.
         reason = " ".join(str(error).partition("Example of usage")[0].split()) or type(error).__name__
         remedy = f"Download the table and name the file, or name it as {HUB_FORM}."

@@ -255,11 +255,12 @@ def test_splits_with_other_columns_are_an_input_error_that_names_the_form(monkey
         files.read(Path("hub:some/facts"))
 
 
-def test_a_hub_that_cannot_answer_is_an_input_error_with_a_remedy(monkeypatch):
+@pytest.mark.parametrize("error", [ConnectionError("Couldn't reach it"), RuntimeError("Scripts are not supported")])
+def test_a_hub_that_cannot_answer_is_an_input_error_with_a_remedy(error, monkeypatch):
     datasets = pytest.importorskip("datasets")
 
     def unreachable(*_args, **_options):
-        raise ConnectionError("Couldn't reach 'some/facts' on the Hub")
+        raise error
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(InputError, match="hub:some/facts@main: cannot be loaded .*\n.*Download the table"):
