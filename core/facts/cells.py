@@ -3,15 +3,19 @@
 import json
 import math
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from core.errors import InputError
+from core.facts import texts
 from core.facts.files import Table
 from core.facts.record import Fact, FactSet
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_PACKED = re.compile(r"\s*(\[|\{\s*[\"'])")
+_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
 
 
 def text(table: Table, column: str | None, row: int) -> str:
@@ -21,17 +25,35 @@ def text(table: Table, column: str | None, row: int) -> str:
 
 
 def strings(table: Table, column: str, row: int) -> tuple[str, ...]:
-    """Return a cell's texts, in order: of a list, of a JSON list in text, or one text; none if it is empty.
+    """Return a cell's texts, in order: of a list or an object, of JSON for one in text, or one text; none if empty.
+
+    An object is read where it is a known data set's: SQuAD's {"text": [...]}, TriviaQA's {"value", "aliases"}.
 
     Raises:
         InputError: text that looks like a list of quoted texts and is no JSON; an element that is no text or number.
     """
     cell = table.columns[column][row]
-    if isinstance(cell, str) and cell.lstrip().startswith("["):
+    if isinstance(cell, str) and _PACKED.match(cell):
         cell = _unpacked(table, column, row, cell)
+    if isinstance(cell, dict):
+        cell = _of_object(table, column, row, cell)
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return ()
-    return tuple(_string(table, column, row, item) for item in (cell if isinstance(cell, list) else [cell]))
+    items = cell if isinstance(cell, list) else [cell]
+    if None in items:
+        table.enter(texts.NULLS, column, row)
+    return tuple(_string(table, column, row, item) for item in items if item is not None)
+
+
+def _of_object(table: Table, column: str, row: int, cell: dict[str, Any]) -> Any:
+    """Return the answers that an object of a known shape holds; any other as it is."""
+    if isinstance(cell.get("text"), list):
+        table.enter(texts.SQUAD, column, row)
+        return cell["text"]
+    if "value" in cell and isinstance(cell.get("aliases"), list):
+        table.enter(texts.TRIVIA_QA, column, row)
+        return [cell["value"], *cell["aliases"]]
+    return cell
 
 
 def distinct(texts: Sequence[str]) -> tuple[str, ...]:
@@ -54,22 +76,27 @@ def json_strings(table: Table, column: str, row: int) -> tuple[str, ...]:
     return tuple(_string(table, column, row, item) for item in cell)
 
 
-def popularity(table: Table, column: str | None, row: int, *, positive: bool = False) -> float | None:
-    """Return the cell's number, at least 0 or, if `positive`, above it; None if the cell is empty or of no column."""
-    content = text(table, column, row)
-    if column is None or not content:
+def popularity(table: Table, column: str | None, row: int) -> float | None:
+    """Return the cell's number, at least 0; None if the cell is empty or of no column."""
+    cell = None if column is None else table.columns[column][row]
+    if column is None or cell is None:
         return None
+    content = texts.clean(str(cell))
+    if not content:
+        return None
+    if _THOUSANDS.fullmatch(content):
+        table.enter(texts.THOUSANDS, column, row)
+        content = content.replace(",", "")
     try:
         number = float(content)
     except ValueError:
         number = math.nan
-    if math.isfinite(number) and (number > 0 or (number == 0 and not positive)):
+    if math.isfinite(number) and number >= 0:
         return number
-    problem = f"popularity {content!r} is not a number of at least 0.\nCorrect it, or empty the cell."
-    if positive:
-        remedy = "Correct it, or empty the cell to leave the row out."
-        problem = f"popularity {content!r} is not a positive number.\n{remedy}"
-    raise table.mistake(row, column, problem)
+    remedy = "Correct it, or empty the cell."
+    if -math.inf < number < 0:
+        remedy = "Correct it. If these are logarithms, give their exponentials, or ranks, the most popular the highest."
+    raise table.mistake(row, column, f"popularity {content!r} is not a number of at least 0.\n{remedy}")
 
 
 def most_popular(facts: Sequence[Fact], keys: Sequence[Hashable]) -> list[Fact]:
@@ -82,16 +109,33 @@ def most_popular(facts: Sequence[Fact], keys: Sequence[Hashable]) -> list[Fact]:
 
 
 def deduplicate(facts: Sequence[Fact]) -> tuple[tuple[Fact, ...], list[str]]:
-    """Return the facts without repeats of question, choices and answers, and a note if there were any.
+    """Return the facts without repeats of question, choices and answers, and notes on these and on contradictions.
 
     Of repeats the most popular is kept, of equals the first. A question asked again with other answers stays: it is
-    about another thing of the same name, and the split keeps both on one side.
+    about another thing of the same name, and the split keeps both on one side. So does one in another case.
     """
     kept = tuple(most_popular(facts, [(fact.question, fact.choices, fact.answers) for fact in facts]))
-    n_repeats = len(facts) - len(kept)
-    if not n_repeats:
-        return kept, []
-    return kept, [f"{n_repeats:,} of {len(facts):,} facts repeat another's question and answers: left out"]
+    notes, n_repeats = [], len(facts) - len(kept)
+    if n_repeats:
+        notes.append(f"{n_repeats:,} of {len(facts):,} facts repeat another's question and answers: left out")
+    answers: dict[Hashable, list[tuple[str, ...]]] = {}
+    for fact in kept:
+        folded = tuple(answer.casefold() for answer in fact.answers)
+        answers.setdefault((fact.question.casefold(), fact.choices), []).append(folded)
+    n_several = sum(len(set(each)) > 1 for each in answers.values())
+    if n_several:
+        notes.append(f"{n_several:,} questions stand there with several answers, each a fact of its own")
+    n_case = sum(len(each) - len(set(each)) for each in answers.values())
+    if n_case:
+        notes.append(f"{n_case:,} facts differ from another by case alone: facts of their own")
+    return kept, notes
+
+
+def case_variants(names: Iterable[str]) -> int:
+    """Return how many of the names differ from another one by case alone."""
+    distinct_names = set(names)
+    counts = Counter(name.casefold() for name in distinct_names)
+    return sum(counts[name.casefold()] > 1 for name in distinct_names)
 
 
 def left_out(table: Table, n_usable: int, counts: Mapping[str, int]) -> list[str]:
@@ -100,6 +144,11 @@ def left_out(table: Table, n_usable: int, counts: Mapping[str, int]) -> list[str
     if not n_usable:
         raise InputError(f"{table.path}: no usable row ({'; '.join(notes)}).")
     return notes
+
+
+def findings(table: Table) -> list[str]:
+    """Return a note on each thing that reading the cells changed or found, with the number of cells."""
+    return [f"{len(found):,} cells {kind}" for kind, found in table.found.items()]
 
 
 def of_relations(facts: FactSet, relations: Sequence[str]) -> FactSet:
@@ -123,21 +172,20 @@ def unnamed(facts: Sequence[Fact]) -> list[str]:
 
 
 def _string(table: Table, column: str, row: int, cell: Any) -> str:
-    """Return a text, or a number as text, without surrounding blanks."""
-    if not isinstance(cell, str | int | float) or (isinstance(cell, float) and not math.isfinite(cell)):
-        raise table.mistake(row, column, f"{str(cell)[:40]!r} is neither text nor number.")
-    content = str(cell).strip()
+    """Return a text, or a number, truth value or date as text, without surrounding blanks."""
+    content = table.text(column, row, cell)
     if LONE_SURROGATE.search(content):
         raise table.mistake(row, column, f"{content[:40]!a} holds half a character (a lone surrogate).")
     return content
 
 
 def _unpacked(table: Table, column: str, row: int, cell: str) -> Any:
-    """Return the list that a cell's JSON text stands for; a text in mere brackets as it is."""
+    """Return the list or object that a cell's JSON text stands for; a text in mere brackets as it is."""
     try:
         return json.loads(cell)
     except (ValueError, RecursionError) as error:
         # "[untitled]" is a name, but "['a', 'b']" would silently become one answer of that spelling.
-        if re.match(r"\s*\[\s*[\"']", cell):
-            raise table.mistake(row, column, f"{cell[:40]!r} is not a JSON list ({error}).") from error
+        if found := re.match(r"\s*([\[{])\s*[\"']", cell):
+            called = "list" if found[1] == "[" else "object"
+            raise table.mistake(row, column, f"{cell[:40]!r} is not a JSON {called} ({error}).") from error
         return cell

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
-from core.facts import cells, files
+from core.facts import cells, files, texts
 from core.facts.record import Fact, FactSet
 from core.facts.request import Request
 
@@ -48,14 +48,16 @@ def read(request: Request) -> FactSet:
             known = ", ".join(dict.fromkeys(file.relation for file in sources))
             raise InputError(f"--facts.relations: {buckets or folder} has no relation {name!r}; there are {known}.")
     chosen = [file for file in sources if not relations or file.relation in relations]
-    facts = [fact for file in chosen for fact in _read_file(file, templates)]
-    unique, notes = cells.deduplicate(facts)
+    read_files = [_read_file(file, templates) for file in chosen]
+    unique, notes = cells.deduplicate([fact for facts, _ in read_files for fact in facts])
     later = set() if folder.is_file() else _questions(folder, LATER_SPLITS[split])
     kept = tuple(fact for fact in unique if fact.question not in later)
     if len(kept) < len(unique):
         notes.append(
             f"{len(unique) - len(kept):,} facts have a question of {' or '.join(LATER_SPLITS[split])}: left out"
         )
+    if n_composed := sum(n for _, n in read_files):
+        notes.append(f"{n_composed:,} records {texts.UNICODE}")
     return FactSet(kept, tuple(notes))
 
 
@@ -117,13 +119,18 @@ def _templates(folder: Path) -> dict[str, str]:
     return templates
 
 
-def _read_file(file: _File, templates: dict[str, str]) -> list[Fact]:
-    """Return the facts of a file."""
+def _read_file(file: _File, templates: dict[str, str]) -> tuple[list[Fact], int]:
+    """Return the facts of a file, and of how many records a text was not in its composed form."""
     if file.relation not in templates:
         raise InputError(f"{file.path}: {TEMPLATES} has no relation {file.relation!r}, which the file's name says.")
     before, after = templates[file.relation].split(PLACEHOLDER)
-    facts = []
-    for index, (question, answers) in enumerate(_records(file.path)):
+    facts, n_composed = [], 0
+    for index, (raw_question, raw_answers) in enumerate(_records(file.path)):
+        question = texts.composed(raw_question)
+        answers = cells.distinct([texts.clean(answer) for answer in raw_answers])
+        n_composed += question != raw_question or any(texts.composed(answer) != answer for answer in raw_answers)
+        if not answers:
+            raise InputError(f"{file.path}, record {index + 1}: 'answers' has no visible text; correct it")
         subject = question[len(before) : len(question) - len(after)].strip()
         if question != f"{before}{question[len(before) : len(question) - len(after)]}{after}" or not subject:
             raise InputError(
@@ -132,7 +139,7 @@ def _read_file(file: _File, templates: dict[str, str]) -> list[Fact]:
             )
         name = f"{file.name}/{index}"
         facts.append(Fact(name, subject, file.relation, question, answers, file.popularity, source="entity_questions"))
-    return facts
+    return facts, n_composed
 
 
 def _records(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -178,4 +185,4 @@ def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _questions(folder: Path, splits: tuple[str, ...]) -> set[str]:
     """Return all the questions of these splits, of those that are there."""
     paths = [path for split in splits for path in sorted((folder / split).glob(f"P*.{split}.json"))]
-    return {question for path in paths for question, _ in _records(path)}
+    return {texts.composed(question) for path in paths for question, _ in _records(path)}

@@ -69,24 +69,25 @@ def _of_table(request: Request) -> FactSet:
     each on a row of its own, only the list is the same on all of them (and the reassembled file often lacks `obj`).
 
     Raises:
-        InputError: no such table, column, row or relation; a popularity that is no positive number.
+        InputError: no such table, column, row or relation; a popularity that is no number of at least 0.
     """
     request.check_taken("a table", "where", "columns")
     cellwise = files.read(request.path)
-    names = table.recognise(cellwise, request.columns, NAMES, needed=tuple(NAMES))
-    usable, notes = _usable(cellwise, names, files.matching(cellwise, request.where))
-    return cells.of_relations(FactSet(tuple(usable), tuple(notes)), request.relations)
+    names, spelled = table.recognise(cellwise, request.columns, NAMES, needed=tuple(NAMES))
+    usable, left_out = _usable(cellwise, names, files.matching(cellwise, request.where))
+    notes = (*cellwise.notes, *spelled, *left_out, *cells.findings(cellwise))
+    return cells.of_relations(FactSet(tuple(usable), notes), request.relations)
 
 
 def _usable(source: Table, names: dict[str, list[str]], matching: list[int]) -> tuple[list[Fact], list[str]]:
     """Return the facts of the matching rows that have popularity and all of subject, relation and answer, and notes."""
-    popularity = {row: cells.popularity(source, names["popularity"][0], row, positive=True) for row in matching}
-    known = {row: number for row, number in popularity.items() if number is not None}
+    popularity = {row: cells.popularity(source, names["popularity"][0], row) for row in matching}
+    known = {row: number for row, number in popularity.items() if number}
     facts = [_fact(source, names, row, number) for row, number in known.items()]
     filled = [fact for fact in facts if fact.subject and fact.relation and fact.answers]
     counts = {
         "do not match --facts.where": len(source.numbers) - len(matching),
-        "have no popularity": len(popularity) - len(known),
+        "have no popularity above 0": len(popularity) - len(known),
         "have an empty subject, relation or answer": len(facts) - len(filled),
     }
     notes = cells.left_out(source, len(filled), counts)
@@ -106,10 +107,9 @@ def _fact(source: Table, names: dict[str, list[str]], row: int, popularity: floa
 
 
 def _answer(source: Table, columns: list[str], row: int) -> tuple[str, ...]:
-    """Return the row's first filled text among the columns, where a list stands for its first element; or nothing."""
+    """Return the row's first filled text among the columns, of a list its first filled one; or nothing."""
     for column in columns:
-        first = cells.strings(source, column, row)[:1]
-        if any(first):
+        if first := cells.distinct(cells.strings(source, column, row))[:1]:
             return first
     return ()
 
@@ -118,13 +118,28 @@ def _most_popular(facts: Sequence[Fact], called: str) -> tuple[list[Fact], list[
     """Return only the most popular fact of each subject and relation (of equals the first), and a note on repeats."""
     keys = [(fact.subject, fact.relation) for fact in facts]
     kept = cells.most_popular(facts, keys)
+    notes = _case_variants(kept)
     if len(kept) == len(facts):
-        return kept, []
-    n_repeated = sum(count > 1 for count in Counter(keys).values())
+        return kept, notes
+    answers: dict[tuple[str, str], list[str]] = {}
+    for key, fact in zip(keys, facts, strict=True):
+        answers.setdefault(key, []).append(fact.answers[0])
+    repeated = [given for given in answers.values() if len(given) > 1]
     n_left_out = len(facts) - len(kept)
-    return kept, [
-        f"{n_repeated:,} keys (subject, relation) are repeated: {n_left_out:,} less popular {called} left out"
-    ]
+    found = f"{len(repeated):,} keys (subject, relation) are repeated: {n_left_out:,} less popular {called} left out"
+    n_several = sum(len(set(given)) > 1 for given in repeated)
+    contradicted = [f"{n_several:,} of the repeated keys have several answers"] if n_several else []
+    return kept, [found, *contradicted, *notes]
+
+
+def _case_variants(facts: Sequence[Fact]) -> list[str]:
+    """Return a note if subjects, relations or answers differ by case alone: a toy's names are but ids, so they stay."""
+    counts = {
+        "subjects": cells.case_variants(fact.subject for fact in facts),
+        "relations": cells.case_variants(fact.relation for fact in facts),
+        "answers": cells.case_variants(fact.answers[0] for fact in facts),
+    }
+    return [f"{n:,} {part} differ from another by case alone: they stay distinct" for part, n in counts.items() if n]
 
 
 def _frequent_relations(request: Request, facts: Sequence[Fact], min_facts: int) -> tuple[list[Fact], list[str]]:

@@ -37,9 +37,9 @@ def read(request: Request) -> FactSet:
         "do not match --facts.where": len(table.numbers) - len(matching),
         "have an empty subject, relation, question or list of answers": len(facts) - len(usable),
     }
-    notes = cells.left_out(table, len(usable), counts)
+    notes = [*table.notes, *cells.left_out(table, len(usable), counts)]
     kept, repeats = cells.deduplicate(usable)
-    notes += [*repeats, *_unpopular(kept), *cells.unnamed(kept)]
+    notes += [*repeats, *_unpopular(kept), *cells.unnamed(kept), *cells.findings(table)]
     return cells.of_relations(FactSet(kept, tuple(notes)), request.relations)
 
 

@@ -31,7 +31,7 @@ class Request:
     """Files and a choice of their facts; each source takes `path` and those of the rest that it has a use for."""
 
     path: Path
-    """A file or a folder; hub:ID or hub:ID@REVISION for a data set of the Hugging Face hub."""
+    """A file or a folder; hub:OWNER/NAME[/CONFIG][@REVISION][#SPLIT] for a data set of the Hugging Face hub."""
     part: Literal["train", "dev", "val", "test"] = "train"
     """The files' own split; sources without one read all they have."""
     relations: tuple[str, ...] = ()

@@ -1,6 +1,7 @@
-"""One's own question-answer table: CSV, TSV, JSONL, Parquet, or a data set of the hub."""
+"""One's own question-answer table: CSV, TSV, JSON, Parquet, or a data set of the hub."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from core.errors import InputError
 from core.facts import cells, files
@@ -18,6 +19,8 @@ NAMES = {
 }
 """The column names recognised for each part of a fact, the preferred one first."""
 NEEDED = ("question", "answers")
+LEAST_NAMED = 0.1
+"""Of questions with choices, if fewer name their subject, it is their topic: of MMLU's 0.6 % do."""
 
 
 def read(request: Request) -> FactSet:
@@ -31,7 +34,7 @@ def read(request: Request) -> FactSet:
     """
     request.check_taken("a table", "where", "columns")
     table = files.read(request.path)
-    recognised = recognise(table, request.columns, NAMES, needed=NEEDED)
+    recognised, spelled = recognise(table, request.columns, NAMES, needed=NEEDED)
     names = {part: next(iter(columns), None) for part, columns in recognised.items()}
     matching = files.matching(table, request.where)
     facts = [_fact(table, names, row) for row in matching]
@@ -40,33 +43,67 @@ def read(request: Request) -> FactSet:
         "do not match --facts.where": len(table.numbers) - len(matching),
         "have no question or no answer": len(facts) - len(usable),
     }
-    notes = cells.left_out(table, len(usable), counts)
+    notes = [*table.notes, *spelled, *cells.left_out(table, len(usable), counts)]
+    if request.columns.subject is None and names["relation"] is None:
+        usable, topics = _by_topic(usable, names["subject"])
+        notes += topics
     kept, repeats = cells.deduplicate(usable)
-    return cells.of_relations(FactSet(kept, (*notes, *repeats, *cells.unnamed(kept))), request.relations)
+    notes += [*repeats, *cells.unnamed(kept), *cells.findings(table)]
+    return cells.of_relations(FactSet(kept, tuple(notes)), request.relations)
 
 
 def recognise(
     table: Table, columns: TableColumns, recognised: Mapping[str, tuple[str, ...]], *, needed: tuple[str, ...]
-) -> dict[str, list[str]]:
+) -> tuple[dict[str, list[str]], list[str]]:
     """Return the table's columns for each part of a fact: the one given, else all that have a recognised name.
 
-    A column that is given for one part serves that alone. InputError for a part that is needed and has no column.
+    A column that is given for one part serves that alone. A name is recognised in any case, which a note says.
+
+    Raises:
+        InputError: a part that is needed has no column, or two that differ by case alone.
     """
-    given = {part: getattr(columns, part) for part in recognised}
+    given = {part: name if (name := getattr(columns, part)) is None else name.strip() for part in recognised}
+    free = [name for name in table.columns if name not in given.values()]
     names: dict[str, list[str]] = {}
+    notes = []
     for part, known in recognised.items():
         flag = f"--facts.columns.{part}"
         if given[part] is not None:
             table.require(given[part], flag)
             names[part] = [given[part]]
             continue
-        names[part] = [name for name in known if name in table.columns and name not in given.values()]
+        names[part] = [column for name in known for column in _called(table, name, free, flag)]
+        notes += [f"column {column!r} is taken for the {part}" for column in names[part] if column not in known]
         if part in needed and not names[part]:
             raise InputError(
                 f"{table.path}: no column for the {part} (looked for {', '.join(known)}).\n"
                 f"Name one by {flag}; the columns are {', '.join(table.columns)}."
             )
-    return names
+    return names, notes
+
+
+def _called(table: Table, name: str, columns: Sequence[str], flag: str) -> list[str]:
+    """Return the column of that name, or else the one that differs from it by case alone; none if there is none."""
+    alike = [column for column in columns if column.casefold() == name]
+    if name in alike or len(alike) < 2:
+        return [name] if name in alike else alike
+    raise InputError(f"{table.path}: columns {' and '.join(map(repr, alike))} differ by case.\nName one by {flag}.")
+
+
+def _by_topic(facts: list[Fact], column: str | None) -> tuple[list[Fact], list[str]]:
+    """Return multiple-choice facts whose questions hardly name their subject with it as relation, and a note.
+
+    So the hub has MMLU: its `subject` is abstract_algebra, which, read as what the question is about, would hold out
+    whole topics. All other facts are returned as they are.
+    """
+    named = sum(bool(fact.subject) and fact.subject.lower() in fact.question.lower() for fact in facts)
+    if column is None or not all(fact.choices for fact in facts) or named >= LEAST_NAMED * len(facts):
+        return facts, []
+    note = (
+        f"column {column!r} is taken for the relation: {named:,} of {len(facts):,} questions with choices name it "
+        f"(--facts.columns.subject {column} has it otherwise)"
+    )
+    return [replace(fact, subject="", relation=fact.subject) for fact in facts], [note]
 
 
 def _fact(table: Table, names: dict[str, str | None], row: int) -> Fact:

@@ -4,12 +4,8 @@ import json
 import os
 import pickle
 import warnings
-<<<<<<< HEAD
-from collections.abc import Callable
-=======
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
->>>>>>> mend-b
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -277,26 +273,16 @@ def merged(model: LanguageModel) -> LanguageModel:
     return replace(model, network=cast(Any, model.network).merge_and_unload())
 
 
-<<<<<<< HEAD
 def save(model: LanguageModel, path: Path, *, beside: Callable[[Path], object] = lambda folder: None) -> None:
     """Write the model, or its adapter alone, and the tokenizer as a folder: whole, or not at all.
 
     Args:
         beside: Writes into the folder what else belongs there.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.network.save_pretrained(str(partial))
-    model.tokenizer.save_pretrained(partial)
-    beside(partial)
-    partial.rename(path)
-=======
-def save(model: LanguageModel, path: Path) -> None:
-    """Write the model, or its adapter alone, and the tokenizer as a folder: whole, or not at all."""
     with runs.folder_of(path) as partial:
         model.network.save_pretrained(str(partial))
         model.tokenizer.save_pretrained(partial)
->>>>>>> mend-b
+        beside(partial)
 
 
 def with_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

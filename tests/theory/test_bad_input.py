@@ -52,8 +52,8 @@ TABLES = {
 @pytest.mark.parametrize(
     ("table", "flags", "named"),
     [
-        ("words", [], ["words.csv", "line 9", "popularity", "'often'", "is not a positive number"]),
-        ("negative", [], ["negative.csv", "line 5", "popularity", "'-5'", "is not a positive number"]),
+        ("words", [], ["words.csv", "line 9", "popularity", "'often'", "is not a number of at least 0"]),
+        ("negative", [], ["negative.csv", "line 5", "popularity", "'-5'", "is not a number of at least 0"]),
         ("one answer", [], ["one answer.csv", "relation 'capital' has one answer, 'city 0'", "--facts.where"]),
         ("two facts", [], ["every relation has fewer than 10 facts", "Lower --facts.min-facts"]),
         (

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from core.errors import InputError
-from core.facts import entity_questions
+from core.facts import entity_questions, texts
 from core.facts.request import Request
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "entity_questions"
@@ -51,7 +51,20 @@ def test_exact_repeats_are_left_out_and_counted(tmp_path):
     parts = {"test/P19.test.json": [record("Ada", "x"), record("Ada", "y"), record("Ada", "x")]}
     found = entity_questions.read(Request(write(tmp_path, parts), part="test"))
     assert [fact.answers for fact in found.facts] == [("x",), ("y",)]
-    assert found.notes == ("1 of 3 facts repeat another's question and answers: left out",)
+    assert found.notes == (
+        "1 of 3 facts repeat another's question and answers: left out",
+        "1 questions stand there with several answers, each a fact of its own",
+    )
+
+
+def test_texts_are_composed_and_counted_and_a_question_of_a_later_split_is_known_whatever_its_form(tmp_path):
+    parts = {
+        "train/P19.train.json": [record("Zoe\u0308", "a\u0301"), record("Ren\u00e9"), record("Bea", "x\u200b")],
+        "test/P19.test.json": [record("Rene\u0301")],
+    }
+    found = entity_questions.read(Request(write(tmp_path, parts), part="train"))
+    assert [(fact.subject, fact.answers) for fact in found.facts] == [("Zo\u00eb", ("\u00e1",)), ("Bea", ("x",))]
+    assert found.notes == ("1 facts have a question of dev or test: left out", f"2 records {texts.UNICODE}")
 
 
 def test_a_split_holds_no_question_of_a_later_one(tmp_path):
@@ -154,6 +167,7 @@ def test_one_real_relation_of_train_loses_repeats_and_questions_of_dev_and_test(
     assert {fact.relation for fact in found.facts} == {"P36"}
     assert found.notes == (
         "13 of 7,084 facts repeat another's question and answers: left out",
+        "189 questions stand there with several answers, each a fact of its own",
         "252 facts have a question of dev or test: left out",
     )
 

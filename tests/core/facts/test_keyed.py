@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.errors import InputError
-from core.facts import keyed
+from core.facts import keyed, texts
 from core.facts.request import Request, TableColumns
 
 
@@ -28,7 +28,7 @@ def test_unusable_rows_are_left_out_and_counted(tmp_path):
     assert column(rows, "subject") == ["A", "G"]
     assert rows.notes == (
         "2 of 8 rows do not match --facts.where: left out",
-        "1 of 8 rows have no popularity: left out",
+        "1 of 8 rows have no popularity above 0: left out",
         "3 of 8 rows have an empty subject, relation or answer: left out",
     )
 
@@ -38,7 +38,10 @@ def test_of_repeated_keys_the_most_popular_row_is_kept_and_the_others_are_counte
     assert column(rows, "subject") == ["A", "B", "A", "B"]
     assert column(rows, "answer") == ["y", "x", "x", "y"]
     assert column(rows, "popularity") == [7, 1, 9, 2]
-    assert rows.notes == ("1 keys (subject, relation) are repeated: 2 less popular rows left out",)
+    assert rows.notes == (
+        "1 keys (subject, relation) are repeated: 2 less popular rows left out",
+        "1 of the repeated keys have several answers",
+    )
 
 
 def test_small_relations_are_dropped_and_named(tmp_path):
@@ -71,13 +74,13 @@ def test_lists_numbers_and_nulls_of_json_and_parquet_are_read_like_text(tmp_path
         assert column(rows, "popularity") == [1.5, 2]
 
 
-@pytest.mark.parametrize("value", ["many", "-1", "0", "nan", "inf", "1,5", "None"])
-def test_a_popularity_that_is_no_positive_number_is_named_with_line_column_and_remedy(tmp_path, value):
+@pytest.mark.parametrize("value", ["many", "nan", "inf", "-inf", "1,5", "0,123", "12,34", "None"])
+def test_a_popularity_that_is_no_number_of_at_least_0_is_named_with_line_column_and_remedy(tmp_path, value):
     with pytest.raises(InputError) as caught:
         read(tmp_path, "A,r,x,1", f'B,r,y,"{value}"')
     assert str(caught.value) == (
-        f"{tmp_path}/facts.csv, line 3, column 'popularity': popularity '{value}' is not a positive number.\n"
-        "Correct it, or empty the cell to leave the row out."
+        f"{tmp_path}/facts.csv, line 3, column 'popularity': popularity '{value}' is not a number of at least 0.\n"
+        "Correct it, or empty the cell."
     )
 
 
@@ -122,9 +125,10 @@ def test_of_another_source_facts_without_popularity_are_left_out_and_counted_and
     found = keyed.read("popqa", Request(path), min_facts=1)
     assert column(found, "subject") == ["A", "B"] and column(found, "answer") == ["x", "y"]
     assert column(found, "question") == ["", ""]
-    assert found.notes[1:] == (
+    assert found.notes[2:] == (
         "2 of 5 facts have no popularity above 0: left out",
         "1 keys (subject, relation) are repeated: 1 less popular facts left out",
+        "1 of the repeated keys have several answers",
     )
     with pytest.raises(InputError, match="relation 'r' has one answer(.|\n)*--facts.relations, or --facts.min-facts"):
         path.write_text("\n".join(rows[:2]))
@@ -159,4 +163,52 @@ def test_a_column_that_is_given_for_one_part_serves_no_other(tmp_path):
     header = "answer,relation,possible_answers,popularity"
     rows = read(tmp_path, "A,r,x,1", "B,r,y,1", header=header, columns={"subject": "answer"})
     assert column(rows, "subject") == ["A", "B"]
+    assert column(rows, "answer") == ["x", "y"]
+
+
+@pytest.mark.parametrize("answer", ["NaN", '{"a": 1}', '[["x"]]', "[NaN]"])
+def test_an_answer_that_is_no_text_or_number_is_an_input_error(tmp_path, answer):
+    path = tmp_path / "facts.jsonl"
+    path.write_text('{"subject": "A", "relation": "r", "popularity": 1, "answer": ' + answer + "}")
+    with pytest.raises(InputError, match="line 1, column 'answer': .* is neither text nor number"):
+        keyed.read("table", Request(path), min_facts=1)
+
+
+def test_rows_of_popularity_0_are_left_out_and_counted_as_another_sources_facts_are(tmp_path):
+    rows = read(tmp_path, "A,r,x,1", "B,r,y,0", "C,r,y,0.0", "D,r,y,", "E,r,y,2")
+    assert column(rows, "subject") == ["A", "E"]
+    assert rows.notes == ("3 of 5 rows have no popularity above 0: left out",)
+
+
+def test_of_a_popularity_below_0_the_remedy_is_that_of_logarithms(tmp_path):
+    with pytest.raises(InputError, match="'-2.3' is not .*\n.*If these are logarithms, give"):
+        read(tmp_path, "A,r,x,1.5", "B,r,y,-2.3")
+
+
+def test_repeats_are_told_from_contradictions_and_case_variants_stay_distinct(tmp_path):
+    rows = read(tmp_path, "A,r,x,5", "A,r,x,4", "B,r,y,3", "B,r,z,2", "a,r,X,1", "C,R,x,1", "D,R,w,1")
+    assert column(rows, "subject") == ["A", "B", "a", "C", "D"]
+    assert rows.notes == (
+        "2 keys (subject, relation) are repeated: 2 less popular rows left out",
+        "1 of the repeated keys have several answers",
+        "2 subjects differ from another by case alone: they stay distinct",
+        "2 relations differ from another by case alone: they stay distinct",
+        "2 answers differ from another by case alone: they stay distinct",
+    )
+
+
+def test_what_reading_the_cells_changed_is_counted(tmp_path):
+    lines = ['A,r,1982.0,"1,500"', "Be\u0301a,r,1999.0,2"]
+    rows = read(tmp_path, *lines, header="Subject,relation,answer,popularity")
+    assert (column(rows, "subject"), column(rows, "answer")) == (["A", "B\u00e9a"], ["1982", "1999"])
+    assert rows.notes == (
+        "column 'Subject' is taken for the subject",
+        f"1 cells {texts.THOUSANDS}",
+        f"2 cells {texts.WHOLE}",
+        f"1 cells {texts.UNICODE}",
+    )
+
+
+def test_of_a_list_the_first_filled_text_is_the_answer(tmp_path):
+    rows = read(tmp_path, 'A,r,"[null, """", ""x""]",1', "B,r,y,1")
     assert column(rows, "answer") == ["x", "y"]

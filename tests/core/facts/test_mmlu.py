@@ -36,7 +36,10 @@ def test_exact_repeats_are_left_out_also_across_subjects(tmp_path):
     write(tmp_path, ROW, subject="virology")
     found = mmlu.read(Request(tmp_path, part="test"))
     assert [(fact.relation, fact.answers) for fact in found.facts] == [("algebra", ("C",)), ("algebra", ("D",))]
-    assert found.notes == ("2 of 4 facts repeat another's question and answers: left out",)
+    assert found.notes == (
+        "2 of 4 facts repeat another's question and answers: left out",
+        "1 questions stand there with several answers, each a fact of its own",
+    )
 
 
 def test_history_stands_for_the_subjects_with_that_word_and_not_for_prehistory(tmp_path):

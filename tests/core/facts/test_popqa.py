@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.errors import InputError
-from core.facts import files, popqa
+from core.facts import files, popqa, texts
 from core.facts.request import Request
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "popqa" / "popqa.tsv"
@@ -132,7 +132,9 @@ def test_the_reassembled_file_has_the_counts_that_its_description_says():
     assert found.notes == (
         "3 of 14,267 rows have an empty subject, relation, question or list of answers: left out",
         "504 of 14,264 facts repeat another's question and answers: left out",
+        "561 questions stand there with several answers, each a fact of its own",
         "9,248 of 13,760 facts have no popularity",
+        f"13 cells {texts.UNICODE}",
     )
     assert len({fact.question for fact in found.facts}) == 13_065  # 13,068 with those of the empty subjects
     relations = Counter(fact.relation for fact in found.facts)
