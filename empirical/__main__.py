@@ -42,8 +42,8 @@ def check_alone() -> None:
     if n_processes.isdecimal() and int(n_processes) > 1:
         raise InputError(
             f"WORLD_SIZE is {n_processes}: of several processes, as torchrun and accelerate launch start them, each "
-            "would do all of the work and write the same files.\nStart it as one process; of several, give each a --seed and "
-            "an --out of its own, and leave WORLD_SIZE unset."
+            "would do all of the work and write the same files.\nStart it as one process; of several, give each a "
+            "--seed and an --out of its own, and leave WORLD_SIZE unset."
         )
 
 
