@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from rich.console import Console
 from rich.progress import (
@@ -92,6 +93,12 @@ class _Lines:
         while not self.stop.wait(wait):
             ERRORS.print(self.line(time.monotonic() - self.started), markup=False)
             wait = self.INTERVAL
+
+
+@lru_cache
+def note(line: str) -> None:
+    """Print a note on stderr, once however often it is given."""
+    ERRORS.print(line, style="yellow", markup=False)
 
 
 def exit_code(command: Callable[[], int], *, interrupted: str) -> int:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from core import statistics
 from core.columns import Columns
-from empirical.lm import batch, capture, generate, knockout
+from empirical.lm import batch, capture, knockout, shape
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.lm.reading import Reading
@@ -25,6 +25,13 @@ def seen(model: LanguageModel, given: Reading) -> dict[str, np.ndarray]:
     return {"mass": mass_of(model, given), "knockout_drop": knockout_drop(model, given)}
 
 
+def unseen(model: LanguageModel, given: Reading) -> dict[str, np.ndarray]:
+    """Return likewise nan for all of them, of a model whose attention cannot be measured."""
+    shape_of = (len(given.encoded), len(POSITIONS), shape.n_layers(model.network), shape.n_heads(model.network))
+    nothing = np.full((*shape_of, len(capture.SPANS)), np.nan, dtype=np.float32)
+    return {"mass": nothing, "knockout_drop": np.full(len(given.encoded), np.nan)}
+
+
 def mass_of(model: LanguageModel, given: Reading) -> Float[np.ndarray, "question position layer head span"]:
     """Return the attention mass from both POSITIONS to each span (`capture.SPANS`), the answer's first token true."""
     questions = batch.of_questions(given.encoded, model.pad, answer_tokens=1, aligned=True)
@@ -33,7 +40,7 @@ def mass_of(model: LanguageModel, given: Reading) -> Float[np.ndarray, "question
     return capture.measure(model.network, *inputs, cache=given.cache).numpy()
 
 
-def to_subject(network: generate.Model, questions: batch.QuestionBatch, has_subject: Sequence[bool]) -> float:
+def to_subject(network: shape.Model, questions: batch.QuestionBatch, has_subject: Sequence[bool]) -> float:
     """Return the mean attention to the subject over layers, heads and questions that name it; nan if none does."""
     queries = questions.prompt_end[:, None]
     mass = capture.measure(network, questions.tokens, questions.mask, queries, questions.spans)

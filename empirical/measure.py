@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from core import statistics
 from core.arms import CLASSES
 from core.columns import Columns
+from core.console import note
 from core.facts.record import Fact
 from core.split import ROLES
 from empirical import attention, evaluate
@@ -76,10 +77,13 @@ def arm(
     """
     test = questions.held_out
     facts, encoded = _take(questions.facts, test), _take(questions.encoded, test)
-    is_choice = evaluate.are_choices(facts)
+    is_choice, seen = evaluate.are_choices(facts), attention.seen
+    if refused := capture.refusal(model.network):
+        note(f"Attention and knockout are null: {str(refused).splitlines()[0]}")
+        seen = attention.unseen
 
     def look(given: Reading) -> dict[str, np.ndarray]:
-        return evaluate.asked(config, model, given, is_choice=is_choice) | attention.seen(model, given)
+        return evaluate.asked(config, model, given, is_choice=is_choice) | seen(model, given)
 
     done = counter(part(progress, "answers and attention", 0.0, 0.6), len(test))
     found = evaluate.each(config, model, encoded, look, pieces=pieces.under("held_out"), done=done)
@@ -104,7 +108,7 @@ def arm(
         kept["progress"] = part(progress, "answers to the arm's own questions", 0.8, 1.0)
         own_answers = evaluate.answer(config, model, *trained, **kept)
         metrics |= {"train_accuracy": float(own_answers.exact_match.mean()), "n_trained": len(own)}
-    table = attention.table(name, mass, encoded, questions.subject[test])
+    table = {} if refused else attention.table(name, mass, encoded, questions.subject[test])
     return Measured(metrics, columns, table, mass[:, 0].astype(np.float16))
 
 
@@ -121,17 +125,20 @@ def eval_subset(
 ) -> dict[str, float]:
     """Return accuracy (every answer token the most likely one) and mean subject attention, for the trace.
 
+    Attention that cannot be measured is nan.
+
     Args:
         tokens: Most tokens that are read at once, padding included.
     """
     network.eval()
+    is_seen = capture.refusal(network) is None
     lengths = [len(question.tokens) for question in encoded]
     n_right, subject, n_named = 0, 0.0, 0
     for rows in batch.of_like_length(lengths, rows=len(encoded), tokens=tokens):
         own = [encoded[row] for row in sorted(rows)]
         questions, named = batch.of_questions(own, pad), sum(question.has_subject for question in own)
         n_right += int(completion.most_likely(network, questions, questions.completion).sum())
-        if named:
+        if named and is_seen:
             subject += named * attention.to_subject(network, questions, [question.has_subject for question in own])
             n_named += named
     return {

@@ -92,6 +92,18 @@ def of_like_length(lengths: Sequence[int], *, rows: int, tokens: int) -> list[li
     return [[order[place] for place in batch] for batch in batches]
 
 
+def of_one_length(lengths: Sequence[int], *, rows: int, tokens: int) -> list[list[int]]:
+    """Return the rows in batches of one length each, the longest first: they need no padding."""
+    same: dict[int, list[int]] = {}
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        same.setdefault(lengths[row], []).append(row)
+    return [
+        [own[place] for place in batch]
+        for length, own in same.items()
+        for batch in in_turn([length] * len(own), rows=rows, tokens=tokens)
+    ]
+
+
 def pad_right(rows: Sequence[Sequence[int]], pad: int) -> Batch:
     """Return the rows with padding after them."""
     length = np.array([len(row) for row in rows])

@@ -64,6 +64,18 @@ def measure(
     return torch.stack([rows.mass[layer] for layer in range(n_layers)], dim=2)
 
 
+@torch.no_grad()
+def refusal(model: Model) -> InputError | None:
+    """Return why the attention of a model in evaluation mode cannot be measured; None where it can."""
+    tokens = torch.zeros((1, 2), dtype=torch.long)
+    spans = torch.ones((1, len(SPANS), 2), dtype=torch.bool)
+    try:
+        measure(model, tokens, torch.ones_like(tokens), torch.ones((1, 1), dtype=torch.long), spans)
+    except InputError as error:
+        return error
+    return None
+
+
 def nonsink(mass: Float[torch.Tensor, "*axes span"]) -> Float[torch.Tensor, "*axes rest"]:
     """Return the shares of subject, relation and template in the mass that is not the sink's; nan if all of it is."""
     *_, sink = SPANS

@@ -210,7 +210,8 @@ def _continue(
     found: list[list[int]] = [[]] * len(texts)
     n_new = cast(int, config.max_new_tokens)
     lengths = [len(text) + n_new for text in texts]
-    for rows in batch.of_like_length(lengths, rows=batch_size, tokens=batch_tokens):
+    batches = batch.of_one_length if shape.keeps_states(model) else batch.of_like_length
+    for rows in batches(lengths, rows=batch_size, tokens=batch_tokens):
         rest = [texts[row][len(shared.tokens) :] for row in rows]
         padded = batch.pad_left(rest, cast(int, config.pad_token_id), prefix=shared.tokens)
         for row, tokens in zip(rows, _generate(model, padded, shared.expanded(len(rows)), config), strict=True):
@@ -222,7 +223,7 @@ def _continue(
 def _generate(model: Model, asked: Batch, cache: DynamicCache | None, config: GenerationConfig) -> list[list[int]]:
     """Return the new tokens of each row, up to a stop token.
 
-    A few at a time: a row that has stopped goes no further with the others.
+    A few at a time: a row that has stopped goes no further with the others (but where states cannot be parted by rows).
 
     Args:
         cache: Keys and values of the first tokens of all rows; it is changed.
@@ -232,10 +233,11 @@ def _generate(model: Model, asked: Batch, cache: DynamicCache | None, config: Ge
     found: list[list[int]] = [[] for _ in range(len(tokens))]
     going = torch.arange(len(tokens), device=model.device)
     left = cast(int, config.max_new_tokens)
+    is_whole = shape.keeps_states(model)
     with _plain_settings(model):
         while left and len(going):
             turn = copy.copy(config)
-            turn.max_new_tokens = min(left, TURN)
+            turn.max_new_tokens = left if is_whole else min(left, TURN)
             output = cast(Any, model).generate(
                 input_ids=tokens,
                 attention_mask=mask,
@@ -246,6 +248,8 @@ def _generate(model: Model, asked: Batch, cache: DynamicCache | None, config: Ge
             for row, own in zip(going.tolist(), new.tolist(), strict=True):
                 found[row] += _until(own, config.eos_token_id or ())
             left -= new.shape[1]
+            if is_whole:
+                break
             goes_on = (~torch.isin(new, stop).any(1)).nonzero()[:, 0]
             going, tokens, cache = going[goes_on], output.sequences[goes_on], output.past_key_values
             mask = functional.pad(mask, (0, new.shape[1]), value=1)[goes_on]

@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from core import runs
 from core.config_json import setting
-from core.console import ERRORS
+from core.console import note
 from core.errors import InputError
 from empirical import packages
 from empirical.lm import formats, gguf, shape
@@ -164,7 +164,7 @@ def load(config: ModelConfig) -> LanguageModel:
         tokenizer = _tokenizer(config.name, config.revision, stamp(config.name, TOKENIZER_FILES))
     formats.of(tokenizer, is_chat=config.chat)  # refused before the weights are read
     if told := _missing_beginning(config, settings, tokenizer):
-        _say(told)
+        note(told)
     network = _network(config, settings)
     if not getattr(network, "is_quantized", False):  # such weights are where they are to be, and cannot be moved
         network = network.to(device=device())
@@ -174,7 +174,8 @@ def load(config: ModelConfig) -> LanguageModel:
 
 def _network(config: ModelConfig, settings: Any) -> Any:
     """Return the model of a config, its weights as they are stored; InputError where it cannot be loaded."""
-    options = {"revision": config.revision, "dtype": dtype(config.precision), "attn_implementation": "sdpa"}
+    # Its attention is PyTorch's fused one, or transformers' own where it has no other (Gemma 2, gpt-oss, BLOOM).
+    options = {"revision": config.revision, "dtype": dtype(config.precision)}
     options |= {"config": settings, "output_loading_info": True}
     method = _quantisation(settings)
     with _library(config.name, WHOLE if method is None else _for_quantised(method)):
@@ -240,12 +241,6 @@ def _missing_beginning(config: ModelConfig, settings: Any, tokenizer: PreTrained
         f"{config.name}: its tokenizer does not begin a text with {begin}, as the model's training did: it will know "
         "less than it could. Take tokenizer.json and tokenizer_config.json from the model's makers."
     )
-
-
-@lru_cache
-def _say(line: str) -> None:
-    """Print a note, once: a study loads its model many times."""
-    ERRORS.print(line, style="yellow", markup=False)
 
 
 def converted(name: str) -> Path | None:

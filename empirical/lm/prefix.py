@@ -8,6 +8,7 @@ from itertools import takewhile
 import torch
 from transformers import DynamicCache
 
+from empirical.lm import shape
 from empirical.lm.shape import Model
 
 MIN_LENGTH = 16
@@ -38,9 +39,9 @@ def common(texts: Sequence[list[int]]) -> list[int]:
 
 @torch.no_grad()
 def read(model: Model, texts: Sequence[list[int]], *, longest: int) -> Prefix:
-    """Return the common beginning of the texts, of at most `longest` tokens."""
+    """Return the common beginning of the texts, of at most `longest` tokens; none for a model that keeps states."""
     tokens = common(texts)[: max(longest, 0)]
-    if len(tokens) < MIN_LENGTH:
+    if len(tokens) < MIN_LENGTH or shape.keeps_states(model):
         return Prefix((), None)
     cache = DynamicCache(config=model.config)
     ids = torch.tensor([tokens], device=model.device)

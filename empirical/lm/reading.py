@@ -48,7 +48,8 @@ def read(model: Model, encoded: Sequence[Encoded], pad: int) -> Reading:
     questions = batch.of_questions(encoded, pad, aligned=True)
     n_read = int(questions.prompt_end[0])
     window = shape.window(model)
-    if not n_read or (window and questions.tokens.shape[1] > window):  # a cache forgets what is out of the window
+    is_forgotten = window and questions.tokens.shape[1] > window  # a cache forgets what is out of the window
+    if not n_read or is_forgotten or shape.keeps_states(model):
         return Reading(encoded, questions, None)
     cache = DynamicCache(config=model.config)
     tokens, mask = questions.tokens[:, :n_read].to(model.device), questions.mask[:, :n_read].to(model.device)
@@ -77,7 +78,10 @@ def each(
         pieces: Keeps each reading's arrays.
         done: Called with the number of questions of each reading.
     """
-    batches = batch.of_like_length([len(question.tokens) for question in encoded], rows=rows, tokens=tokens)
+    if shape.keeps_states(model):  # their prompts end at one place without padding before them
+        batches = batch.of_one_length([question.n_prompt for question in encoded], rows=rows, tokens=tokens)
+    else:
+        batches = batch.of_like_length([len(question.tokens) for question in encoded], rows=rows, tokens=tokens)
     parts = []
     for number, own in enumerate(batches):
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from peft import PeftModel
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 Model = PreTrainedModel | PeftModel
 
@@ -45,3 +45,13 @@ def positions(model: Model) -> int | None:
     stretched: Any = getattr(config, "rope_parameters", None) or {}
     factor, first = stretched.get("factor"), stretched.get("original_max_position_embeddings")
     return max(limit, int(factor * (first or limit))) if factor else limit
+
+
+def keeps_states(model: Model) -> bool:
+    """Return whether layers keep a state in place of keys and values, as of Qwen3-Next or LFM2.
+
+    What such a model has read can be neither repeated for a batch nor parted by rows, and padding before a text is a
+    part of it.
+    """
+    layers = DynamicCache(config=model.config).layers
+    return not all(hasattr(layer, "batch_repeat_interleave") for layer in layers)

@@ -231,7 +231,7 @@ def _tried(monkeypatch, accuracy):
         put.append([fact.id for fact in facts])
         n = len(facts)
         right = np.arange(n) < accuracy[model] * n
-        return evaluate.Answers([""] * n, right, *3 * ([False] * n,), [0.0] * n, np.zeros(n))
+        return evaluate.Answers([""] * n, right, [False] * n, [False] * n, [False] * n, [0.0] * n, np.zeros(n))
 
     monkeypatch.setattr(study, "tune", tune)
     monkeypatch.setattr(models, "measured", lambda model: model)

@@ -272,7 +272,7 @@ def test_a_model_is_loaded_as_a_chat_model_if_asked_and_so_is_an_adapter_on_it(n
     assert type(plain.format) is Format and not plain.is_chat and chat.is_chat
     assert chat.format.build(FACT) == formats.chat(words).build(FACT)
     assert model.measured(chat).is_chat
-    tuned = finetune._with_adapter(Lora(rank=2), chat)
+    tuned = finetune.with_adapter(Lora(rank=2), chat.network, chat.name)
     model.save(LanguageModel(tuned, words, "made"), adapter)
     found = [model.load(ModelConfig(str(adapter), chat=chat)) for chat in (False, True)]
     assert [one.is_chat for one in found] == [False, True] and found[1].name == str(adapter)

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from core import console
 from core.errors import InputError
 from core.facts.record import Fact
 from empirical.lm import model, reading
@@ -297,7 +298,7 @@ def test_large_tensors_take_large_pages_as_soon_as_the_flow_is_imported():
 
 
 def _noted(folder, capsys):
-    model._say.cache_clear()
+    console.note.cache_clear()
     for _ in range(2):
         model.load(ModelConfig(str(folder)))
     return capsys.readouterr().err

@@ -1,0 +1,162 @@
+"""Models that have no fused attention, or layers that keep a state: all but attention is measured of them too."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
+)
+
+from core import console
+from core.errors import InputError
+from core.facts.record import Fact
+from core.split import HELD_OUT, TRAIN
+from empirical import attention, evaluate, finetune, measure
+from empirical.evaluate import EvaluateConfig
+from empirical.finetune import FinetuneConfig, Lora
+from empirical.lm import generate, knockout, patch, reading, shape
+from empirical.lm.model import LanguageModel, ModelConfig, load, save
+from empirical.lm.train import TrainConfig
+from empirical.measure import Questions
+
+
+def _sizes(words):
+    return {
+        "vocab_size": len(words),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.2,
+        "bos_token_id": words.bos_token_id,
+        "eos_token_id": words.eos_token_id,
+        "pad_token_id": words.pad_token_id,
+    }
+
+
+def _gemma2(words):
+    return Gemma2ForCausalLM(Gemma2Config(**_sizes(words), head_dim=8))
+
+
+def _gpt_oss(words):
+    rope = {"rope_type": "default", "rope_theta": 10_000.0}
+    more = {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1, "rope_parameters": rope}
+    return GptOssForCausalLM(GptOssConfig(**_sizes(words), **more))
+
+
+def _bloom(words):
+    sizes = {"vocab_size": len(words), "hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
+    return BloomForCausalLM(BloomConfig(**sizes, pad_token_id=words.pad_token_id))
+
+
+def _qwen3_next(words):
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    linear = {f"linear_{name}": size for name, size in LINEAR.items()}
+    kinds = ["linear_attention", "full_attention"]
+    more = {"head_dim": 8, "shared_expert_intermediate_size": 16, "layer_types": kinds}
+    return Qwen3NextForCausalLM(Qwen3NextConfig(**_sizes(words), **experts, **linear, **more))
+
+
+LINEAR = {"num_key_heads": 2, "num_value_heads": 2, "key_head_dim": 8, "value_head_dim": 8}
+
+
+def _lfm2(words):
+    return Lfm2ForCausalLM(Lfm2Config(**_sizes(words), layer_types=["conv", "full_attention"]))
+
+
+EAGER = {"gemma2": _gemma2, "gpt-oss": _gpt_oss, "bloom": _bloom}
+HYBRID = {"qwen3-next": _qwen3_next, "lfm2": _lfm2}
+
+
+def _model(name, words):
+    torch.manual_seed(0)
+    return LanguageModel((EAGER | HYBRID)[name](words).eval(), words, name)
+
+
+NAMES = ["Bo", "Anabel", "Eve", "Maximilian", "Jo", "Ann"]
+FACTS = [Fact(str(i), name, "city", f"Where is {name}?", ("Rome", "Ulm")[i % 2 :]) for i, name in enumerate(NAMES)]
+
+
+@pytest.mark.parametrize("name", [*EAGER, *HYBRID])
+def test_answers_in_batches_after_a_shared_beginning_are_those_one_by_one(name, words):
+    model = _model(name, words)
+    assert shape.keeps_states(model.network) == (name in HYBRID)
+    shots = [Fact("9", "Cleo", "city", "Where is Cleo? She is said to be far away, in the south.", ("Oslo",))] * 2
+    encoded = model.format.encode([model.format.build(fact, shots) for fact in FACTS])
+    prompts, answers = [one.prompt for one in encoded], [one.completion for one in encoded]
+    for stop in ((), tuple(range(250))):
+        settings = {"stop": stop, "pad": model.pad, "max_new_tokens": 6}
+        alone = [generate.greedy(model.network, [prompt], **settings)[0] for prompt in prompts]
+        assert generate.greedy(model.network, prompts, **settings) == alone
+    alone = [
+        generate.answer_logprob(model.network, [p], [a], pad=model.pad)[0]
+        for p, a in zip(prompts, answers, strict=True)
+    ]
+    np.testing.assert_allclose(
+        generate.answer_logprob(model.network, prompts, answers, pad=model.pad), alone, atol=1e-3
+    )
+    config = EvaluateConfig(max_new_tokens=6)
+    together = evaluate.answer(config, model, FACTS, encoded)
+    apart = [evaluate.answer(config, model, [f], [one]) for f, one in zip(FACTS, encoded, strict=True)]
+    assert together.predicted == [one.predicted[0] for one in apart]
+    np.testing.assert_allclose(together.logprob, alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [*EAGER, *HYBRID])
+def test_a_study_measures_all_but_attention_and_says_so(name, words, capsys):
+    model, n = _model(name, words), len(FACTS)
+    encoded = model.format.ask(FACTS)
+    role = np.array([TRAIN] * 2 + [HELD_OUT] * (n - 2), dtype=np.int8)
+    parts = (np.arange(n), np.zeros(n, dtype=int), np.zeros(n), role, np.arange(2, n), np.ones(n - 2, dtype=bool))
+    console.note.cache_clear()
+    found = measure.arm("base", model, Questions(FACTS, encoded, *parts, {}, 0), None, EvaluateConfig(max_new_tokens=2))
+    assert "Attention and knockout are null" in capsys.readouterr().err
+    assert found.attention == {} and np.isnan(found.by_question).all()
+    assert found.metrics["subject_attention"] is None and found.metrics["knockout_drop"] is None
+    assert math.isfinite(found.metrics["loss"] or math.nan) and len(found.facts["predicted"]) == n - 2
+
+
+@pytest.mark.parametrize("name", [*EAGER, *HYBRID])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_it_is_loaded_finetuned_and_probed(name, method, words, tmp_path):
+    save(_model(name, words), tmp_path / "model")
+    model = load(ModelConfig(str(tmp_path / "model")))
+    encoded = model.format.ask(FACTS)
+    modules = ("query_key_value",) if name == "bloom" else ("q_proj", "v_proj")
+    config = FinetuneConfig(
+        method=method,
+        lora=Lora(modules=modules),
+        train=TrainConfig(epochs=3, batch_size=4, n_records=1),
+    )
+
+    def probe(network):
+        return measure.eval_subset(network, encoded, model.pad)
+
+    options = {"learning_rate": 1e-2, "seed": 0, "work": tmp_path, "evaluate": probe}
+    tuned, trace = finetune.run(config, model, encoded, **options)
+    assert math.isfinite(trace[-1]["loss"]) and math.isnan(trace[-1]["subject_attention"])
+    assert not tuned.network.training
+
+
+@pytest.mark.parametrize("name", [*EAGER, *HYBRID])
+def test_what_needs_the_attention_itself_is_refused(name, words):
+    model = _model(name, words)
+    given = reading.read(model.network, model.format.ask(FACTS[:1]), model.pad)
+    with pytest.raises(InputError, match="cannot be captured: "):
+        attention.mass_of(model, given)
+    for ask in (knockout.logprob, patch.scores) if name in EAGER else ():
+        with pytest.raises(InputError, match="cannot be captured: "):
+            ask(model.network, given.questions)
