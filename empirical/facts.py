@@ -25,8 +25,8 @@ class FactsConfig:
     source: Literal["world", Source] = "world"
     """`world`: a synthetic one, of which we pretrain a model ourselves. The others are read from `path`."""
     path: Path | None = None
-    """PopQA's or one's own table (CSV, TSV, JSONL, Parquet), or the folder of EntityQuestions or MMLU; hub:ID or
-    hub:ID@REVISION for a data set of the Hugging Face hub (PopQA, tables)."""
+    """PopQA's or one's own table (CSV, TSV, JSON, JSONL, gzip too, Parquet), or the folder of EntityQuestions or MMLU;
+    hub:OWNER/NAME[/CONFIG][@REVISION][#SPLIT] for a data set of the Hugging Face hub (PopQA, tables)."""
     part: Literal["train", "dev", "val", "test"] = "train"
     """The files' own split that is read (EntityQuestions, MMLU); arms and held-out facts are drawn from it anew."""
     relations: tuple[str, ...] = ()

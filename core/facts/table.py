@@ -68,9 +68,9 @@ def recognise(
     notes = []
     for part, known in recognised.items():
         flag = f"--facts.columns.{part}"
-        if given[part] is not None:
-            table.require(given[part], flag)
-            names[part] = [given[part]]
+        if (column := given[part]) is not None:
+            table.require(column, flag)
+            names[part] = [column]
             continue
         names[part] = [column for name in known for column in _called(table, name, free, flag)]
         notes += [f"column {column!r} is taken for the {part}" for column in names[part] if column not in known]
