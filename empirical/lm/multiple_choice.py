@@ -107,7 +107,7 @@ def _after(form: Format, letter: str) -> tuple[int, ...]:
     """Return the tokens of " A" in "Answer: A", or of the format's like, none if one of them begins before the gap."""
     text, n_before = form.before + form.gap + letter, len(form.before)
     is_plain = form.end is None
-    options = {"add_special_tokens": is_plain, "split_special_tokens": is_plain}
+    options: dict[str, Any] = {"add_special_tokens": is_plain, "split_special_tokens": is_plain}
     joint = form.tokenizer(text, return_offsets_mapping=True, **options)
     pairs = zip(joint["input_ids"], joint["offset_mapping"], strict=True)
     after = [(token, start) for token, (start, stop) in pairs if stop > n_before]

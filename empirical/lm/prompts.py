@@ -7,6 +7,7 @@ their boundary, and training must see the very tokens that generation starts fro
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -118,7 +119,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, end
         return list(tokens[:-1] if adds and tokens[-1] == own_end else tokens)
 
     # In plain text a control token's name (`</s>`) is text like any other; a chat template writes control tokens so.
-    options = {"add_special_tokens": adds, "split_special_tokens": adds}
+    options: dict[str, Any] = {"add_special_tokens": adds, "split_special_tokens": adds}
     joint = tokenizer([p.text + p.completion for p in prompts], return_offsets_mapping=True, **options)
     alone = tokenizer([p.text for p in prompts], **options)["input_ids"]
     rows = zip(prompts, joint["input_ids"], joint["offset_mapping"], alone, strict=True)

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from empirical.lm.train import TrainConfig
 QUICK = FinetuneConfig(train=TrainConfig(epochs=3, batch_size=4, n_records=1), lora=Lora(rank=2, dropout=0.1))
 
 
-def _examples(words, names="ABCDEFGH"):
+def _examples(words, names: Sequence[str] = "ABCDEFGH"):
     return prompts.encode(words, [prompts.build(Fact(n, n, "r", f"Who is {n}?", (f"baker {n}",))) for n in names])
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from transformers import (
@@ -24,10 +26,20 @@ from empirical.lm.train import TrainConfig
 
 def composite(words, window):
     """Return a small Gemma 3 that reads images too: its language model's config is nested."""
-    sizes = {"vocab_size": len(words), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+    sizes: dict[str, Any] = {
+        "vocab_size": len(words),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+    }
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "initializer_range": 0.2}
     text = Gemma3TextConfig(**sizes, sliding_window=window, layer_types=["sliding_attention"] * 2 + ["full_attention"])
-    seen = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    seen: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     seen |= {"image_size": 8, "patch_size": 4}
     torch.manual_seed(0)
     config = Gemma3Config(text_config=text.to_dict(), vision_config=seen, mm_tokens_per_image=4)

@@ -1,6 +1,7 @@
 """Models that have no fused attention, or layers that keep a state: all but attention is measured of them too."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from empirical.lm.train import TrainConfig
 from empirical.measure import Questions
 
 
-def _sizes(words):
+def _sizes(words) -> dict[str, Any]:
     return {
         "vocab_size": len(words),
         "hidden_size": 32,
@@ -53,20 +54,26 @@ def _gemma2(words):
 
 def _gpt_oss(words):
     rope = {"rope_type": "default", "rope_theta": 10_000.0}
-    more = {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1, "rope_parameters": rope}
+    more: dict[str, Any] = {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1, "rope_parameters": rope}
     return GptOssForCausalLM(GptOssConfig(**_sizes(words), **more))
 
 
 def _bloom(words):
-    sizes = {"vocab_size": len(words), "hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
+    sizes: dict[str, Any] = {
+        "vocab_size": len(words),
+        "hidden_size": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "initializer_range": 0.2,
+    }
     return BloomForCausalLM(BloomConfig(**sizes, pad_token_id=words.pad_token_id))
 
 
 def _qwen3_next(words):
-    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
-    linear = {f"linear_{name}": size for name, size in LINEAR.items()}
+    experts: dict[str, Any] = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    linear: dict[str, Any] = {f"linear_{name}": size for name, size in LINEAR.items()}
     kinds = ["linear_attention", "full_attention"]
-    more = {"head_dim": 8, "shared_expert_intermediate_size": 16, "layer_types": kinds}
+    more: dict[str, Any] = {"head_dim": 8, "shared_expert_intermediate_size": 16, "layer_types": kinds}
     return Qwen3NextForCausalLM(Qwen3NextConfig(**_sizes(words), **experts, **linear, **more))
 
 
