@@ -138,7 +138,8 @@ def scored(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.n
     is_right = [
         text in fact.answers if fact.choices else scores.exact_match(text, fact.answers) for text, fact in pairs
     ]
-    return Answers(predicted, np.array(is_right), *(by(getattr(scores, rule)) for rule in RULES), found["logprob"])
+    by_rule: dict[str, Any] = {rule: by(getattr(scores, rule)) for rule in RULES}
+    return Answers(predicted, np.array(is_right), **by_rule, logprob=found["logprob"])
 
 
 def unreachable(

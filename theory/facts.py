@@ -33,8 +33,8 @@ class FactsConfig:
     facts_per_subject: int | None = None
     """Facts about each subject of a sampled world, each of another relation, at random; none given: all relations."""
     path: Path | None = None
-    """Read the facts from this CSV, TSV, JSON, JSONL (gzip too) or Parquet file, or from the source's folder, instead of
-    sampling; hub:OWNER/NAME[/CONFIG][@REVISION][#SPLIT] for a hub data set."""
+    """Read the facts from this CSV, TSV, JSON, JSONL (gzip too) or Parquet file, or from the source's folder, instead
+    of sampling; hub:OWNER/NAME[/CONFIG][@REVISION][#SPLIT] for a hub data set."""
     source: Source = setting("table", is_later=True)
     """What the path holds. `table`: subjects, relations, answers and popularity, with or without questions."""
     part: Literal["train", "dev", "val", "test"] = setting("train", is_later=True)

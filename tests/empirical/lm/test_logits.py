@@ -69,7 +69,7 @@ def test_they_are_those_of_a_whole_pass_and_their_gradients_too(kind):
 
 def test_an_adapter_on_the_head_and_below_it_is_cut_too(words):
     model, (tokens, wanted) = made("llama"), some()
-    tuned = finetune._with_adapter(Lora(rank=2, modules=("q_proj", "lm_head")), LanguageModel(model, words, "small"))
+    tuned = finetune.with_adapter(Lora(rank=2, modules=("q_proj", "lm_head")), model, "small")
     tuned.eval()
     with torch.no_grad():
         for name, value in tuned.named_parameters():

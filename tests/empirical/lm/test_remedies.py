@@ -109,7 +109,7 @@ def test_kl_to_the_base_is_the_formulas_value_and_its_gradient_moves_the_tuned_m
 ):
     network = copy.deepcopy(llama)
     if method == "lora":
-        network = finetune._with_adapter(QUICK.lora, LanguageModel(network, words, "small"))
+        network = finetune.with_adapter(QUICK.lora, network, "small")
     (kl,) = remedies.hooks(replace(QUICK, kl_weight=0.7), training(ranked, network))
     torch.manual_seed(1)
     with torch.no_grad():
