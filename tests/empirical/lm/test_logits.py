@@ -7,7 +7,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from empirical import finetune
 from empirical.finetune import Lora
 from empirical.lm import logits
-from empirical.lm.model import LanguageModel
 
 SIZES = {
     "vocab_size": 61,
