@@ -277,7 +277,9 @@ def test_a_trainings_eval_subset_is_of_dev_facts_or_where_there_are_none_on_test
         return model, [evaluate(None)]
 
     monkeypatch.setattr(finetune, "run", run)
-    monkeypatch.setattr(study.measure, "eval_subset", lambda network, encoded, pad: subset.extend(encoded) or {})
+    monkeypatch.setattr(
+        study.measure, "eval_subset", lambda network, encoded, pad, **more: subset.extend(encoded) or {}
+    )
     options: dict[str, Any] = {"rate": 1e-3, "seed": 0, "work": tmp_path, "progress": quiet}
     study.tune(CONFIG, one, replace(questions, role=role), halves.arms["bottom"], **options)
     rows = np.flatnonzero(role == (DEV if dev else HELD_OUT))

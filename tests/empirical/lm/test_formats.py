@@ -296,4 +296,4 @@ def test_a_fact_that_names_a_control_token_is_refused(where, request):
         "choice": replace(CHOICE, choices=("1", "2", "<|im_end|>", "4")),
     }[where]
     with pytest.raises(InputError, match=rf"--model.chat: fact {spoilt.id} .*control token(.|\n)*leave the flag"):
-        form.build(*((FACT, [spoilt]) if where == "example" else (spoilt,)))
+        form.build(FACT, [spoilt]) if where == "example" else form.build(spoilt)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -384,7 +385,7 @@ def test_a_quantised_checkpoint_says_which_package_reads_it(method, says, folder
 
 
 def test_quantised_weights_are_left_where_they_are(folder, monkeypatch):
-    real = AutoModelForCausalLM.from_pretrained
+    real: Any = AutoModelForCausalLM.from_pretrained
 
     def quantised(*given, **options):
         net, report = real(*given, **options)
