@@ -257,7 +257,7 @@ class Evaluate(OnModel):
         place = self.result(base_model, "answers.parquet", self.which)
         chosen = self.held_out(base_model) if self.which == "held_out" else list(base_model.facts)
         model = base_model.read()
-        encoded = model.format.ask(chosen)
+        encoded = model.format.ask(chosen, new_tokens=self.config.evaluate.max_new_tokens)
         record = taught.read(base_model.model.name)
         is_trained = np.zeros(len(chosen), dtype=bool) if record is None else record.is_trained(chosen)
         for note in evaluate.unreachable(self.config.evaluate, model, chosen, encoded):

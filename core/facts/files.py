@@ -218,7 +218,7 @@ def _read_hub(path: Path) -> Table:
         ) from error
     try:
         loaded = datasets.load_dataset(name, config, revision=revision, split=split)
-        splits = {} if split else cast(dict[str, Any], dict(loaded))
+        splits = {} if split else dict(cast(Any, loaded))
         rows = datasets.concatenate_datasets(list(splits.values())) if splits else loaded
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it needs a script
         # The library names the configurations or splits that there are, and then its own call.
