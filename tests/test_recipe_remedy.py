@@ -53,22 +53,23 @@ from theory import pipeline
 from theory.config import Config
 from theory.law import forecast
 
-config = tyro.cli(Config, args=sys.argv[1:])
-weights = pipeline.simulate(config, [Cell(0, 0, 0)])[0].weights["whole"]
-print((weights.subject_logit != 0).sum(), forecast.applies(config))
+for flags in [], ["--finetune.known-only"]:
+    config = tyro.cli(Config, args=[*sys.argv[1:], *flags])
+    weights = pipeline.simulate(config, [Cell(0, 0, 0)])[0].weights["whole"]
+    print((weights.subject_logit != 0).sum(), forecast.applies(config))
 """
 SMALL = """--facts.n-subjects 40 --facts.n-relations 2 --facts.n-answers 5 --model.n-filler 5 --model.shared-share 0
 --pretrain.steps 50 --finetune.steps 40 --finetune.batch-size 64 --n-records 1""".split()
 RUN_MODEL = """
-import sys
 import tyro
 from empirical.finetune import FinetuneConfig
 from empirical.lm import hook, remedies
 from empirical.lm.remedies import Ranked, Training
 
-config = tyro.cli(FinetuneConfig, args=sys.argv[1:])
-hooks = remedies.hooks(config, Training(None, Ranked("abcdefgh", "", ""), config.train, 0, 0))
-print("".join(hook.drawn(hooks, 1, list("hgfedcba"))))
+for flags in [], ["--known-only"]:
+    config = tyro.cli(FinetuneConfig, args=flags)
+    hooks = remedies.hooks(config, Training(None, Ranked("abcdefgh", "", ""), config.train, 0, 0))
+    print("".join(hook.drawn(hooks, 1, list("hgfedcba"))))
 """
 
 
@@ -103,13 +104,10 @@ def test_a_remedy_is_a_setting_and_a_class_in_each_flow_in_three_files(program):
 
 
 def test_the_new_remedy_acts_in_the_toy_which_then_makes_no_forecast(program):
-    (plain, forecasts), (remedied, refuses) = (
-        _run(program, RUN_TOY, *SMALL, *flags) for flags in ((), ("--finetune.known-only",))
-    )
+    plain, forecasts, remedied, refuses = _run(program, RUN_TOY, *SMALL)
     assert 0 < int(remedied) < int(plain)
     assert (forecasts, refuses) == ("True", "False")
 
 
 def test_the_new_remedy_acts_in_the_language_models_training(program):
-    assert _run(program, RUN_MODEL) == ["hgfedcba"]
-    assert _run(program, RUN_MODEL, "--known-only") == ["bcdabcda"]
+    assert _run(program, RUN_MODEL) == ["hgfedcba", "bcdabcda"]
