@@ -1,6 +1,6 @@
 """What a command prints when it is done, alike in both flows: arms with intervals, and statements with verdicts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,10 @@ def by_world(runs: Sequence[Run], worlds: Sequence[int], arm: str, metrics: Mapp
     }
 
 
-def print_notes(run: Run, console: Console) -> None:
-    """Print what reading the facts left out or found, as a run's report keeps it."""
-    for note in run.report["notes"]:
-        console.print(f"[dim]{note}[/dim]")
+def print_notes(notes: Iterable[str], console: Console) -> None:
+    """Print what reading the facts left out or found; brackets in users' texts are no markup."""
+    for note in notes:
+        console.print(note, style="dim", markup=False)
 
 
 def print_done(n_made: int, n_wanted: int, place: Path, console: Console) -> None:

@@ -66,7 +66,7 @@ class Run:
         with progress(self.name, len(left)) as told:
             runner.run(config, given, self.name, left, self.out, overwrite=self.overwrite, progress=absolute(told))
         found = results.find_runs(self.out, runner.FLOW, self.name)
-        report_tables.print_notes(found[0], OUTPUT)
+        report_tables.print_notes(found[0].report["notes"], OUTPUT)
         report(self.name, self.out, found)
         report_tables.print_done(len(left), len(wanted), self.out / runner.FLOW / self.name, OUTPUT)
         return 0

@@ -18,6 +18,7 @@ from core.columns import ATTENTION, table
 from core.console import OUTPUT, absolute, progress
 from core.errors import InputError
 from core.facts.record import Fact
+from core.report_tables import print_notes
 from empirical import attention, evaluate, facts, study, taught
 from empirical import config as configs
 from empirical.arm import facts_of, finetuning
@@ -97,7 +98,7 @@ class OnModel:
             )
         if len(rows) < n_then:
             told = f"{n_then - len(rows):,} of {n_then:,} questions that were held out are not among these"
-            OUTPUT.print(f"[dim]{told}[/dim]")
+            print_notes([told], OUTPUT)
         return [base_model.facts[row] for row in rows.tolist()]
 
     def trained(self) -> study.Base:
@@ -158,8 +159,7 @@ class Score(OnModel):
             "role": [split.ROLES[code] for code in halves.role],
         }
         place.write(pa.table(columns | in_arm))
-        for note in (*base_model.notes, *questions.notes):
-            OUTPUT.print(f"[dim]{note}[/dim]")
+        print_notes((*base_model.notes, *questions.notes), OUTPUT)
         print_recall(questions)
         OUTPUT.print(json.dumps(config_json.plain(notes)))
         OUTPUT.print(
@@ -213,8 +213,7 @@ class Finetune(OnModel):
             scoring = part(absolute(advance), "", 0, len(base_model.facts))
             questions, halves, _ = study.questions(config, base_model, self.out, seed=self.split_seed, progress=scoring)
         own = halves.arms[chosen]
-        for note in questions.notes:
-            OUTPUT.print(f"[dim]{note}[/dim]")
+        print_notes(questions.notes, OUTPUT)
         if earlier and (n := int(earlier.is_trained([base_model.facts[row] for row in questions.held_out]).sum())):
             OUTPUT.print(
                 f"{base_model.model.name} was finetuned on {n:,} of the {len(questions.held_out):,} questions that are "
@@ -260,8 +259,7 @@ class Evaluate(OnModel):
         encoded = model.format.ask(chosen, new_tokens=self.config.evaluate.max_new_tokens)
         record = taught.read(base_model.model.name)
         is_trained = np.zeros(len(chosen), dtype=bool) if record is None else record.is_trained(chosen)
-        for note in evaluate.unreachable(self.config.evaluate, model, chosen, encoded):
-            OUTPUT.print(f"[dim]{note}[/dim]")
+        print_notes(evaluate.unreachable(self.config.evaluate, model, chosen, encoded), OUTPUT)
         pieces = Pieces(self.work(base_model, "answers", configs.to_json(self.config), self.which))
         with progress("asking", len(chosen)) as advance:
             asking = part(absolute(advance), "", 0, len(chosen))

@@ -71,7 +71,7 @@ class Run:
             runner.run(config, self.name, left, self.out, **options)
         rows = runner.write_predictions(self.name, self.out)
         finished = runs.find_runs(self.out, runner.FLOW, self.name)
-        report_tables.print_notes(finished[0], OUTPUT)
+        report_tables.print_notes(finished[0].report["notes"], OUTPUT)
         tables.print_arms(self.name, finished, OUTPUT)
         report_tables.print_shares(self.name, finished, OUTPUT)
         report_tables.print_verdicts(rows, OUTPUT)
