@@ -15,7 +15,7 @@ from core.facts.record import Fact, FactSet
 from core.numbering import numbered
 from core.shares import Outcome
 from core.split import Split
-from empirical import evaluate, finetune, knownness, measure, mediation, pretrain
+from empirical import evaluate, finetune, knownness, measure, mediation, pretrain, taught
 from empirical.arm import facts_of
 from empirical.asking import Asking
 from empirical.config import Config
@@ -167,7 +167,7 @@ def identify(facts: Sequence[Fact]) -> Ids:
     return Ids(
         numbered([fact.subject.casefold() or f"\n{fact.question.casefold()}" for fact in facts]),
         numbered([fact.relation for fact in facts]),
-        numbered(["\n".join((fact.question.casefold(), *fact.choices)) for fact in facts]),
+        numbered([taught.key(fact.question, fact.choices) for fact in facts]),
     )
 
 

@@ -28,16 +28,21 @@ class Record:
 
     def rows_held_out(self, facts: Sequence[Fact]) -> Int[np.ndarray, " test"]:
         """Return which of these facts were held out then."""
-        return np.array([row for row, fact in enumerate(facts) if key(fact) in self.held_out], dtype=int)
+        return np.flatnonzero(_among(facts, self.held_out))
 
     def is_trained(self, facts: Sequence[Fact]) -> Bool[np.ndarray, " fact"]:
         """Return of which facts the model was taught the answer."""
-        return np.array([key(fact) in self.trained for fact in facts], dtype=bool)
+        return _among(facts, self.trained)
 
 
-def key(fact: Fact) -> str:
+def key(question: str, choices: Sequence[str]) -> str:
     """Return what tells a question from others: its text, case ignored, and its choices."""
-    return "\n".join((fact.question.casefold(), *fact.choices))
+    return "\n".join((question.casefold(), *choices))
+
+
+def _among(facts: Sequence[Fact], keys: frozenset[str]) -> Bool[np.ndarray, " fact"]:
+    """Return which facts' questions have one of these keys."""
+    return np.array([key(fact.question, fact.choices) in keys for fact in facts], dtype=bool)
 
 
 def write(
@@ -75,7 +80,7 @@ def read(name: str) -> Record | None:
         rows = pq.read_table(path, columns=["question", "choices", "role", "in_arm"]).to_pylist()
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: it is damaged, so that nobody knows what the model was trained on.") from error
-    keys = ["\n".join((row["question"].casefold(), *row["choices"])) for row in rows]
+    keys = [key(row["question"], row["choices"]) for row in rows]
     return Record(
         frozenset(one for one, row in zip(keys, rows, strict=True) if row["role"] == ROLES[HELD_OUT]),
         frozenset(one for one, row in zip(keys, rows, strict=True) if row["in_arm"]),

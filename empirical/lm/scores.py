@@ -1,4 +1,4 @@
-"""Whether a predicted answer counts as right, against all accepted answers: four rules, from strict to lenient.
+"""Whether a predicted answer counts as right, against all accepted answers: five rules, the exact match our own.
 
 An empty text among the accepted answers matches nothing.
 """

@@ -27,7 +27,9 @@ def words(tiny_world):
     return tokenizer.train(corpus.vocabulary(tiny_world), size=500)
 
 
-def _sizes(words) -> dict:
+@pytest.fixture(scope="session")
+def sizes(words) -> dict:
+    """Return the sizes of small models for that tokenizer."""
     return {
         "vocab_size": len(words),
         "hidden_size": 32,
@@ -43,14 +45,14 @@ def _sizes(words) -> dict:
 
 
 @pytest.fixture
-def llama(words):
+def llama(sizes):
     """Return a small Llama of random weights, in evaluation mode."""
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**_sizes(words))).eval()
+    return LlamaForCausalLM(LlamaConfig(**sizes)).eval()
 
 
 @pytest.fixture
-def mistral(words):
+def mistral(sizes):
     """Return a small Mistral of random weights: grouped queries, a sliding window."""
     torch.manual_seed(0)
-    return MistralForCausalLM(MistralConfig(**_sizes(words), sliding_window=64)).eval()
+    return MistralForCausalLM(MistralConfig(**sizes, sliding_window=64)).eval()

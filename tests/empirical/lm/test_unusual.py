@@ -32,65 +32,50 @@ from empirical.lm.train import TrainConfig
 from empirical.measure import Questions
 
 
-def _sizes(words) -> dict[str, Any]:
-    return {
-        "vocab_size": len(words),
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-        "initializer_range": 0.2,
-        "bos_token_id": words.bos_token_id,
-        "eos_token_id": words.eos_token_id,
-        "pad_token_id": words.pad_token_id,
-    }
+def _gemma2(sizes):
+    return Gemma2ForCausalLM(Gemma2Config(**sizes, head_dim=8))
 
 
-def _gemma2(words):
-    return Gemma2ForCausalLM(Gemma2Config(**_sizes(words), head_dim=8))
-
-
-def _gpt_oss(words):
+def _gpt_oss(sizes):
     rope = {"rope_type": "default", "rope_theta": 10_000.0}
     more: dict[str, Any] = {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1, "rope_parameters": rope}
-    return GptOssForCausalLM(GptOssConfig(**_sizes(words), **more))
+    return GptOssForCausalLM(GptOssConfig(**sizes, **more))
 
 
-def _bloom(words):
-    sizes: dict[str, Any] = {
-        "vocab_size": len(words),
-        "hidden_size": 32,
-        "n_layer": 2,
-        "n_head": 4,
-        "initializer_range": 0.2,
-    }
-    return BloomForCausalLM(BloomConfig(**sizes, pad_token_id=words.pad_token_id))
+def _bloom(sizes):
+    given = {name: sizes[name] for name in ("vocab_size", "hidden_size", "initializer_range", "pad_token_id")}
+    return BloomForCausalLM(BloomConfig(**given, n_layer=2, n_head=4))
 
 
-def _qwen3_next(words):
+def _qwen3_next(sizes):
     experts: dict[str, Any] = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
     linear: dict[str, Any] = {f"linear_{name}": size for name, size in LINEAR.items()}
     kinds = ["linear_attention", "full_attention"]
     more: dict[str, Any] = {"head_dim": 8, "shared_expert_intermediate_size": 16, "layer_types": kinds}
-    return Qwen3NextForCausalLM(Qwen3NextConfig(**_sizes(words), **experts, **linear, **more))
+    return Qwen3NextForCausalLM(Qwen3NextConfig(**sizes, **experts, **linear, **more))
 
 
 LINEAR = {"num_key_heads": 2, "num_value_heads": 2, "key_head_dim": 8, "value_head_dim": 8}
 
 
-def _lfm2(words):
-    return Lfm2ForCausalLM(Lfm2Config(**_sizes(words), layer_types=["conv", "full_attention"]))
+def _lfm2(sizes):
+    return Lfm2ForCausalLM(Lfm2Config(**sizes, layer_types=["conv", "full_attention"]))
 
 
 EAGER = {"gemma2": _gemma2, "gpt-oss": _gpt_oss, "bloom": _bloom}
 HYBRID = {"qwen3-next": _qwen3_next, "lfm2": _lfm2}
 
 
-def _model(name, words):
-    torch.manual_seed(0)
-    return LanguageModel((EAGER | HYBRID)[name](words).eval(), words, name)
+@pytest.fixture
+def made(words, sizes):
+    """Return what makes the model of a name, of weights so large that its answers differ."""
+
+    def make(name):
+        torch.manual_seed(0)
+        network = (EAGER | HYBRID)[name](sizes | {"initializer_range": 0.2})
+        return LanguageModel(network.eval(), words, name)
+
+    return make
 
 
 NAMES = ["Bo", "Anabel", "Eve", "Maximilian", "Jo", "Ann"]
@@ -98,8 +83,8 @@ FACTS = [Fact(str(i), name, "city", f"Where is {name}?", ("Rome", "Ulm")[i % 2 :
 
 
 @pytest.mark.parametrize("name", [*EAGER, *HYBRID])
-def test_answers_in_batches_after_a_shared_beginning_are_those_one_by_one(name, words):
-    model = _model(name, words)
+def test_answers_in_batches_after_a_shared_beginning_are_those_one_by_one(name, made):
+    model = made(name)
     assert shape.keeps_states(model.network) == (name in HYBRID)
     shots = [Fact("9", "Cleo", "city", "Where is Cleo? She is said to be far away, in the south.", ("Oslo",))] * 2
     encoded = model.format.encode([model.format.build(fact, shots) for fact in FACTS])
@@ -123,8 +108,8 @@ def test_answers_in_batches_after_a_shared_beginning_are_those_one_by_one(name, 
 
 
 @pytest.mark.parametrize("name", [*EAGER, *HYBRID])
-def test_a_study_measures_all_but_attention_and_says_so(name, words, capsys):
-    model, n = _model(name, words), len(FACTS)
+def test_a_study_measures_all_but_attention_and_says_so(name, made, capsys):
+    model, n = made(name), len(FACTS)
     encoded = model.format.ask(FACTS)
     role = np.array([TRAIN] * 2 + [HELD_OUT] * (n - 2), dtype=np.int8)
     parts = (np.arange(n), np.zeros(n, dtype=int), np.zeros(n), role, np.arange(2, n), np.ones(n - 2, dtype=bool))
@@ -138,8 +123,8 @@ def test_a_study_measures_all_but_attention_and_says_so(name, words, capsys):
 
 @pytest.mark.parametrize("name", [*EAGER, *HYBRID])
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_it_is_loaded_finetuned_and_probed(name, method, words, tmp_path):
-    save(_model(name, words), tmp_path / "model")
+def test_it_is_loaded_finetuned_and_probed(name, method, made, tmp_path):
+    save(made(name), tmp_path / "model")
     model = load(ModelConfig(str(tmp_path / "model")))
     encoded = model.format.ask(FACTS)
     modules = ("query_key_value",) if name == "bloom" else ("q_proj", "v_proj")
@@ -159,8 +144,8 @@ def test_it_is_loaded_finetuned_and_probed(name, method, words, tmp_path):
 
 
 @pytest.mark.parametrize("name", [*EAGER, *HYBRID])
-def test_what_needs_the_attention_itself_is_refused(name, words):
-    model = _model(name, words)
+def test_what_needs_the_attention_itself_is_refused(name, made):
+    model = made(name)
     given = reading.read(model.network, model.format.ask(FACTS[:1]), model.pad)
     with pytest.raises(InputError, match="cannot be captured: "):
         attention.mass_of(model, given)
