@@ -78,9 +78,10 @@ reproduce: $(EMPIRICAL)  ## toy and language model, every theorem, the figures, 
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
 	@echo "Pictures: $(OUT)/figures. Tables: $(OUT)/*/*/predictions.parquet"
 
-sweeps: $(THEORY)  ## the phase diagrams, dose and response, remedies and the deep toy, with their figures, into OUT
+sweeps: $(THEORY)  ## the phase diagrams, dose and response, remedies, the toys that forget and the deep ones, with their figures, into OUT
 	for name in phase-exposure phase-format dose-share dose-size remedies; do $(RUN) -m theory sweep $$name --out $(OUT) || exit; done
-	for name in deep-1 deep-2 deep-3 deep-4 deep-names; do $(RUN) -m theory deep $$name --out $(OUT) || exit; done
+	for name in crossed interference; do $(RUN) -m theory run $$name --seeds 10 --out $(OUT) || exit; done
+	for name in deep-1 deep-2 deep-3 deep-4 deep-names deep-attention; do $(RUN) -m theory deep $$name --out $(OUT) || exit; done
 	$(RUN) -m paper_figs --runs $(OUT) --out $(OUT)/figures
 
 studies: $(EMPIRICAL)  ## the language model's studies: adapters, what carries the loss, remedies, real facts, the screen of worlds, into OUT

@@ -33,6 +33,13 @@ class Training:
     """Index into CLASSES."""
 
 
+def check(names: tuple[str, ...]) -> None:
+    """Raise InputError for an arm that a toy does not have, or that is named twice."""
+    allowed = [name for name in NAMES if name not in CLASSES]
+    if len(set(names)) < len(names) or not set(names) <= set(allowed):
+        raise InputError(f"--more-arms {' '.join(names)}: name each of {', '.join(allowed)} once at most.")
+
+
 def draw(names: tuple[str, ...], training: Training, rng: np.random.Generator) -> dict[str, Rows]:
     """Return these arms' facts, by index into the training facts.
 
@@ -149,6 +156,10 @@ FAMILIES: dict[str, tuple[tuple[str, ...], Callable[[Training, np.random.Generat
 }
 """The arms that are drawn together, and how. A new family goes last: streams are counted in this order."""
 NAMES = tuple(name for arms, _ in FAMILIES.values() for name in arms)
+CROSSED = (*FAMILIES["matched"][0], *FAMILIES["crossed"][0])
+"""Arms that tell how well a fact is known from how frequent its answer is."""
+MATCHED = {"top_matched": 1.0, "bottom_matched": -1.0}
+"""What halves of equally frequent answers are compared by."""
 KNOWNNESS, RARITY = "known − unknown, of equal rarity", "rare − common, of equal knownness"
 CONTRASTS = {
     RARITY: {"known_rare": 0.5, "unknown_rare": 0.5, "known_common": -0.5, "unknown_common": -0.5},

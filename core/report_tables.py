@@ -9,10 +9,18 @@ from rich.console import Console
 from rich.table import Table
 
 from core import effects, shares, statistics
+from core.arms import CONTRASTS, MATCHED
 from core.runs import Run
 
 ARM_ORDER = ("base", "top", "whole", "random", "bottom")
 """The arms in the order in which every table shows them; others follow."""
+CROSSED = {
+    "accuracy": "accuracy",
+    "retention": "of known facts",
+    "generic_rate": "generic rate",
+    "subject_attention": "subject attention",
+}
+"""What is printed of arms that tell knownness from rarity: metrics, and their headings."""
 VERDICT_STYLE = {"holds": "green", "fails": "bold red", "undecided": "yellow", "reported": "dim"}
 _NUMBERS = {
     "predicted": "predicted",
@@ -50,6 +58,20 @@ def print_arms(
         gaps = (by_arm["top"][name] - by_arm["bottom"][name] for name in metrics)
         table.add_row("top − bottom", *(interval(gap, signed=True) for gap in gaps))
     console.print(table)
+
+
+def print_crossed(name: str, runs: Sequence[Run], console: Console) -> None:
+    """Print what tells knownness from rarity, with 95 % intervals over worlds; nothing without such arms."""
+    worlds = [run.report["seeds"]["pretrain"] for run in runs]
+    contrasts = {"top − bottom, answers equally frequent": MATCHED} | CONTRASTS
+    there = {title: weights for title, weights in contrasts.items() if set(weights) <= set(runs[0].report["metrics"])}
+    printed = Table("difference", *CROSSED.values(), title=f"{name}: knownness and rarity of answers, held-out facts")
+    for title, weights in there.items():
+        parts = {arm: by_world(runs, worlds, arm, CROSSED) for arm in weights}
+        gaps = {metric: sum(weight * parts[arm][metric] for arm, weight in weights.items()) for metric in CROSSED}
+        printed.add_row(title, *(interval(np.asarray(gap), signed=True) for gap in gaps.values()))
+    if printed.row_count:
+        console.print(printed)
 
 
 def print_shares(name: str, runs: Sequence[Run], console: Console) -> None:

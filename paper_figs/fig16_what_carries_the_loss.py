@@ -14,15 +14,22 @@ from paper_figs.load import Experiment
 from paper_figs.reads import Read, Rows
 from paper_figs.style import Look
 
-TOY = "everything"
+TOY, DEEP = "everything", "deep-2"
 MODELS = {
     TOY: "the toy",
+    DEEP: "two layers",
     "tiny-mediation": "a small Llama",
     "smollm2-135m-entity-questions-mediation": "SmolLM2-135M",
 }
-"""The models in the order of their parameters; of the toy the one whose attention and values are both finetuned."""
+"""The models in the order of their parameters; of the toy the one whose attention and values are both finetuned,
+and the deep one of two layers."""
 READS = tuple(
-    Read("experiment" if name == TOY else "study", name, (Rows("mediation", shares.READ),), name != list(MODELS)[-1])
+    Read(
+        "experiment" if name in (TOY, DEEP) else "study",
+        name,
+        (Rows("mediation", shares.READ),),
+        is_required=name in (TOY, "tiny-mediation"),
+    )
     for name in MODELS
 )
 ROWS = {

@@ -73,6 +73,7 @@ class Run:
         finished = runs.find_runs(self.out, runner.FLOW, self.name)
         report_tables.print_notes(finished[0].report["notes"], OUTPUT)
         tables.print_arms(self.name, finished, OUTPUT)
+        report_tables.print_crossed(self.name, finished, OUTPUT)
         report_tables.print_shares(self.name, finished, OUTPUT)
         report_tables.print_verdicts(rows, OUTPUT)
         report_tables.print_done(len(left), len(wanted), self.out / runner.FLOW / self.name, OUTPUT)
@@ -136,6 +137,7 @@ class Compare:
             rows = (deep_runner if name in DEEP else runner).write_predictions(name, self.out)
             found = runs.find_runs(self.out, runner.FLOW, name)
             tables.print_arms(name, found, OUTPUT)
+            report_tables.print_crossed(name, found, OUTPUT)
             report_tables.print_shares(name, found, OUTPUT)
             report_tables.print_verdicts(rows, OUTPUT)
         return 0

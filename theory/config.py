@@ -43,9 +43,7 @@ def check(config: Config) -> None:
     model_config.check(config.model)
     pretrain.check(config.pretrain)
     finetune.check(config.finetune)
-    allowed = [name for name in arms.NAMES if name not in arms.CLASSES]
-    if len(set(config.more_arms)) < len(config.more_arms) or not set(config.more_arms) <= set(allowed):
-        raise InputError(f"--more-arms {' '.join(config.more_arms)}: name each of {', '.join(allowed)} once at most.")
+    arms.check(config.more_arms)
     if config.n_records < 1:
         raise InputError(f"--n-records is {config.n_records}: it must be at least 1.")
     if config.split.held_out == 0:

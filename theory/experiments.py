@@ -27,6 +27,8 @@ POPQA_BARE = replace(
 )
 POPQA = replace(POPQA_BARE, facts=replace(POPQA_BARE.facts, background=Background(size=2.0, share=0.5, skew=1.0)))
 
+SUPERPOSED = ModelConfig(parametrisation="dense", embeddings="random", dimension=250)
+
 QUESTIONS = replace(
     PAPER,
     facts=FactsConfig(columns=TableColumns(popularity="percentile"), popularity="rank"),
@@ -71,7 +73,20 @@ EXPERIMENTS: dict[str, tuple[str, Config]] = {
     ),
     "superposition": (
         "Random embeddings in 250 dimensions for 1,005 tokens: the effect without orthogonality.",
-        replace(PAPER, model=ModelConfig(parametrisation="dense", embeddings="random", dimension=250)),
+        replace(PAPER, model=SUPERPOSED),
+    ),
+    "crossed": (
+        "The default world, how well facts are known and how rare their answers are crossed: rare answers help.",
+        replace(PAPER, more_arms=arms.CROSSED),
+    ),
+    "interference": (
+        "Superposition, all weights finetuned, values fast: facts overwrite each other, and rare answers hurt.",
+        replace(
+            PAPER,
+            model=SUPERPOSED,
+            finetune=FinetuneConfig(train="everything", value_learning_rate=10.0),
+            more_arms=arms.CROSSED,
+        ),
     ),
     "value-share": (
         "W_V reads the shared directions too, so that values generalise over subjects.",

@@ -39,10 +39,7 @@ class Studies:
             run = self.folder / "empirical" / name / "pretrain_0" / f"split_{split}" / f"seed_{split}"
             run.mkdir(parents=True)
             arms = {"base": 0.0, "top": 0.3, "bottom": 0.2}
-            for (one, side), (other, half) in product(
-                (("known", 0.5), ("unknown", -0.5)), (("rare", 0.5), ("common", -0.5))
-            ):
-                arms[f"{one}_{other}"] = 0.3 + side * (known + 0.01 * (split - (n_splits - 1) / 2)) + half * rare
+            arms |= _crossed(known + 0.01 * (split - (n_splits - 1) / 2), rare)
             report = {
                 "schema": SCHEMA,
                 "seeds": {"pretrain": 0, "split": split, "seed": split},
@@ -52,6 +49,17 @@ class Studies:
             }
             (run / "report.json").write_text(json.dumps(report))
         pq.write_table(_predictions(name, known, n_splits), self.folder / "empirical" / name / "predictions.parquet")
+
+    def add_contrasts(self, name, *, known, rare) -> None:
+        """Give an experiment of the theory arms in which knownness, by world the more, and rarity do what is said."""
+        for number, path in enumerate(sorted((self.folder / "theory" / name).glob("*/*/*/report.json"))):
+            report = json.loads(path.read_text())
+            shares = {arm: of["accuracy"] for arm, of in report["metrics"].items()}
+            shares |= _crossed(known + 0.01 * number, rare)
+            report["metrics"] |= {
+                arm: report["metrics"].get(arm, {}) | _of_crossed(arm, at) for arm, at in shares.items()
+            }
+            path.write_text(json.dumps(report))
 
     def add_remedies(self, name="tiny-remedies", world=0, *, gap=0.1, gains=None) -> None:
         """Write a run of a study in which remedies raise the bottom half by so much."""
@@ -127,7 +135,17 @@ def _metrics(arm, gap):
 
 def _of_crossed(arm, share):
     """Answers are the more generic the more are right, and attention is the same in all arms."""
-    return {"accuracy": share, "subject_attention": 0.07, "generic_rate": 0.5 * share}
+    return {"accuracy": share, "retention": 2 * share, "subject_attention": 0.07, "generic_rate": 0.5 * share}
+
+
+def _crossed(known, rare):
+    """Accuracies of the arms that tell knownness from rarity; of matched halves knownness is worth as much."""
+    sides = {"known": known / 2, "unknown": -known / 2}, {"rare": rare / 2, "common": -rare / 2}
+    cells = product(*(side.items() for side in sides))
+    matched = {"top_matched": 0.3 + known / 2, "bottom_matched": 0.3 - known / 2}
+    return matched | {
+        f"{one}_{other}": 0.3 + by_knownness + by_rarity for (one, by_knownness), (other, by_rarity) in cells
+    }
 
 
 def _attention(gap, layers, *, is_odd):

@@ -23,7 +23,7 @@ def test_collected_results_give_every_figure_the_same_claim(results, tmp_path, c
     assert collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")]) == 0
     printed = capsys.readouterr().out.strip()
     assert re.search(
-        r"runs: deep-1 3, .*, stored 3; sweeps: dose-share, .*, remedies; "
+        r"runs: crossed 3, deep-1 3, .*, stored 3; sweeps: dose-share, .*, remedies; "
         r"studies: gemma-3-270m-entity-questions 3, smollm2-135m-entity-questions 3, "
         r"smollm2-135m-entity-questions-mediation 1, smollm2-135m-entity-questions-remedies 1, tiny 3, "
         r"tiny-entity-questions 3, tiny-lora 3, tiny-mediation 1, tiny-popqa 3, tiny-remedies 3, screen$",
@@ -47,7 +47,7 @@ def test_only_what_figures_read_of_sweeps_and_deep_runs_is_kept(results, tmp_pat
     grid = json.loads((kept / "phase-exposure" / "grid.json").read_text())
     assert grid == {"sweep": "phase-exposure", "schema": SCHEMA, "arms": ["base", "top", "bottom"], "collected": True}
     deep = kept / "deep-2" / "pretrain_0" / "split_0" / "seed_0"
-    assert {file.name for file in deep.iterdir()} == {"report.json", "attention.parquet"}
+    assert {file.name for file in deep.iterdir()} == {"report.json", "attention.parquet", "mediation.parquet"}
     # Two layers of two heads, of base, top and bottom; the subject's span alone.
     assert len(pq.read_table(deep / "attention.parquet")) == 3 * 2 * 2
 
@@ -118,7 +118,7 @@ def test_only_what_figures_read_of_studies_is_kept_and_no_place_on_a_machine(res
     kept = tmp_path / "kept" / "empirical"
     assert sorted(path.name for path in kept.iterdir()) == ["tiny", "tiny-popqa"]
     tiny, popqa = (kept / name / "pretrain_0" / "split_0" / "seed_0" for name in ("tiny", "tiny-popqa"))
-    assert {file.name for file in tiny.iterdir()} == {"report.json", "attention.parquet"}
+    assert {file.name for file in tiny.iterdir()} == {"report.json", "attention.parquet", "mediation.parquet"}
     assert {file.name for file in popqa.iterdir()} == {"report.json"}
     # Two layers of two heads, of base, top and bottom; one position and one span alone.
     assert len(pq.read_table(tiny / "attention.parquet")) == 3 * 2 * 2

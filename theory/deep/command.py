@@ -53,6 +53,8 @@ class Deep:
         report_tables.print_verdicts(rows, OUTPUT)
         finished = {name: results.find_runs(self.out, runner.FLOW, name) for name in DEEP}
         deep_tables.print_depths({name: runs for name, runs in finished.items() if runs}, OUTPUT)
+        report_tables.print_crossed(self.name, finished[self.name], OUTPUT)
+        report_tables.print_shares(self.name, finished[self.name], OUTPUT)
         report_tables.print_done(len(left), len(wanted), self.out / runner.FLOW / self.name, OUTPUT)
         return 0
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from core import config_json
+from core import arms, config_json
+from core.config_json import setting
 from core.errors import InputError
 from core.facts.store import FactStore
 from core.split import SplitConfig
@@ -57,6 +58,9 @@ class DeepConfig:
     """AdamW's, in both trainings; 0 is Adam."""
     n_records: int = 20
     """Points recorded along each training, besides its start."""
+    more_arms: tuple[str, ...] = setting((), is_later=True)
+    """Arms to finetune beside the split's, as those of the one-layer toy: common, rare, top_matched, bottom_matched,
+    known_common, known_rare, unknown_common, unknown_rare, size_5, size_10, size_25."""
 
 
 class Sizes(NamedTuple):
@@ -70,6 +74,7 @@ class Sizes(NamedTuple):
 
 def check(config: DeepConfig) -> None:
     """Raise InputError for settings that mean nothing, naming the flags and the remedy."""
+    arms.check(config.more_arms)
     names = ("layers", "heads", "d_model", "d_ff", "subject_tokens", "name_parts", "n_filler", "n_records")
     positive: dict[str, Any] = {name: getattr(config, name) for name in names}
     for name, stage in {"pretrain": config.pretrain, "finetune": config.finetune}.items():

@@ -65,9 +65,7 @@ def answer(simulated: DeepRun, arm: str, rows: Int[np.ndarray, " fact"]) -> Said
         mean = looked[:, :, :, list(POSITIONS).index("prompt_end")].mean(axis=(1, 2))
         tokens = mean[:, [SPANS.index(span) for span in ("subject", "relation", "template")]]
         given = store.answer[part]
-        parts.append(
-            (_answers(logits[:, RELATION], given, tokens), _answers(logits[:, TEMPLATE], given, tokens), looked)
-        )
+        parts.append((answers(logits[:, RELATION], given, tokens), answers(logits[:, TEMPLATE], given, tokens), looked))
     recalled, answered, looked = (list(column) for column in zip(*parts, strict=True))
     return Said(_join(recalled), _join(answered), np.concatenate(looked))
 
@@ -93,15 +91,19 @@ def _network(config: DeepConfig, size: Sizes):
     return jax.jit(lambda parameters, prompts: read(config, size, parameters, prompts))
 
 
-def _answers(
-    logits: Float[np.ndarray, "fact output"], answer: Int[np.ndarray, " fact"], attention: Float[np.ndarray, "fact 3"]
+def answers(
+    logits: Float[np.ndarray, "fact output"],
+    answer: Int[np.ndarray, " fact"],
+    attention: Float[np.ndarray, "fact 3"] | None = None,
 ) -> Answers:
+    """Return the answers that these logits give; attention is NaN where none is given."""
     fact = np.arange(len(logits))
     right, predicted = logits[fact, answer], logits.argmax(axis=1)
     logprob = right - logsumexp(logits, axis=1)
     rivals = logits.copy()
     rivals[fact, answer] = -np.inf
-    return Answers(predicted, right > rivals.max(axis=1), logprob, np.full(len(fact), np.nan), attention)
+    looked = np.full((len(fact), 3), np.nan) if attention is None else attention
+    return Answers(predicted, right > rivals.max(axis=1), logprob, np.full(len(fact), np.nan), looked)
 
 
 def _join(parts: list[Answers]) -> Answers:

@@ -4,6 +4,7 @@ The prompt is (subject token, …, relation, template). Attention is causal, so 
 its answer in the pretraining format, and what it says at the template its answer to the question: one pass gives both.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,6 +18,14 @@ from theory.deep.config import DeepConfig, Sizes
 
 RELATION, TEMPLATE = -2, -1
 """Positions of the prompt's last two tokens."""
+
+Hook = Callable[[str, int, Array], Array]
+"""Of an activation's name (attention, value, mlp, layer), its layer and itself, returns what goes on in its place."""
+
+
+def unchanged(name: str, layer: int, activation: Array) -> Array:
+    """Return the activation as it is."""
+    return activation
 
 
 class Output(NamedTuple):
@@ -39,14 +48,15 @@ class Block(nnx.Module):
         self.down = nnx.Linear(d_ff, d_model, rngs=rngs)
 
     def __call__(
-        self, stream: Float[Array, "fact token d_model"]
+        self, stream: Float[Array, "fact token d_model"], layer: int, hook: Hook
     ) -> tuple[Float[Array, "fact token d_model"], Float[Array, "fact head query key"]]:
         query, key, value = jnp.moveaxis(self.query_key_value(self.attention_norm(stream)), 2, 0)
         score = jnp.einsum("fqhd,fkhd->fhqk", query, key) / query.shape[-1] ** 0.5
         is_past = jnp.tri(stream.shape[1], dtype=bool)
-        attention = jax.nn.softmax(jnp.where(is_past, score, -jnp.inf), axis=-1)
-        stream = stream + self.mix(jnp.einsum("fhqk,fkhd->fqhd", attention, value))
-        return stream + self.down(jax.nn.gelu(self.up(self.mlp_norm(stream)))), attention
+        attention = hook("attention", layer, jax.nn.softmax(jnp.where(is_past, score, -jnp.inf), axis=-1))
+        stream = stream + self.mix(jnp.einsum("fhqk,fkhd->fqhd", attention, hook("value", layer, value)))
+        added = hook("mlp", layer, self.down(jax.nn.gelu(self.up(self.mlp_norm(stream)))))
+        return hook("layer", layer, stream + added), attention
 
 
 class Network(nnx.Module):
@@ -59,11 +69,11 @@ class Network(nnx.Module):
         self.norm = nnx.RMSNorm(config.d_model, rngs=rngs)
         self.readout = nnx.Linear(config.d_model, size.n_answers + config.n_filler, use_bias=False, rngs=rngs)
 
-    def __call__(self, prompts: Int[Array | np.ndarray, "fact token"]) -> Output:
+    def __call__(self, prompts: Int[Array | np.ndarray, "fact token"], hook: Hook = unchanged) -> Output:
         stream = self.token(jnp.asarray(prompts)) + self.position(jnp.arange(prompts.shape[1]))
         attention = []
-        for block in self.blocks:
-            stream, looked = block(stream)
+        for layer, block in enumerate(self.blocks):
+            stream, looked = block(stream, layer, hook)
             attention.append(looked)
         return Output(self.readout(self.norm(stream)), jnp.stack(attention))
 
@@ -73,9 +83,15 @@ def initial(config: DeepConfig, size: Sizes, *, seed: int) -> PyTree:
     return nnx.to_pure_dict(nnx.state(Network(config, size, rngs=nnx.Rngs(params=seed)), nnx.Param))
 
 
-def read(config: DeepConfig, size: Sizes, parameters: PyTree, prompts: Int[Array | np.ndarray, "fact token"]) -> Output:
-    """Return what the network of these parameters says on the prompts."""
-    return nnx.merge(_structure(config, size), parameters)(prompts)
+def read(
+    config: DeepConfig,
+    size: Sizes,
+    parameters: PyTree,
+    prompts: Int[Array | np.ndarray, "fact token"],
+    hook: Hook = unchanged,
+) -> Output:
+    """Return what the network of these parameters says on the prompts, its activations passed through the hook."""
+    return nnx.merge(_structure(config, size), parameters)(prompts, hook)
 
 
 @lru_cache(maxsize=8)

@@ -4,17 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from core import provenance, runs
+from core import arms, provenance, runs
 from core.errors import InputError
 from core.seeds import Cell
 from theory import runner
 from theory.compare import Row
-from theory.deep import compare, measure, pipeline
+from theory.deep import compare, measure, mediation, pipeline
 from theory.deep import config as deep_config
 from theory.deep.config import DeepConfig, DeepStage
 from theory.deep.pipeline import DeepRun
 
-TWO = DeepConfig()
+TWO = DeepConfig(more_arms=arms.CROSSED)
 
 DEEP: dict[str, tuple[str, DeepConfig]] = {
     "deep-1": ("A transformer of one layer.", replace(TWO, layers=1, pretrain=DeepStage(2000))),
@@ -24,6 +24,10 @@ DEEP: dict[str, tuple[str, DeepConfig]] = {
     "deep-names": (
         "Two layers; subjects are named by two tokens that they share with others.",
         replace(TWO, subject_tokens=2, name_parts=200),
+    ),
+    "deep-attention": (
+        "Two layers, all but without MLPs: one hidden unit each.",
+        replace(TWO, d_ff=1, pretrain=DeepStage(2250)),
     ),
 }
 """Name to what it is in a sentence, and its configuration.
@@ -89,5 +93,5 @@ def _write(experiment: str, simulated: DeepRun, path: Path, cell: Cell, *, overw
         "notes": simulated.store.notes,
         "seconds": simulated.seconds,
     } | provenance.environment()
-    tables = {"facts": facts, "trace": trace, "attention": attention}
+    tables = {"facts": facts, "trace": trace, "attention": attention, "mediation": mediation.tables(simulated)}
     runs.write_run(path, report, tables, overwrite=overwrite)

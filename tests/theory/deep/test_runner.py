@@ -51,6 +51,7 @@ def test_a_finished_run_has_the_columns_of_every_theory_run(out):
         assert sorted(path.name for path in run.path.iterdir()) == [
             "attention.parquet",
             "facts.parquet",
+            "mediation.parquet",
             "report.json",
             "trace.parquet",
         ]
@@ -102,6 +103,7 @@ def test_the_command_resumes_and_prints_the_networks_side_by_side(out, untrained
     assert re.search(rf"deep-2 +2 +2 .* {re.escape(f'{mean:+.3f}')} ± ", told)
     assert re.search(r"deep-2 +prompt_end +1 .*\n +deep-2 +prompt_end +2 .*\n +deep-2 +relation +1 ", told)
     assert "The random half lies between the top and the bottom half." in told
+    assert re.search(r"top +bottom +attention@subject ", told) and "knownness and rarity" not in told
 
 
 def test_the_command_refuses_bad_settings_before_it_touches_the_disk(tmp_path):
@@ -118,9 +120,9 @@ def test_a_dry_run_prints_the_config_alone(untrained, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_named_experiments_are_four_depths_and_one_of_shared_names():
-    assert list(deep_runner.DEEP) == ["deep-1", "deep-2", "deep-3", "deep-4", "deep-names"]
-    assert [config.layers for _, config in deep_runner.DEEP.values()] == [1, 2, 3, 4, 2]
+def test_the_named_experiments_are_four_depths_one_of_shared_names_and_one_without_mlps():
+    assert list(deep_runner.DEEP) == ["deep-1", "deep-2", "deep-3", "deep-4", "deep-names", "deep-attention"]
+    assert [config.layers for _, config in deep_runner.DEEP.values()] == [1, 2, 3, 4, 2, 2]
     assert deep_runner.DEEP["deep-names"][1].subject_tokens == 2
     for _, config in deep_runner.DEEP.values():
         deep_config.check(config)
