@@ -51,6 +51,7 @@ FACTS = pa.schema(
         ("known_class", NAME),  # how well the base model knows the fact (Gekhman et al. 2024); null if not asked
         ("strict_match", BOOL),  # the answer is an accepted one to the letter
         ("squad_match", BOOL),  # SQuAD's exact match, to which C++ is C and 1.5 is 15
+        ("predicted_probability", SINGLE),  # that the model gives just its answer, the end included; a letter's of four
     ]
 )
 """One row per (arm, fact)."""

@@ -55,6 +55,8 @@ class Answers:
     """The best over accepted answers."""
     logprob: Float[np.ndarray, " question"]
     """Sum of log p over the tokens of the first accepted answer and the end."""
+    predicted_probability: Float[np.ndarray, " question"]
+    """That the model says just what it says, and ends there; of multiple choice the letter's among the letters."""
 
     @property
     def by_rule(self) -> dict[str, Any]:
@@ -113,18 +115,23 @@ def asked(config: EvaluateConfig, model: LanguageModel, given: Reading, *, is_ch
 def said(config: EvaluateConfig, model: LanguageModel, given: Reading, *, is_choice: bool) -> dict[str, np.ndarray]:
     """Return as `said` the tokens of the greedy answer, -1 after them; of multiple choice the likeliest letter's place.
 
-    A letter is scored over the whole vocabulary.
+    A letter is scored over the whole vocabulary. `said_logprob` is how probable the model finds what it says, in nats:
+    the answer's tokens and its end (`generate.Continuations`), or the letter among the letters.
     """
     if is_choice:
-        by_letter = [
-            reading.logprob(model.network, _followed(given, letter, model.pad), cache=given.cache)
-            for letter in multiple_choice.tokens(model.format)
-        ]
-        return {"said": torch.stack(by_letter).argmax(0)[:, None].numpy()}
+        by_letter = torch.stack(
+            [
+                reading.logprob(model.network, _followed(given, letter, model.pad), cache=given.cache)
+                for letter in multiple_choice.tokens(model.format)
+            ]
+        ).double()
+        best = by_letter.argmax(0)
+        return {"said": best[:, None].numpy(), "said_logprob": by_letter.log_softmax(0).max(0).values.numpy()}
     options: dict[str, Any] = {"stop": model.format.stop, "pad": model.pad}
     options["max_new_tokens"] = config.max_new_tokens
-    rows = generate.greedy_after(model.network, given.prompts, given.cache, **options)
-    return {"said": np.array([row + [-1] * (config.max_new_tokens - len(row)) for row in rows])}
+    rows, logprob = generate.greedy_after(model.network, given.prompts, given.cache, **options)
+    tokens = np.array([row + [-1] * (config.max_new_tokens - len(row)) for row in rows])
+    return {"said": tokens, "said_logprob": logprob}
 
 
 def scored(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.ndarray]) -> Answers:
@@ -139,7 +146,8 @@ def scored(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.n
         text in fact.answers if fact.choices else scores.exact_match(text, fact.answers) for text, fact in pairs
     ]
     by_rule: dict[str, Any] = {rule: by(getattr(scores, rule)) for rule in RULES}
-    return Answers(predicted, np.array(is_right), **by_rule, logprob=found["logprob"])
+    numbers = {"logprob": found["logprob"], "predicted_probability": np.exp(found["said_logprob"])}
+    return Answers(predicted, np.array(is_right), **by_rule, **numbers)
 
 
 def unreachable(

@@ -165,6 +165,7 @@ def _fact_columns(
         "answer_probability": np.exp(answers.logprob),
         "answer_logprob": answers.logprob,
         "predicted": answers.predicted,
+        "predicted_probability": answers.predicted_probability,
     } | answers.by_rule
 
 
@@ -182,6 +183,7 @@ def _metrics(
     generic = np.asarray(generic)
     pairs = [(a, b) for a, b in zip(columns["predicted"], columns["swapped_predicted"], strict=True) if b is not None]
     drop = np.asarray(columns["knockout_drop"], dtype=float)
+    confidence = np.asarray(columns["predicted_probability"])
     return {
         "accuracy": float(correct.mean()),
         "accuracy_low": low,
@@ -195,6 +197,8 @@ def _metrics(
         "swap_invariance": _mean([scores.normalise(a) == scores.normalise(b) for a, b in pairs]),
         **{rule: _mean([score for score in columns[rule] if score is not None]) for rule in evaluate.RULES},
         "loss": float(-np.mean(columns["answer_logprob"])),
+        "ece": statistics.calibration_error(confidence, correct),
+        "average_precision": statistics.average_precision(confidence, correct) if correct.any() else None,
         "knockout_drop": _mean(drop[~np.isnan(drop)]),
         **{f"{span}_attention": _nanmean(columns[f"{span}_attention"]) for span in capture.SPANS},
         "subject_attention_nonsink": _nanmean(columns["subject_attention_nonsink"]),

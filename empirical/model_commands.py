@@ -13,7 +13,7 @@ import tyro
 from rich.table import Table
 from scipy import stats
 
-from core import arms, config_json, runs, split
+from core import arms, config_json, runs, split, statistics
 from core.columns import ATTENTION, table
 from core.console import OUTPUT, absolute, progress
 from core.errors import InputError
@@ -275,10 +275,12 @@ class Evaluate(OnModel):
             "predicted": answers.predicted,
             **answers.by_rule,
             "answer_logprob": answers.logprob,
+            "predicted_probability": answers.predicted_probability,
         }
         place.write(pa.table(columns))
         pieces.forget()
-        told = f"{len(chosen)} questions, exact match {answers.exact_match.mean():.3f}"
+        error = statistics.calibration_error(answers.predicted_probability, answers.exact_match)
+        told = f"{len(chosen)} questions, exact match {answers.exact_match.mean():.3f}, calibration error {error:.3f}"
         if n := int(is_trained.sum()):
             told += f" (finetuned on {n:,} of them: {answers.exact_match[is_trained].mean():.3f} of these)"
         OUTPUT.print(f"{told}: {place.path}", soft_wrap=True)

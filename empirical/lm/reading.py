@@ -88,7 +88,7 @@ def each(
         def make(own: list[int] = own) -> dict[str, np.ndarray]:
             return measure(read(model, [encoded[row] for row in own], pad))
 
-        parts.append(pieces.arrays(f"batch_{number}", make))
+        parts.append(pieces.arrays(f"questions_{number}", make))
         done(len(own))
     back = np.argsort(np.concatenate(batches)) if batches else []
     return {name: np.concatenate([part[name] for part in parts])[back] for name in (parts[0] if parts else ())}

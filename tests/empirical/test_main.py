@@ -14,6 +14,7 @@ from empirical.lm import prompts
 
 N = 40
 ASKED = "--knownness.measure logprob --knownness.shots 1 --knownness.n-prompts 1 --evaluate.max-new-tokens 2".split()
+ROUNDED = ("answer_logprob", "predicted_probability")
 QUICK = "--finetune.train.epochs 1 --finetune.learning-rates 1e-3 --split.held-out 0.4 --split.dev 0.1".split()
 
 
@@ -183,6 +184,7 @@ def test_all_questions_are_answered_on_request_and_with_their_own_seed_others_ar
         assert rows.schema.names == [
             *("id", "subject", "relation", "popularity", "question", "answers", "is_trained", "predicted"),
             *("exact_match", "strict_match", "squad_match", "substring_match", "token_f1", "answer_logprob"),
+            "predicted_probability",
         ]
         return {row["id"]: row for row in rows.to_pylist()}
 
@@ -191,8 +193,9 @@ def test_all_questions_are_answered_on_request_and_with_their_own_seed_others_ar
     for name, row in held_out.items():
         assert row["subject"] in row["question"] and row["answers"] and not row["is_trained"]
         # Answers do not depend on what is asked beside; log-probabilities are rounded by the batch's shapes.
-        assert row | {"answer_logprob": 0} == everything[name] | {"answer_logprob": 0}
-        assert row["answer_logprob"] == pytest.approx(everything[name]["answer_logprob"], rel=1e-4)
+        assert row | dict.fromkeys(ROUNDED) == everything[name] | dict.fromkeys(ROUNDED)
+        for column in ROUNDED:
+            assert row[column] == pytest.approx(everything[name][column], rel=1e-4)
 
 
 @pytest.fixture

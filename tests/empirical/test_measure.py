@@ -82,6 +82,20 @@ def test_accuracy_is_parted_by_recall_and_answers_by_what_is_generic(model, ques
     assert base.facts["is_generic_arm"] is None and "train_accuracy" not in base.metrics
 
 
+def test_calibration_is_that_of_each_answers_own_probability(model, questions, monkeypatch):
+    _answers(monkeypatch, {fact.subject: "Rome" if i % 2 else "Oslo" for i, fact in enumerate(FACTS)}, swapped="rome")
+    found = measure.arm("base", model, questions, None, EvaluateConfig(max_new_tokens=2))
+    probability, correct = (np.asarray(found.facts[name]) for name in ("predicted_probability", "correct"))
+    assert ((probability > 0) & (probability < 1)).all() and 0 < correct.sum() < len(correct)
+    assert found.metrics["ece"] == pytest.approx(np.abs(probability - correct).mean())
+    ranked = correct[np.argsort(-probability)]
+    precision = ranked.cumsum() / np.arange(1, len(ranked) + 1)
+    assert found.metrics["average_precision"] == pytest.approx(precision[ranked].mean())
+    _answers(monkeypatch, {fact.subject: "Oslo" for fact in FACTS}, swapped="rome")
+    none_right = measure.arm("base", model, questions, None, EvaluateConfig(max_new_tokens=2)).metrics
+    assert none_right["average_precision"] is None and none_right["ece"] == pytest.approx(probability.mean())
+
+
 def test_a_question_that_does_not_name_its_subject_has_no_attention_to_it(model, questions):
     found = measure.arm("base", model, questions, None, EvaluateConfig(max_new_tokens=2))
     columns = found.facts
