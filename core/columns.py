@@ -52,6 +52,8 @@ FACTS = pa.schema(
         ("strict_match", BOOL),  # the answer is an accepted one to the letter
         ("squad_match", BOOL),  # SQuAD's exact match, to which C++ is C and 1.5 is 15
         ("predicted_probability", SINGLE),  # that the model gives just its answer, the end included; a letter's of four
+        ("chosen_correct", BOOL),  # of its relation's answers, does the likeliest by first token begin an accepted one?
+        ("chosen_correct_less_prior", BOOL),  # the same, less their log mean probability over the relation's others
     ]
 )
 """One row per (arm, fact)."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from core.config_json import setting
 from core.errors import InputError
@@ -106,10 +106,28 @@ def each(
     return reading.each(model.network, encoded, model.pad, measure, **size, pieces=pieces, done=done)
 
 
-def asked(config: EvaluateConfig, model: LanguageModel, given: Reading, *, is_choice: bool) -> dict[str, np.ndarray]:
-    """Return what a model says to the questions that are read (`said`), and the true answers' `logprob`."""
-    logprob = reading.logprob(model.network, given.questions, cache=given.cache)
-    return said(config, model, given, is_choice=is_choice) | {"logprob": logprob.double().numpy()}
+def asked(
+    config: EvaluateConfig,
+    model: LanguageModel,
+    given: Reading,
+    *,
+    is_choice: bool,
+    first: Int[np.ndarray, " token"] | None = None,
+) -> dict[str, np.ndarray]:
+    """Return what a model says to the questions that are read (`said`), and the true answers' `logprob`.
+
+    Args:
+        first: Tokens whose log-probability right after the prompt is `first_logprob`.
+    """
+    return _probable(model, given, first) | said(config, model, given, is_choice=is_choice)
+
+
+def _probable(model: LanguageModel, given: Reading, first: Int[np.ndarray, " token"] | None) -> dict[str, np.ndarray]:
+    after = reading.following(model.network, given.questions, cache=given.cache)
+    found = {"logprob": reading.of_completions(given.questions, after).double().numpy()}
+    return (
+        found if first is None else found | {"first_logprob": reading.of_first(given.questions, after, first).numpy()}
+    )
 
 
 def said(config: EvaluateConfig, model: LanguageModel, given: Reading, *, is_choice: bool) -> dict[str, np.ndarray]:

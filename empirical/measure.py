@@ -14,7 +14,7 @@ from core.columns import Columns
 from core.console import note
 from core.facts.record import Fact
 from core.split import ROLES
-from empirical import attention, evaluate
+from empirical import attention, choice, evaluate
 from empirical.evaluate import EvaluateConfig
 from empirical.lm import batch, capture, completion, scores
 from empirical.lm.model import LanguageModel
@@ -82,8 +82,11 @@ def arm(
         note(f"Attention and knockout are null: {str(refused).splitlines()[0]}")
         seen = attention.unseen
 
+    options = None if is_choice else choice.options(questions.facts, questions.encoded)
+    first = options and options.tokens
+
     def look(given: Reading) -> dict[str, np.ndarray]:
-        return evaluate.asked(config, model, given, is_choice=is_choice) | seen(model, given)
+        return evaluate.asked(config, model, given, is_choice=is_choice, first=first) | seen(model, given)
 
     done = counter(part(progress, "answers and attention", 0.0, 0.6), len(test))
     found = evaluate.each(config, model, encoded, look, pieces=pieces.under("held_out"), done=done)
@@ -101,6 +104,8 @@ def arm(
         "knockout_drop": found["knockout_drop"],
     }
     columns |= attention.columns(mass[:, 0], encoded)
+    if options is not None:
+        columns |= choice.columns(model, facts, encoded, options, found["first_logprob"])
     metrics = _metrics(columns, questions, mass[:, 0], encoded)
     if own is not None:
         trained = _take(questions.facts, own), _take(questions.encoded, own)
@@ -195,7 +200,9 @@ def _metrics(
         "generic_rate": _mean(generic),
         "generic_rate_wrong": _mean(generic[wrong]),
         "swap_invariance": _mean([scores.normalise(a) == scores.normalise(b) for a, b in pairs]),
-        **{rule: _mean([score for score in columns[rule] if score is not None]) for rule in evaluate.RULES},
+        **{rule: _share(columns[rule]) for rule in evaluate.RULES},
+        "choice_accuracy": _share(columns.get("chosen_correct", ())),
+        "choice_accuracy_less_prior": _share(columns.get("chosen_correct_less_prior", ())),
         "loss": float(-np.mean(columns["answer_logprob"])),
         "ece": statistics.calibration_error(confidence, correct),
         "average_precision": statistics.average_precision(confidence, correct) if correct.any() else None,
@@ -208,6 +215,11 @@ def _metrics(
 
 def _mean(values: Sequence | np.ndarray) -> float | None:
     return float(np.mean(values)) if len(values) else None
+
+
+def _share(values: Sequence) -> float | None:
+    """Return the mean of the values that there are."""
+    return _mean([value for value in values if value is not None])
 
 
 def _nanmean(values: np.ndarray) -> float | None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,23 @@ def test_calibration_is_that_of_each_answers_own_probability(model, questions, m
     assert none_right["average_precision"] is None and none_right["ece"] == pytest.approx(probability.mean())
 
 
+def test_choices_are_measured_in_the_same_pass_and_their_accuracy_is_over_relations_of_several(model, questions):
+    cities = [replace(fact, answers=("Lima" if fact.answers == ("Ulm",) else "Paris",)) for fact in FACTS]
+    asked = replace(
+        questions, facts=[*cities[:9], replace(cities[9], relation="job")], encoded=model.format.ask(cities)
+    )
+    found = measure.arm("base", model, asked, None, EvaluateConfig(max_new_tokens=2))
+    for column, metric in (
+        ("chosen_correct", "choice_accuracy"),
+        ("chosen_correct_less_prior", "choice_accuracy_less_prior"),
+    ):
+        values = found.facts[column]
+        assert values[-1] is None and None not in values[:-1]
+        assert found.metrics[metric] == pytest.approx(np.mean(values[:-1]))
+    # A model of random weights says one of the two cities to all questions.
+    assert found.metrics["choice_accuracy"] in (pytest.approx(1 / 5), pytest.approx(4 / 5))
+
+
 def test_a_question_that_does_not_name_its_subject_has_no_attention_to_it(model, questions):
     found = measure.arm("base", model, questions, None, EvaluateConfig(max_new_tokens=2))
     columns = found.facts
@@ -174,6 +192,7 @@ def test_multiple_choice_has_letters_for_answers_and_no_subject(llama):
     found = measure.arm("top", LanguageModel(llama, plain, "made"), asked, rows[:2], EvaluateConfig())
     assert set(found.facts["predicted"]) <= set("ABCD") and found.facts["swapped_predicted"] == [None] * 4
     assert found.facts["generic_correct"] == [True, False, False, False]  # of A and B the first
+    assert "chosen_correct" not in found.facts and found.metrics["choice_accuracy"] is None
     assert found.attention == {} and found.metrics["subject_attention"] is None and found.metrics["token_f1"] is None
 
 
