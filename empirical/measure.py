@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,10 +78,12 @@ def arm(
     """
     test = questions.held_out
     facts, encoded = _take(questions.facts, test), _take(questions.encoded, test)
-    is_choice, seen = evaluate.are_choices(facts), attention.seen
+    is_choice = evaluate.are_choices(facts)
     if refused := capture.refusal(model.network):
         note(f"Attention and knockout are null: {str(refused).splitlines()[0]}")
         seen = attention.unseen
+    else:
+        seen = partial(attention.seen, grams=capture.weighing(model.network))
 
     options = None if is_choice else choice.options(questions.facts, questions.encoded)
     first = options and options.tokens
@@ -90,7 +93,7 @@ def arm(
 
     done = counter(part(progress, "answers and attention", 0.0, 0.6), len(test))
     found = evaluate.each(config, model, encoded, look, pieces=pieces.under("held_out"), done=done)
-    answers, mass = evaluate.scored(model, facts, found), found["mass"]
+    answers, mass, value_mass = evaluate.scored(model, facts, found), found["mass"], found["value_mass"]
     done = counter(part(progress, "swapped subjects", 0.6, 0.8), len(test))
     swapped = _swapped(config, model, facts, questions.seed, pieces.under("swapped"), done)
     generic = questions.generic if own is None else generic_answers(_take(questions.facts, own))
@@ -103,7 +106,7 @@ def arm(
         "swapped_predicted": swapped,
         "knockout_drop": found["knockout_drop"],
     }
-    columns |= attention.columns(mass[:, 0], encoded)
+    columns |= attention.columns(mass[:, 0], value_mass[:, 0], encoded)
     if options is not None:
         columns |= choice.columns(model, facts, encoded, options, found["first_logprob"])
     metrics = _metrics(columns, questions, mass[:, 0], encoded)
@@ -113,7 +116,7 @@ def arm(
         kept["progress"] = part(progress, "answers to the arm's own questions", 0.8, 1.0)
         own_answers = evaluate.answer(config, model, *trained, **kept)
         metrics |= {"train_accuracy": float(own_answers.exact_match.mean()), "n_trained": len(own)}
-    table = {} if refused else attention.table(name, mass, encoded, questions.subject[test])
+    table = {} if refused else attention.table(name, mass, value_mass, encoded, questions.subject[test])
     return Measured(metrics, columns, table, mass[:, 0].astype(np.float16))
 
 
@@ -208,7 +211,7 @@ def _metrics(
         "average_precision": statistics.average_precision(confidence, correct) if correct.any() else None,
         "knockout_drop": _mean(drop[~np.isnan(drop)]),
         **{f"{span}_attention": _nanmean(columns[f"{span}_attention"]) for span in capture.SPANS},
-        "subject_attention_nonsink": _nanmean(columns["subject_attention_nonsink"]),
+        **{name: _nanmean(columns[name]) for name in ("subject_attention_nonsink", "subject_value_attention")},
         "n": len(correct),
     }
 

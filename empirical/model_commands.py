@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ from empirical import attention, evaluate, facts, study, taught
 from empirical import config as configs
 from empirical.arm import facts_of, finetuning
 from empirical.config import Config
+from empirical.lm import capture
 from empirical.lm import model as models
 from empirical.measure import Questions
 from empirical.pieces import Pieces
@@ -297,18 +299,34 @@ class Attention(OnModel):
         chosen = self.held_out(base_model)
         model = base_model.read()
         encoded = model.format.ask(chosen)
+        grams = capture.weighing(model.network)
         with progress("measuring", len(chosen)) as advance:
-            mass = evaluate.each(
+            found = evaluate.each(
                 self.config.evaluate,
                 model,
                 encoded,
-                lambda given: {"mass": attention.mass_of(model, given)},
+                partial(attention.masses, model, grams=grams),
                 done=lambda n: advance("", n),
-            )["mass"]
-        columns = attention.table("model", mass, encoded, study.identify(chosen).subject)
+            )
+        cluster = study.identify(chosen).subject
+        columns = attention.table("model", found["mass"], found["value_mass"], encoded, cluster)
         if not columns:
             raise InputError("no held-out question names its subject, so there is no attention to measure.")
         written = table(columns, ATTENTION)
         place.write(written)
+        print_attention(written)
         OUTPUT.print(f"{written.num_rows} rows (layer, head, position, span): {place.path}", soft_wrap=True)
         return 0
+
+
+def print_attention(rows: pa.Table) -> None:
+    """Print the means over layers and heads: of attention, and of it weighted by values where that was measured."""
+    means = rows.group_by(["position", "span"], use_threads=False).aggregate(
+        [("mean", "mean"), ("value_weighted", "mean")]
+    )
+    printed = Table("from", "to", "attention", "value-weighted", title="mean over layers and heads")
+    for row in means.to_pylist():
+        weighted = row["value_weighted_mean"]
+        cells = f"{row['mean_mean']:.3f}", "–" if weighted is None else f"{weighted:.3f}"
+        printed.add_row(row["position"], row["span"], *cells)
+    OUTPUT.print(printed)

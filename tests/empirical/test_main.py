@@ -104,6 +104,8 @@ def test_a_models_stages_run_one_by_one(model_folder, tmp_path, capsys):
         assert command.main(["attention", *_on(place / "bottom", table, place), *ASKED]) == 0
         rows = pq.read_table(place / "attention.parquet").to_pylist()
         assert len(rows) == 2 * 4 * 2 * 4  # layers, heads, positions, spans
+        assert all(row["value_weighted_low"] < row["value_weighted"] != row["mean"] for row in rows if row["mean"])
+        assert "value-weighted" in capsys.readouterr().out
         assert command.main(["finetune", "--arm", "bottom", *tuned]) == 2  # never over what is there
     assert "is there already" in capsys.readouterr().err
 

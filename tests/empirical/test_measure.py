@@ -117,13 +117,16 @@ def test_choices_are_measured_in_the_same_pass_and_their_accuracy_is_over_relati
 def test_a_question_that_does_not_name_its_subject_has_no_attention_to_it(model, questions):
     found = measure.arm("base", model, questions, None, EvaluateConfig(max_new_tokens=2))
     columns = found.facts
-    for name in (*(f"{span}_attention" for span in capture.SPANS), "subject_attention_nonsink", "knockout_drop"):
+    more = ("subject_attention_nonsink", "subject_value_attention", "knockout_drop")
+    for name in (*(f"{span}_attention" for span in capture.SPANS), *more):
         values = np.asarray(columns[name], dtype=float)
         assert np.isnan(values[-1]) and np.isfinite(values[:-1]).all(), name
     assert columns["swapped_predicted"][-1] is None
     total = sum(np.asarray(columns[f"{span}_attention"])[:-1] for span in capture.SPANS)
     np.testing.assert_allclose(total, 1, atol=1e-5)
-    assert found.metrics["subject_attention"] == pytest.approx(np.nanmean(columns["subject_attention"]))
+    for name in ("subject_attention", "subject_value_attention"):
+        assert found.metrics[name] == pytest.approx(np.nanmean(columns[name]))
+    assert found.metrics["subject_attention"] != pytest.approx(found.metrics["subject_value_attention"])
     assert {row for row in found.attention["n"]} == {5}
 
 
@@ -147,7 +150,7 @@ def test_the_eval_subset_counts_answers_of_which_every_token_is_the_likeliest(mo
         own[row] = Encoded(tuple(tokens), own[row].n_prompt, own[row].spans, True)
     found = measure.eval_subset(model.network, own, model.pad)
     assert found["accuracy"] == pytest.approx(4 / 6)
-    mass = attention.mass_of(model, reading.read(model.network, own, model.pad))
+    mass = attention.masses(model, reading.read(model.network, own, model.pad), grams={})["mass"]
     assert found["subject_attention"] == pytest.approx(mass[:, 0, :, :, 0].mean(), abs=1e-6)
 
 
