@@ -60,7 +60,7 @@ def columns(
         if len(rows) == 1:
             continue
         own = given.of_relation[relation]
-        scores = logprob[np.ix_(rows, own)].astype(float)
+        scores = logprob[rows][:, own].astype(float)
         tokens = given.tokens[own]
         plain, calibrated = tokens[scores.argmax(1)], tokens[(scores - log_prior(scores)).argmax(1)]
         for row, one, other in zip(rows, plain.tolist(), calibrated.tolist(), strict=True):

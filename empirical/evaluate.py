@@ -164,8 +164,10 @@ def scored(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.n
         text in fact.answers if fact.choices else scores.exact_match(text, fact.answers) for text, fact in pairs
     ]
     by_rule: dict[str, Any] = {rule: by(getattr(scores, rule)) for rule in RULES}
-    numbers = {"logprob": found["logprob"], "predicted_probability": np.exp(found["said_logprob"])}
-    return Answers(predicted, np.array(is_right), **by_rule, **numbers)
+    probability = np.exp(found["said_logprob"])
+    return Answers(
+        predicted, np.array(is_right), **by_rule, logprob=found["logprob"], predicted_probability=probability
+    )
 
 
 def unreachable(

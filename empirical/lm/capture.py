@@ -117,8 +117,8 @@ def weighing(model: Model) -> Grams:
             hook.remove()
     grams = {}
     for layer, (attention, output) in (rows.outputs or {}).items():
-        for projection in (getattr(attention, name, None) for name in OUTPUTS):
-            own = given.get(projection) if projection is not None else None
+        for projection in attention.children():
+            own = given.get(projection)
             if own is not None and own.shape[-1] == output[0, 0].numel() and torch.equal(own, output.flatten(2)):
                 grams[layer] = _gram(projection, own, n_heads=output.shape[2])
     return grams

@@ -447,7 +447,19 @@ def test_settings_that_mean_nothing_are_refused(arguments, expected, tmp_path, m
 
 @pytest.mark.parametrize(
     "name",
-    ["run tiny", "run screen", "pretrain", "score", "finetune", "evaluate", "attention", "knockout", "patch", "graft"],
+    [
+        "run tiny",
+        "run screen",
+        "pretrain",
+        "score",
+        "finetune",
+        "evaluate",
+        "attention",
+        "knockout",
+        "patch",
+        "graft",
+        "heads",
+    ],
 )
 def test_one_of_several_processes_is_refused_before_anything_is_read(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
