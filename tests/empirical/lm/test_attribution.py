@@ -71,7 +71,7 @@ def test_what_a_head_gains_is_what_patching_it_alone_gains_where_the_models_are_
             exact[:, layer, head] = patch.scores(model, questions, [given], donor=other).logprob - own
     found, exact = found.mean(0).flatten().numpy(), exact.mean(0).flatten().numpy()
     assert np.abs(exact).max() > 1e-3
-    assert stats.spearmanr(found, exact).statistic > 0.9
+    assert np.corrcoef(stats.rankdata(found), stats.rankdata(exact))[0, 1] > 0.9
     np.testing.assert_allclose(found, exact, atol=0.15 * np.abs(exact).max())
 
 
