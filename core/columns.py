@@ -51,6 +51,10 @@ FACTS = pa.schema(
         ("known_class", NAME),  # how well the base model knows the fact (Gekhman et al. 2024); null if not asked
         ("strict_match", BOOL),  # the answer is an accepted one to the letter
         ("squad_match", BOOL),  # SQuAD's exact match, to which C++ is C and 1.5 is 15
+        ("predicted_probability", SINGLE),  # that the model gives just its answer, the end included; a letter's of four
+        ("chosen_correct", BOOL),  # of its relation's answers, does the likeliest by first token begin an accepted one?
+        ("chosen_correct_less_prior", BOOL),  # the same, less their log mean probability over the relation's others
+        ("subject_value_attention", DOUBLE),  # the subject's share of ‖α v W_O‖, the mean over layers and heads
     ]
 )
 """One row per (arm, fact)."""
@@ -80,6 +84,9 @@ ATTENTION = pa.schema(
         ("low", DOUBLE),  # lower end of the 95 % interval, over subjects
         ("high", DOUBLE),  # upper end
         ("n", INT),  # questions
+        ("value_weighted", DOUBLE),  # the span's share of ‖α v W_O‖ over all tokens; null where it cannot be measured
+        ("value_weighted_low", DOUBLE),  # lower end of the 95 % interval, over subjects
+        ("value_weighted_high", DOUBLE),  # upper end
     ]
 )
 """One row per (arm, layer, head, position, span) of a language model."""

@@ -1,5 +1,7 @@
 """Means with 95 % intervals: over seeds, over pairs, and over clusters of facts that share a subject; linear models.
 
+And how well a probability tells right answers from wrong ones.
+
 Both flows and the figures use these. Non-finite or empty input raises ValueError, as an interval of half the data would
 be silently wrong; in `t_interval` alone, nan is what does not apply at a point, and stays nan.
 """
@@ -257,6 +259,45 @@ def mcnemar(correct_a: Bool[np.ndarray, " fact"], correct_b: Bool[np.ndarray, " 
     _check(correct_a, "correct_a")
     only_a, only_b = int(np.sum(correct_a & ~correct_b)), int(np.sum(correct_b & ~correct_a))
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def calibration_error(
+    probability: Float[np.ndarray, " answer"], correct: Bool[np.ndarray, " answer"], *, n_bins: int = 15
+) -> float:
+    """Return the expected calibration error, 0 to 1 (Guo et al. 2017), over bins of equally many answers.
+
+    The mean over answers of how far their bin's accuracy is from its mean probability. Equally probable answers count
+    alike, each as right as all of them on average, so that their order decides nothing where a bin ends among them.
+
+    Args:
+        probability: that an answer is given or right, 0 to 1.
+        n_bins: at most as many as there are answers.
+
+    Raises:
+        ValueError: if there are no answers, or a probability is not finite.
+    """
+    _check(probability, "probability")
+    _, level = np.unique(probability, return_inverse=True)
+    right = (np.bincount(level, weights=correct) / np.bincount(level))[level]
+    bins = np.array_split(np.argsort(probability, kind="stable"), min(n_bins, len(probability)))
+    gaps = [abs((right[rows] - probability[rows]).sum()) for rows in bins]
+    return float(np.sum(gaps) / len(probability))
+
+
+def average_precision(score: Float[np.ndarray, " answer"], correct: Bool[np.ndarray, " answer"]) -> float:
+    """Return the average precision of right answers ranked by a score, 0 to 1; nan where none is right.
+
+    The sum over thresholds, from the highest score, of precision times the recall that is added there. Equal scores
+    share a threshold; a score that says nothing has the share of right answers.
+
+    Raises:
+        ValueError: if there are no answers, or a score is not finite.
+    """
+    _check(score, "score")
+    _, rank = np.unique(-score, return_inverse=True)
+    n_right = np.bincount(rank, weights=correct)
+    precision = n_right.cumsum() / np.bincount(rank).cumsum()
+    return float(n_right @ precision / n_right.sum()) if n_right.any() else float("nan")
 
 
 def _check(values: np.ndarray, name: str) -> None:

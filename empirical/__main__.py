@@ -9,6 +9,7 @@ import tyro
 from core import cli, former
 from core.errors import InputError
 from empirical.commands import Compare, List, Overlap, Pretrain, Study, Weights
+from empirical.heads import Heads
 from empirical.lm import model
 from empirical.mediation_commands import Grafting, Knockout, Patching
 from empirical.model_commands import Attention, Evaluate, Finetune, Score
@@ -25,6 +26,7 @@ Command = (
     | Annotated[Knockout, tyro.conf.subcommand("knockout")]
     | Annotated[Patching, tyro.conf.subcommand("patch")]
     | Annotated[Grafting, tyro.conf.subcommand("graft")]
+    | Annotated[Heads, tyro.conf.subcommand("heads")]
     | Annotated[Weights, tyro.conf.subcommand("weights")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Overlap, tyro.conf.subcommand("overlap")]

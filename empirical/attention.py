@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from core import statistics
 from core.columns import Columns
 from empirical.lm import batch, capture, knockout, shape
+from empirical.lm.capture import Grams
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.lm.reading import Reading
@@ -20,24 +21,28 @@ POSITIONS = ("prompt_end", "first_answer")
 """Where attention is measured: at the token that predicts the answer's first, and at that first token itself."""
 
 
-def seen(model: LanguageModel, given: Reading) -> dict[str, np.ndarray]:
-    """Return `mass` and `knockout_drop` of the questions that are read."""
-    return {"mass": mass_of(model, given), "knockout_drop": knockout_drop(model, given)}
+def seen(model: LanguageModel, given: Reading, *, grams: Grams) -> dict[str, np.ndarray]:
+    """Return `mass`, `value_mass` and `knockout_drop` of the questions that are read."""
+    return masses(model, given, grams=grams) | {"knockout_drop": knockout_drop(model, given)}
 
 
 def unseen(model: LanguageModel, given: Reading) -> dict[str, np.ndarray]:
     """Return likewise nan for all of them, of a model whose attention cannot be measured."""
     shape_of = (len(given.encoded), len(POSITIONS), shape.n_layers(model.network), shape.n_heads(model.network))
     nothing = np.full((*shape_of, len(capture.SPANS)), np.nan, dtype=np.float32)
-    return {"mass": nothing, "knockout_drop": np.full(len(given.encoded), np.nan)}
+    return {"mass": nothing, "value_mass": nothing, "knockout_drop": np.full(len(given.encoded), np.nan)}
 
 
-def mass_of(model: LanguageModel, given: Reading) -> Float[np.ndarray, "question position layer head span"]:
-    """Return the attention mass from both POSITIONS to each span (`capture.SPANS`), the answer's first token true."""
+def masses(model: LanguageModel, given: Reading, *, grams: Grams) -> dict[str, np.ndarray]:
+    """Return attention as `mass` and weighted by values as `value_mass`: question × position × layer × head × span.
+
+    From both POSITIONS to each span (`capture.SPANS`), the answer's first token true; see `capture.both`.
+    """
     questions = batch.of_questions(given.encoded, model.pad, answer_tokens=1, aligned=True)
     queries = torch.stack([questions.prompt_end, questions.prompt_end + 1], dim=1)
     inputs = (questions.tokens, questions.mask, queries, questions.spans)
-    return capture.measure(model.network, *inputs, cache=given.cache).numpy()
+    mass, value_mass = capture.both(model.network, *inputs, grams=grams, cache=given.cache)
+    return {"mass": mass.numpy(), "value_mass": value_mass.numpy()}
 
 
 def to_subject(network: shape.Model, questions: batch.QuestionBatch, has_subject: Sequence[bool]) -> float:
@@ -50,6 +55,7 @@ def to_subject(network: shape.Model, questions: batch.QuestionBatch, has_subject
 def table(
     name: str,
     mass: Float[np.ndarray, "question position layer head span"],
+    value_mass: Float[np.ndarray, "question position layer head span"],
     encoded: Sequence[Encoded],
     cluster: Int[np.ndarray, " question"],
 ) -> Columns:
@@ -59,11 +65,12 @@ def table(
     question names its subject.
     """
     has_subject = np.array([question.has_subject for question in encoded])
-    mass, cluster = mass[has_subject], cluster[has_subject]
+    mass, value_mass, cluster = mass[has_subject], value_mass[has_subject], cluster[has_subject]
     n, *shape = mass.shape
     if n == 0:
         return {}
     mean, low, high = statistics.clustered_means(mass, cluster)
+    weighted = statistics.clustered_means(value_mass, cluster)
     position, layer, head, span = (index.ravel() for index in np.indices(shape))
     return {
         "arm": name,
@@ -75,16 +82,23 @@ def table(
         "low": low.ravel(),
         "high": high.ravel(),
         "n": np.full(mean.size, n),
+        **{f"value_weighted{end}": part.ravel() for end, part in zip(("", "_low", "_high"), weighted, strict=True)},
     }
 
 
-def columns(mass: Float[np.ndarray, "question layer head span"], encoded: Sequence[Encoded]) -> Columns:
+def columns(
+    mass: Float[np.ndarray, "question layer head span"],
+    value_mass: Float[np.ndarray, "question layer head span"],
+    encoded: Sequence[Encoded],
+) -> Columns:
     """Return the means over layers and heads by question; null where the question does not name its subject."""
     has_subject = np.array([question.has_subject for question in encoded])
     mean = np.where(has_subject[:, None], mass.mean((1, 2), dtype=np.float64), np.nan)
     nonsink = np.where(has_subject, capture.nonsink(torch.as_tensor(mass)).numpy()[..., 0].mean((1, 2)), np.nan)
     names = [f"{span}_attention" for span in capture.SPANS]
-    return dict(zip(names, mean.T, strict=True)) | {"subject_attention_nonsink": nonsink}
+    by_value = np.where(has_subject, value_mass[..., 0].mean((1, 2), dtype=np.float64), np.nan)
+    more = {"subject_attention_nonsink": nonsink, "subject_value_attention": by_value}
+    return dict(zip(names, mean.T, strict=True)) | more
 
 
 def knockout_drop(model: LanguageModel, given: Reading) -> Float[np.ndarray, " question"]:

@@ -28,6 +28,7 @@ STATEMENTS = SIGNS | {
     "unknown": "Facts that the base model does not recall are answered, by guessing, after which half?",
     "swap": "The subject decides the answer more often after finetuning on well-known facts.",
     "knockout": "The answer depends more on attention to the subject after the well-known.",
+    "choice": "The likeliest of the relation's answers by first token, and with the model's prior subtracted.",
     "rarity": "Facts whose answers are rare, of whatever knownness, against those with common ones.",
     "matched": "Halves by knownness whose answers are equally frequent: what is left of the effect.",
     "crossed": "Knownness and rarity crossed, in four arms of equal size: what each does, and both together.",
@@ -39,6 +40,11 @@ CROSSED_COLUMNS = {
     "is_generic_arm": "answers that are the relation's most frequent in the arm",
     "subject_attention": "attention to the subject",
 }
+CHOICES = {
+    "chosen_correct": "right first token, the likeliest of those of the relation's answers",
+    "chosen_correct_less_prior": "the same, less the model's prior over them",
+}
+"""Chosen among the relation's answers (`empirical.choice`)."""
 MIN_WORLDS, MIN_RELATIONS = 3, 10
 N_DRAWS = 2000
 
@@ -92,6 +98,7 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
         ),
         ("swap", "bottom", "top", "is_swap_invariant", "answers that stay when the subject is swapped"),
         ("knockout", "top", "bottom", "knockout_drop", "log-probability lost without attention to the subject, nats"),
+        *(("choice", "top", "bottom", column, note) for column, note in CHOICES.items()),
         ("rarity", "rare", "common", "correct", "held-out accuracy"),
         ("rarity", "rare", "random", "correct", "held-out accuracy"),
         ("rarity", "common", "random", "correct", "held-out accuracy"),
@@ -99,6 +106,8 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
         *(("matched", "top_matched", "bottom_matched", column, note) for column, note in CROSSED_COLUMNS.items()),
     ]
     made = [_row(*one, groups) for one in wanted if {one[1], one[2]} <= set(arms) and _applies(groups, *one[1:4])]
+    if {"top", "bottom"} <= set(arms) and all(_applies(groups, "top", "bottom", column) for column in CHOICES):
+        made.append(_left(groups))
     if {"top", "bottom"} <= set(arms) and all(len(group.fifth) >= statistics.N_FIFTHS for group in groups):
         made += [_middle(groups)] + [_fifth(groups, fifth) for fifth in range(statistics.N_FIFTHS)]
     made += [
@@ -131,12 +140,17 @@ def interval(
     if len(set(worlds)) >= MIN_WORLDS:
         means = statistics.by_world(worlds, [float(np.nanmean(part)) for part in parts])
         return statistics.paired_interval(means, np.zeros_like(means))
-    draws = np.mean([_bootstrap(part, group.cluster) for part, group in zip(parts, groups, strict=True)], axis=0)
+    draws = _draws(groups, parts)
     draws = draws[~np.isnan(draws)]
     low, high = np.quantile(draws, [0.025, 0.975])
     p_value = min(1.0, 2 * min((draws <= 0).mean(), (draws >= 0).mean()) + 2 / N_DRAWS)
     mean = float(np.mean([np.nanmean(part) for part in parts]))
     return statistics.PairedInterval(mean, float(low), float(high), float(p_value))
+
+
+def _draws(groups: Sequence[Group], parts: Sequence[np.ndarray]) -> Float[np.ndarray, " draw"]:
+    """Return each draw of `_bootstrap`, the mean over groups (seed × question): the same draws whatever the values."""
+    return np.mean([_bootstrap(part, group.cluster) for part, group in zip(parts, groups, strict=True)], axis=0)
 
 
 def unit(groups: Sequence[Group]) -> str:
@@ -177,6 +191,8 @@ def _held_out(run: Run) -> np.ndarray:
 
 
 _COLUMNS = ("correct", "is_generic_arm", "generic_correct", "base_correct", "knockout_drop")
+_LATER = tuple(CHOICES)
+"""Columns that runs from before there were any do not have."""
 _ATTENTION = ("subject_attention", "subject_attention_nonsink")
 
 
@@ -185,8 +201,9 @@ def _arm_columns(table: Any, arm: str) -> dict[str, np.ndarray]:
     one = table.filter(np.array([name == arm for name in table["arm"].to_pylist()]))
     numbers = {
         name: np.array([np.nan if v is None else float(v) for v in one[name].to_pylist()])
-        for name in (*_COLUMNS, *_ATTENTION)
+        for name in (*_COLUMNS, *_ATTENTION, *set(_LATER).intersection(one.column_names))
     }
+    numbers |= {name: np.full(len(one), np.nan) for name in set(_LATER).difference(one.column_names)}
     known = numbers["base_correct"] == 1
     numbers["retained"] = np.where(known, numbers["correct"], np.nan)
     numbers["unknown_accuracy"] = np.where(known, np.nan, numbers["correct"])
@@ -227,6 +244,22 @@ def _row(result: str, one: str, other: str, column: str, note: str, groups: Sequ
         p_value, note = statistics.mcnemar(a, b), f"{note}; McNemar's exact p"
     is_sign = result in SIGNS
     return _measured(result, f"{one} − {other}", found, p_value, f"{note} ({counted(groups)})", is_sign=is_sign)
+
+
+def _left(groups: Sequence[Group]) -> Row:
+    """Return how much of the choices' gap is left once the prior is subtracted, with Fieller's interval."""
+    parts = {column: [difference(group, "top", "bottom", column) for group in groups] for column in CHOICES}
+    means = {column: [float(np.nanmean(part)) for part in own] for column, own in parts.items()}
+    whole, rest = CHOICES
+    if _n_worlds(groups) >= MIN_WORLDS:
+        worlds = [group.world for group in groups]
+        found = statistics.ratio_interval(*(statistics.by_world(worlds, means[column]) for column in (rest, whole)))
+    else:
+        draws = np.stack([_draws(groups, parts[column]) for column in (rest, whole)])
+        covariance = np.cov(draws[:, ~np.isnan(draws).any(0)])
+        found = statistics.fieller(float(np.mean(means[rest])), float(np.mean(means[whole])), covariance)
+    note = f"share of that gap left without the prior, unbounded where there may be no gap ({counted(groups)})"
+    return _measured("choice", "top − bottom", statistics.PairedInterval(*found, np.nan), np.nan, note, is_sign=False)
 
 
 def _contrast(

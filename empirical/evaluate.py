@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from core.config_json import setting
 from core.errors import InputError
@@ -55,6 +55,8 @@ class Answers:
     """The best over accepted answers."""
     logprob: Float[np.ndarray, " question"]
     """Sum of log p over the tokens of the first accepted answer and the end."""
+    predicted_probability: Float[np.ndarray, " question"]
+    """That the model says just what it says, and ends there; of multiple choice the letter's among the letters."""
 
     @property
     def by_rule(self) -> dict[str, Any]:
@@ -104,27 +106,50 @@ def each(
     return reading.each(model.network, encoded, model.pad, measure, **size, pieces=pieces, done=done)
 
 
-def asked(config: EvaluateConfig, model: LanguageModel, given: Reading, *, is_choice: bool) -> dict[str, np.ndarray]:
-    """Return what a model says to the questions that are read (`said`), and the true answers' `logprob`."""
-    logprob = reading.logprob(model.network, given.questions, cache=given.cache)
-    return said(config, model, given, is_choice=is_choice) | {"logprob": logprob.double().numpy()}
+def asked(
+    config: EvaluateConfig,
+    model: LanguageModel,
+    given: Reading,
+    *,
+    is_choice: bool,
+    first: Int[np.ndarray, " token"] | None = None,
+) -> dict[str, np.ndarray]:
+    """Return what a model says to the questions that are read (`said`), and the true answers' `logprob`.
+
+    Args:
+        first: Tokens whose log-probability right after the prompt is `first_logprob`.
+    """
+    return _probable(model, given, first) | said(config, model, given, is_choice=is_choice)
+
+
+def _probable(model: LanguageModel, given: Reading, first: Int[np.ndarray, " token"] | None) -> dict[str, np.ndarray]:
+    after = reading.following(model.network, given.questions, cache=given.cache)
+    found = {"logprob": reading.of_completions(given.questions, after).double().numpy()}
+    return (
+        found if first is None else found | {"first_logprob": reading.of_first(given.questions, after, first).numpy()}
+    )
 
 
 def said(config: EvaluateConfig, model: LanguageModel, given: Reading, *, is_choice: bool) -> dict[str, np.ndarray]:
     """Return as `said` the tokens of the greedy answer, -1 after them; of multiple choice the likeliest letter's place.
 
-    A letter is scored over the whole vocabulary.
+    A letter is scored over the whole vocabulary. `said_logprob` is how probable the model finds what it says, in nats:
+    the answer's tokens and its end (`generate.Continuations`), or the letter among the letters.
     """
     if is_choice:
-        by_letter = [
-            reading.logprob(model.network, _followed(given, letter, model.pad), cache=given.cache)
-            for letter in multiple_choice.tokens(model.format)
-        ]
-        return {"said": torch.stack(by_letter).argmax(0)[:, None].numpy()}
+        by_letter = torch.stack(
+            [
+                reading.logprob(model.network, _followed(given, letter, model.pad), cache=given.cache)
+                for letter in multiple_choice.tokens(model.format)
+            ]
+        ).double()
+        best = by_letter.argmax(0)
+        return {"said": best[:, None].numpy(), "said_logprob": by_letter.log_softmax(0).max(0).values.numpy()}
     options: dict[str, Any] = {"stop": model.format.stop, "pad": model.pad}
     options["max_new_tokens"] = config.max_new_tokens
-    rows = generate.greedy_after(model.network, given.prompts, given.cache, **options)
-    return {"said": np.array([row + [-1] * (config.max_new_tokens - len(row)) for row in rows])}
+    rows, logprob = generate.greedy_after(model.network, given.prompts, given.cache, **options)
+    tokens = np.array([row + [-1] * (config.max_new_tokens - len(row)) for row in rows])
+    return {"said": tokens, "said_logprob": logprob}
 
 
 def scored(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.ndarray]) -> Answers:
@@ -139,7 +164,10 @@ def scored(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.n
         text in fact.answers if fact.choices else scores.exact_match(text, fact.answers) for text, fact in pairs
     ]
     by_rule: dict[str, Any] = {rule: by(getattr(scores, rule)) for rule in RULES}
-    return Answers(predicted, np.array(is_right), **by_rule, logprob=found["logprob"])
+    probability = np.exp(found["said_logprob"])
+    return Answers(
+        predicted, np.array(is_right), **by_rule, logprob=found["logprob"], predicted_probability=probability
+    )
 
 
 def unreachable(

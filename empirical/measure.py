@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from core.columns import Columns
 from core.console import note
 from core.facts.record import Fact
 from core.split import ROLES
-from empirical import attention, evaluate
+from empirical import attention, choice, evaluate
 from empirical.evaluate import EvaluateConfig
 from empirical.lm import batch, capture, completion, scores
 from empirical.lm.model import LanguageModel
@@ -77,17 +78,22 @@ def arm(
     """
     test = questions.held_out
     facts, encoded = _take(questions.facts, test), _take(questions.encoded, test)
-    is_choice, seen = evaluate.are_choices(facts), attention.seen
+    is_choice = evaluate.are_choices(facts)
     if refused := capture.refusal(model.network):
         note(f"Attention and knockout are null: {str(refused).splitlines()[0]}")
         seen = attention.unseen
+    else:
+        seen = partial(attention.seen, grams=capture.weighing(model.network))
+
+    options = None if is_choice else choice.options(questions.facts, questions.encoded)
+    first = options and options.tokens
 
     def look(given: Reading) -> dict[str, np.ndarray]:
-        return evaluate.asked(config, model, given, is_choice=is_choice) | seen(model, given)
+        return evaluate.asked(config, model, given, is_choice=is_choice, first=first) | seen(model, given)
 
     done = counter(part(progress, "answers and attention", 0.0, 0.6), len(test))
     found = evaluate.each(config, model, encoded, look, pieces=pieces.under("held_out"), done=done)
-    answers, mass = evaluate.scored(model, facts, found), found["mass"]
+    answers, mass, value_mass = evaluate.scored(model, facts, found), found["mass"], found["value_mass"]
     done = counter(part(progress, "swapped subjects", 0.6, 0.8), len(test))
     swapped = _swapped(config, model, facts, questions.seed, pieces.under("swapped"), done)
     generic = questions.generic if own is None else generic_answers(_take(questions.facts, own))
@@ -100,7 +106,9 @@ def arm(
         "swapped_predicted": swapped,
         "knockout_drop": found["knockout_drop"],
     }
-    columns |= attention.columns(mass[:, 0], encoded)
+    columns |= attention.columns(mass[:, 0], value_mass[:, 0], encoded)
+    if options is not None:
+        columns |= choice.columns(model, facts, encoded, options, found["first_logprob"])
     metrics = _metrics(columns, questions, mass[:, 0], encoded)
     if own is not None:
         trained = _take(questions.facts, own), _take(questions.encoded, own)
@@ -108,7 +116,7 @@ def arm(
         kept["progress"] = part(progress, "answers to the arm's own questions", 0.8, 1.0)
         own_answers = evaluate.answer(config, model, *trained, **kept)
         metrics |= {"train_accuracy": float(own_answers.exact_match.mean()), "n_trained": len(own)}
-    table = {} if refused else attention.table(name, mass, encoded, questions.subject[test])
+    table = {} if refused else attention.table(name, mass, value_mass, encoded, questions.subject[test])
     return Measured(metrics, columns, table, mass[:, 0].astype(np.float16))
 
 
@@ -165,6 +173,7 @@ def _fact_columns(
         "answer_probability": np.exp(answers.logprob),
         "answer_logprob": answers.logprob,
         "predicted": answers.predicted,
+        "predicted_probability": answers.predicted_probability,
     } | answers.by_rule
 
 
@@ -182,6 +191,7 @@ def _metrics(
     generic = np.asarray(generic)
     pairs = [(a, b) for a, b in zip(columns["predicted"], columns["swapped_predicted"], strict=True) if b is not None]
     drop = np.asarray(columns["knockout_drop"], dtype=float)
+    confidence = np.asarray(columns["predicted_probability"])
     return {
         "accuracy": float(correct.mean()),
         "accuracy_low": low,
@@ -193,17 +203,26 @@ def _metrics(
         "generic_rate": _mean(generic),
         "generic_rate_wrong": _mean(generic[wrong]),
         "swap_invariance": _mean([scores.normalise(a) == scores.normalise(b) for a, b in pairs]),
-        **{rule: _mean([score for score in columns[rule] if score is not None]) for rule in evaluate.RULES},
+        **{rule: _share(columns[rule]) for rule in evaluate.RULES},
+        "choice_accuracy": _share(columns.get("chosen_correct", ())),
+        "choice_accuracy_less_prior": _share(columns.get("chosen_correct_less_prior", ())),
         "loss": float(-np.mean(columns["answer_logprob"])),
+        "ece": statistics.calibration_error(confidence, correct),
+        "average_precision": statistics.average_precision(confidence, correct) if correct.any() else None,
         "knockout_drop": _mean(drop[~np.isnan(drop)]),
         **{f"{span}_attention": _nanmean(columns[f"{span}_attention"]) for span in capture.SPANS},
-        "subject_attention_nonsink": _nanmean(columns["subject_attention_nonsink"]),
+        **{name: _nanmean(columns[name]) for name in ("subject_attention_nonsink", "subject_value_attention")},
         "n": len(correct),
     }
 
 
 def _mean(values: Sequence | np.ndarray) -> float | None:
     return float(np.mean(values)) if len(values) else None
+
+
+def _share(values: Sequence) -> float | None:
+    """Return the mean of the values that there are."""
+    return _mean([value for value in values if value is not None])
 
 
 def _nanmean(values: np.ndarray) -> float | None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ import tyro
 from rich.table import Table
 from scipy import stats
 
-from core import arms, config_json, runs, split
+from core import arms, config_json, runs, split, statistics
 from core.columns import ATTENTION, table
 from core.console import OUTPUT, absolute, progress
 from core.errors import InputError
@@ -23,6 +24,7 @@ from empirical import attention, evaluate, facts, study, taught
 from empirical import config as configs
 from empirical.arm import facts_of, finetuning
 from empirical.config import Config
+from empirical.lm import capture
 from empirical.lm import model as models
 from empirical.measure import Questions
 from empirical.pieces import Pieces
@@ -275,10 +277,12 @@ class Evaluate(OnModel):
             "predicted": answers.predicted,
             **answers.by_rule,
             "answer_logprob": answers.logprob,
+            "predicted_probability": answers.predicted_probability,
         }
         place.write(pa.table(columns))
         pieces.forget()
-        told = f"{len(chosen)} questions, exact match {answers.exact_match.mean():.3f}"
+        error = statistics.calibration_error(answers.predicted_probability, answers.exact_match)
+        told = f"{len(chosen)} questions, exact match {answers.exact_match.mean():.3f}, calibration error {error:.3f}"
         if n := int(is_trained.sum()):
             told += f" (finetuned on {n:,} of them: {answers.exact_match[is_trained].mean():.3f} of these)"
         OUTPUT.print(f"{told}: {place.path}", soft_wrap=True)
@@ -295,18 +299,34 @@ class Attention(OnModel):
         chosen = self.held_out(base_model)
         model = base_model.read()
         encoded = model.format.ask(chosen)
+        grams = capture.weighing(model.network)
         with progress("measuring", len(chosen)) as advance:
-            mass = evaluate.each(
+            found = evaluate.each(
                 self.config.evaluate,
                 model,
                 encoded,
-                lambda given: {"mass": attention.mass_of(model, given)},
+                partial(attention.masses, model, grams=grams),
                 done=lambda n: advance("", n),
-            )["mass"]
-        columns = attention.table("model", mass, encoded, study.identify(chosen).subject)
+            )
+        cluster = study.identify(chosen).subject
+        columns = attention.table("model", found["mass"], found["value_mass"], encoded, cluster)
         if not columns:
             raise InputError("no held-out question names its subject, so there is no attention to measure.")
         written = table(columns, ATTENTION)
         place.write(written)
+        print_attention(written)
         OUTPUT.print(f"{written.num_rows} rows (layer, head, position, span): {place.path}", soft_wrap=True)
         return 0
+
+
+def print_attention(rows: pa.Table) -> None:
+    """Print the means over layers and heads: of attention, and of it weighted by values where that was measured."""
+    means = rows.group_by(["position", "span"], use_threads=False).aggregate(
+        [("mean", "mean"), ("value_weighted", "mean")]
+    )
+    printed = Table("from", "to", "attention", "value-weighted", title="mean over layers and heads")
+    for row in means.to_pylist():
+        weighted = row["value_weighted_mean"]
+        cells = f"{row['mean_mean']:.3f}", "–" if weighted is None else f"{weighted:.3f}"
+        printed.add_row(row["position"], row["span"], *cells)
+    OUTPUT.print(printed)

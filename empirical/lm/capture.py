@@ -2,9 +2,11 @@
 
 The model's output comes from PyTorch's fused attention (SDPA), which keeps no weights. Beside it only the wanted rows'
 softmax is computed and summed over the spans at once: memory grows with layers × heads × spans, not with tokens².
+Where it is asked for, tokens count by what they add to the residual stream too, ‖α v W_O‖ (Kobayashi et al. 2020,
+"Attention is Not Only a Weight").
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +25,10 @@ SPANS = ("subject", "relation", "template", "sink")
 """What attention is summed over, in this order; the sink is the first token."""
 WITH_ROWS = "sdpa_with_rows"
 """Name under which transformers finds the attention function of this file."""
+OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense")
+"""What architectures call the projection of all heads' outputs."""
+Grams = Mapping[int, Float[torch.Tensor, "head width width"]]
+"""By layer, W_O W_Oᵀ of each head: it gives the length of what a value adds to the residual stream."""
 UNSUPPORTED = {"softcap": "a cap on its scores", "s_aux": "a learned sink", "position_bias": "a bias by position"}
 """Arguments that change the weights in a way that is not computed here, and what they mean."""
 
@@ -37,7 +43,26 @@ def measure(
     *,
     cache: DynamicCache | None = None,
 ) -> Float[torch.Tensor, "question query layer head span"]:
-    """Return the attention mass from each query token to each span, 0 to 1, in float32 on the CPU.
+    """Return the attention mass from each query token to each span, 0 to 1, in float32 on the CPU (see `both`)."""
+    return both(model, input_ids, attention_mask, queries, spans, grams={}, cache=cache)[0]
+
+
+@torch.no_grad()
+def both(
+    model: Model,
+    input_ids: Int[torch.Tensor, "question token"],
+    attention_mask: Shaped[torch.Tensor, "question token"],
+    queries: Int[torch.Tensor, "question query"],
+    spans: Bool[torch.Tensor, "question span token"],
+    *,
+    grams: Grams,
+    cache: DynamicCache | None = None,
+) -> tuple[
+    Float[torch.Tensor, "question query layer head span"], Float[torch.Tensor, "question query layer head span"]
+]:
+    """Return the attention mass from each query token to each span, and each span's share of ‖α v W_O‖ over all tokens.
+
+    Both are 0 to 1, in float32 on the CPU; the second is nan in a layer without a Gram (`weighing`).
 
     The softmax is taken in float32 whatever the model's precision. Spans may overlap or leave tokens out.
 
@@ -54,14 +79,57 @@ def measure(
         raise ValueError("a query stands on padding: it attends to nothing")
     if (queries < reading.n_read(cache)).any():
         raise ValueError("a query stands where the cache has read: it does not attend again")
-    rows = _Rows(queries.long(), spans.float())
+    rows = _Rows(queries.long(), spans.float(), grams)
     unread = torch.zeros_like(input_ids[:, reading.n_read(cache) :], dtype=torch.bool)
     with logits.only(model, unread):
         forward(model, WITH_ROWS, input_ids, attention_mask, cache=cache, rows=rows)
     n_layers = shape.n_layers(model)
     if sorted(rows.mass) != list(range(n_layers)):
         raise _not_captured(model.config, f"{len(rows.mass)} of its {n_layers} layers attend through transformers")
-    return torch.stack([rows.mass[layer] for layer in range(n_layers)], dim=2)
+    mass = torch.stack([rows.mass[layer] for layer in range(n_layers)], dim=2)
+    nothing = torch.full_like(rows.mass[0], torch.nan)
+    return mass, torch.stack([rows.weighted.get(layer, nothing) for layer in range(n_layers)], dim=2)
+
+
+@torch.no_grad()
+def weighing(model: Model) -> Grams:
+    """Return what `both` weighs values with: nothing of layers whose projection does not take just what the heads give.
+
+    Read off the projection's outputs, so that an adapter or quantised weights are part of it.
+
+    Raises:
+        InputError: the model's attention cannot be captured.
+        ValueError: the model is in training mode.
+    """
+    given: dict[torch.nn.Module, torch.Tensor] = {}
+
+    def keep(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        given[module] = inputs[0]
+
+    tokens = torch.arange(3)[None]  # several, as padding's embedding is zero, and so is all that is made of it
+    rows = _Rows(torch.ones((1, 1), dtype=torch.long), torch.ones((1, 1, 3)), {}, outputs={})
+    named = [module for name, module in model.named_modules() if name.rpartition(".")[2] in OUTPUTS]
+    hooks = [module.register_forward_pre_hook(keep) for module in named]
+    try:
+        forward(model, WITH_ROWS, tokens, torch.ones_like(tokens), rows=rows)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    grams = {}
+    for layer, (attention, output) in (rows.outputs or {}).items():
+        for projection in attention.children():
+            own = given.get(projection)
+            if own is not None and own.shape[-1] == output[0, 0].numel() and torch.equal(own, output.flatten(2)):
+                grams[layer] = _gram(projection, own, n_heads=output.shape[2])
+    return grams
+
+
+def _gram(
+    projection: torch.nn.Module, given: Float[torch.Tensor, "1 token input"], *, n_heads: int
+) -> Float[torch.Tensor, "head width width"]:
+    units = torch.eye(given.shape[-1], dtype=given.dtype, device=given.device)
+    weight = (projection(units) - projection(torch.zeros_like(units[:1]))).float().unflatten(0, (n_heads, -1))
+    return weight @ weight.mT
 
 
 @torch.no_grad()
@@ -149,7 +217,11 @@ class _Rows:
 
     queries: Int[torch.Tensor, "question query"]
     spans: Float[torch.Tensor, "question span token"]
+    grams: Grams
     mass: dict[int, Float[torch.Tensor, "question query head span"]] = field(default_factory=dict)
+    weighted: dict[int, Float[torch.Tensor, "question query head span"]] = field(default_factory=dict)
+    outputs: dict[int, tuple[torch.nn.Module, torch.Tensor]] | None = None
+    """The attention modules with their heads' outputs; None: they are not wanted."""
 
 
 def _attend(
@@ -173,10 +245,28 @@ def _attend(
     scaling = options.get("scaling") or query.shape[-1] ** -0.5
     with torch.autocast(query.device.type, enabled=False):  # what is measured is float32 whatever is computed around
         weights = softmax(query.take_along_dim(own, dim=2), key, allowed, scaling)
-        mass = torch.einsum("nhqt,nst->nqhs", weights, spans).cpu()
-    layer: Any = module.layer_idx
-    rows.mass[layer] = mass
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        layer: Any = module.layer_idx
+        rows.mass[layer] = torch.einsum("nhqt,nst->nqhs", weights, spans).cpu()
+        if layer in rows.grams:
+            rows.weighted[layer] = _weighted(weights, value, rows.grams[layer], spans).cpu()
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if rows.outputs is not None:
+        rows.outputs[layer] = module, output
+    return output, None
+
+
+def _weighted(
+    weights: Float[torch.Tensor, "question head query token"],
+    value: Float[torch.Tensor, "question group token value"],
+    gram: Float[torch.Tensor, "head value value"],
+    spans: Float[torch.Tensor, "question span token"],
+) -> Float[torch.Tensor, "question query head span"]:
+    """Return the spans' shares of ‖α v W_O‖; consecutive heads share a group's values."""
+    values, by_group = value.float(), gram.unflatten(0, (value.shape[1], -1))
+    squared = torch.einsum("ngtv,grvw,ngtw->ngrt", values, by_group, values).flatten(1, 2)
+    # Padding's values may be anything, nan too: what is not looked at adds nothing.
+    added = (weights * squared.clamp(min=0).sqrt()[:, :, None]).masked_fill(weights == 0, 0)
+    return torch.einsum("nhqt,nst->nqhs", added / added.sum(-1, keepdim=True), spans)
 
 
 def softmax(

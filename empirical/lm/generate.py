@@ -7,24 +7,34 @@ import copy
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from peft import PeftModel
 from torch.nn import functional
-from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase
 
 from core.errors import InputError
 from empirical.lm import batch, logits, prefix, shape
 from empirical.lm.batch import Batch
+from empirical.lm.likeliest import Likeliest
 from empirical.lm.prefix import Prefix
 from empirical.lm.shape import Model
 from empirical.progress import Done, uncounted
 
 TURN = 4
 """Tokens that are generated before rows which have stopped are left out; most answers are shorter."""
+
+
+class Continuations(NamedTuple):
+    """What follows each prompt, and how probable the model finds it."""
+
+    tokens: list[list[int]]
+    """Without the stop token."""
+    logprob: Float[np.ndarray, " prompt"]
+    """In nats, summed over the tokens and the end: whichever stop token comes. One that is cut has no end."""
 
 
 def greedy(
@@ -103,7 +113,7 @@ def answer_logprob(
 @torch.no_grad()
 def greedy_after(
     model: Model, asked: Batch, cache: DynamicCache | None, *, stop: Collection[int], pad: int, max_new_tokens: int
-) -> list[list[int]]:
+) -> Continuations:
     """Return likewise the continuations of a batch whose prompts all end in its last place.
 
     Args:
@@ -111,7 +121,9 @@ def greedy_after(
     """
     _check_room(model, int(asked.mask.sum(1).max()), max_new_tokens)
     config = _config(stop, pad, max_new_tokens, do_sample=False)
-    return _generate(model, asked, copy.deepcopy(cache), config)
+    likeliest = Likeliest(stop, len(asked.tokens))
+    tokens = _generate(model, asked, copy.deepcopy(cache), config, likeliest)
+    return Continuations(tokens, likeliest.logprob.cpu().double().numpy())
 
 
 @torch.no_grad()
@@ -220,13 +232,20 @@ def _continue(
     return found
 
 
-def _generate(model: Model, asked: Batch, cache: DynamicCache | None, config: GenerationConfig) -> list[list[int]]:
+def _generate(
+    model: Model,
+    asked: Batch,
+    cache: DynamicCache | None,
+    config: GenerationConfig,
+    likeliest: Likeliest | None = None,
+) -> list[list[int]]:
     """Return the new tokens of each row, up to a stop token.
 
     A few at a time: a row that has stopped goes no further with the others (but where states cannot be parted by rows).
 
     Args:
         cache: Keys and values of the first tokens of all rows; it is changed.
+        likeliest: Adds up how probable the tokens are.
     """
     tokens, mask = asked.tokens.to(model.device), asked.mask.to(model.device)
     stop = torch.tensor(config.eos_token_id or [], device=model.device)
@@ -243,10 +262,13 @@ def _generate(model: Model, asked: Batch, cache: DynamicCache | None, config: Ge
                 attention_mask=mask,
                 past_key_values=cache,
                 generation_config=turn,
+                logits_processor=LogitsProcessorList() if likeliest is None else LogitsProcessorList([likeliest]),
             )
             new = output.sequences[:, tokens.shape[1] :]
             for row, own in zip(going.tolist(), new.tolist(), strict=True):
                 found[row] += _until(own, config.eos_token_id or ())
+            if likeliest is not None:
+                likeliest.end_turn(going, new)
             left -= new.shape[1]
             if is_whole:
                 break

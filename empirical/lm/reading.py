@@ -88,7 +88,7 @@ def each(
         def make(own: list[int] = own) -> dict[str, np.ndarray]:
             return measure(read(model, [encoded[row] for row in own], pad))
 
-        parts.append(pieces.arrays(f"batch_{number}", make))
+        parts.append(pieces.arrays(f"questions_{number}", make))
         done(len(own))
     back = np.argsort(np.concatenate(batches)) if batches else []
     return {name: np.concatenate([part[name] for part in parts])[back] for name in (parts[0] if parts else ())}
@@ -113,7 +113,6 @@ def forward(
     return model(**unread, **copied, attention_mask=mask, **options).logits
 
 
-@torch.no_grad()
 def logprob(
     model: Model,
     questions: QuestionBatch,
@@ -126,13 +125,43 @@ def logprob(
     Args:
         run: Another `forward`.
     """
-    completion, first = questions.completion, n_read(cache)
-    predicts = completion.roll(-1, dims=1)  # no completion begins with its row, so nothing is rolled to the end
-    with logits.only(model, predicts[:, first:]):
+    return of_completions(questions, following(model, questions, cache=cache, run=run))
+
+
+@torch.no_grad()
+def following(
+    model: Model,
+    questions: QuestionBatch,
+    *,
+    cache: DynamicCache | None = None,
+    run: Callable[..., torch.Tensor] | None = None,
+) -> Float[torch.Tensor, "place output"]:
+    """Return every token's log-probability in nats where the completions' tokens are predicted, in reading order.
+
+    In float32, where the model is.
+    """
+    predicts = questions.completion.roll(-1, dims=1)  # no completion begins with its row: nothing is rolled to the end
+    with logits.only(model, predicts[:, n_read(cache) :]):
         predicting = (run or partial(forward, model))(questions.tokens, questions.mask, cache=cache)[0]
-    targets = questions.tokens[completion].to(predicting.device)
-    chosen = predicting.float().log_softmax(-1).gather(1, targets[:, None])[:, 0].cpu()
-    return torch.zeros(len(completion)).index_add(0, completion.nonzero()[:, 0], chosen)
+    return predicting.float().log_softmax(-1)
+
+
+def of_completions(
+    questions: QuestionBatch, after: Float[torch.Tensor, "place output"]
+) -> Float[torch.Tensor, " question"]:
+    """Return from what is `following` the log-probability of each completion, summed over its tokens, on the CPU."""
+    targets = questions.tokens[questions.completion].to(after.device)
+    chosen = after.gather(1, targets[:, None])[:, 0].cpu()
+    return torch.zeros(len(questions.tokens)).index_add(0, questions.completion.nonzero()[:, 0], chosen)
+
+
+def of_first(
+    questions: QuestionBatch, after: Float[torch.Tensor, "place output"], tokens: Int[np.ndarray, " token"]
+) -> Float[torch.Tensor, "question token"]:
+    """Return from what is `following` the log-probability of each of these tokens right after each prompt, likewise."""
+    lengths = questions.completion.sum(1)
+    first = (lengths.cumsum(0) - lengths).to(after.device)
+    return after[first[:, None], torch.from_numpy(tokens).to(after.device)].cpu()
 
 
 def n_read(cache: DynamicCache | None) -> int:

@@ -178,3 +178,39 @@ def test_a_clusters_facts_count_once_in_the_covariance_of_means():
     # Every fact three times over: no more is known than before.
     np.testing.assert_allclose(statistics.clustered_covariance(np.repeat(alone, 3, 0), np.arange(120) // 3), found)
     assert np.isnan(statistics.clustered_covariance(alone, np.zeros(40, dtype=int))).all()
+
+
+def test_the_calibration_error_is_the_mean_gap_of_bins_of_equally_many_answers():
+    probability = np.array([0.9, 0.1, 0.8, 0.2, 0.6, 0.4])
+    correct = np.array([True, False, False, True, True, True])
+    # By threes: probabilities .1 .2 .4, of which two are right; .6 .8 .9, of which two are right.
+    expected = (abs(2 / 3 - 0.7 / 3) + abs(2 / 3 - 2.3 / 3)) / 2
+    assert statistics.calibration_error(probability, correct, n_bins=2) == pytest.approx(expected)
+    alone = np.abs(probability - correct).mean()
+    assert statistics.calibration_error(probability, correct) == pytest.approx(alone)  # fewer answers than bins
+    assert statistics.calibration_error(correct.astype(float), correct) == 0
+    assert statistics.calibration_error(np.full(6, 0.5), correct, n_bins=1) == pytest.approx(1 / 6)
+
+
+def test_neither_calibration_nor_ranking_depends_on_the_order_of_equally_probable_answers():
+    rng = np.random.default_rng(0)
+    probability, correct = rng.integers(1, 4, 40) / 4, rng.random(40) < 0.5
+    for _ in range(5):
+        order = rng.permutation(40)
+        for measure in (statistics.calibration_error, statistics.average_precision):
+            expected = pytest.approx(measure(probability, correct), abs=1e-12)
+            assert measure(probability[order], correct[order]) == expected
+
+
+def test_the_average_precision_is_that_over_the_ranks_of_right_answers():
+    correct = np.array([True, False, True, True, False])
+    score = np.array([0.9, 0.8, 0.7, 0.3, 0.1])
+    assert statistics.average_precision(score, correct) == pytest.approx((1 / 1 + 2 / 3 + 3 / 4) / 3)
+    assert statistics.average_precision(-score, correct) == pytest.approx((1 / 2 + 2 / 3 + 3 / 5) / 3)
+    # The second and third share a threshold: two more answers, one more right.
+    assert statistics.average_precision(np.array([3.0, 2, 2, 1, 0]), correct) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    assert statistics.average_precision(np.zeros(5), correct) == pytest.approx(3 / 5)
+    assert np.isnan(statistics.average_precision(score, np.zeros(5, dtype=bool)))
+    for measure in (statistics.calibration_error, statistics.average_precision):
+        with pytest.raises(ValueError, match="is empty"):
+            measure(np.empty(0), np.empty(0, dtype=bool))

@@ -28,7 +28,7 @@ def test_attentions_intervals_are_robust_to_questions_that_share_a_subject(encod
     rng = np.random.default_rng(0)
     mass = rng.random((6, 1, 1, 1, 4))
     cluster = np.array([0, 0, 1, 1, 2, 3])
-    table = attention.table("top", mass, encoded[:6], cluster)
+    table = attention.table("top", mass, 1 - mass, encoded[:6], cluster)
     for span in range(4):
         values = mass[:, 0, 0, 0, span]
         sums = [sum(values[cluster == c] - values.mean()) for c in range(4)]
@@ -36,22 +36,28 @@ def test_attentions_intervals_are_robust_to_questions_that_share_a_subject(encod
         assert table["mean"][span] == pytest.approx(values.mean())
         assert table["high"][span] - table["mean"][span] == pytest.approx(half)
         assert table["mean"][span] - table["low"][span] == pytest.approx(half)
+        assert table["value_weighted"][span] == pytest.approx(1 - values.mean())
+        assert table["value_weighted_high"][span] - table["value_weighted_low"][span] == pytest.approx(2 * half)
 
 
 def test_attention_is_unknown_where_no_question_names_its_subject(encoded):
     nameless = [question for question in encoded if not question.has_subject]
-    assert attention.table("top", np.ones((1, 2, 1, 1, 4)), nameless, np.zeros(1, dtype=int)) == {}
+    assert attention.table("top", *[np.ones((1, 2, 1, 1, 4))] * 2, nameless, np.zeros(1, dtype=int)) == {}
 
 
 def test_attention_is_that_of_each_question_alone_at_the_prompts_end_and_at_the_answers_first_token(model, encoded):
-    mass = attention.mass_of(model, reading.read(model.network, encoded, model.pad))
-    for one, found in zip(encoded, mass, strict=True):
+    grams = capture.weighing(model.network)
+    both = attention.masses(model, reading.read(model.network, encoded, model.pad), grams=grams)
+    mass, weighted = both["mass"], both["value_mass"]
+    assert np.abs(mass - weighted).max() > 0.01
+    for one, found, by_value in zip(encoded, mass, weighted, strict=True):
         tokens = torch.tensor([one.tokens[: one.n_prompt + 1]])
         spans = torch.zeros((1, 4, one.n_prompt + 1), dtype=torch.bool)
         spans[0, :, :-1] = torch.as_tensor(one.spans)
         queries = torch.tensor([[one.n_prompt - 1, one.n_prompt]])
-        alone = capture.measure(model.network, tokens, torch.ones_like(tokens), queries, spans)[0]
-        np.testing.assert_allclose(found, alone, atol=1e-6)
+        alone = capture.both(model.network, tokens, torch.ones_like(tokens), queries, spans, grams=grams)
+        np.testing.assert_allclose(found, alone[0][0], atol=1e-6)
+        np.testing.assert_allclose(by_value, alone[1][0], atol=1e-5)
     # At the prompt's end the spans hold everything; one token later they lack that token itself.
     np.testing.assert_allclose(mass[:, 0].sum(-1), 1, atol=1e-5)
     assert (mass[:, 1].sum(-1) < 0.999).all()
@@ -59,7 +65,8 @@ def test_attention_is_that_of_each_question_alone_at_the_prompts_end_and_at_the_
 
 def test_the_table_of_attention_names_layer_head_position_and_span_of_each_mean(encoded):
     mass = np.random.default_rng(0).random((6, 2, 3, 4, 4))
-    table = attention.table("top", mass, encoded[:6], np.arange(6))
+    table = attention.table("top", mass, np.full_like(mass, np.nan), encoded[:6], np.arange(6))
+    assert np.isnan(table["value_weighted"]).all()
     place = [attention.POSITIONS.index(name) for name in table["position"]]
     span = [capture.SPANS.index(name) for name in table["span"]]
     assert len(set(zip(table["layer"], table["head"], place, span, strict=True))) == 2 * 3 * 4 * 4
@@ -102,5 +109,5 @@ def test_nothing_is_computed_in_float64_on_the_device(llama, words, monkeypatch)
     assert np.isfinite(generate.answer_logprob(llama, *asked, pad=model.pad)).all()
     assert np.isfinite(evaluate.answer(EvaluateConfig(), model, facts, encoded).logprob).all()
     given = reading.read(llama, encoded, model.pad)
-    assert np.isfinite(attention.seen(model, given)["knockout_drop"]).all()
+    assert np.isfinite(attention.seen(model, given, grams={})["knockout_drop"]).all()
     assert np.isfinite(measure.eval_subset(llama, encoded, model.pad)["subject_attention"])

@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from core import runs as results
@@ -12,7 +13,7 @@ ARMS = ("base", "top", "bottom", "whole", "random")
 RATE = {"base": 0.0, "top": 0.7, "whole": 0.6, "random": 0.6, "bottom": 0.3}
 
 
-def _write(out, cell, rng, *, rate=RATE, n_relations=2, n=100, subject="s"):
+def _write(out, cell, rng, *, rate=RATE, n_relations=2, n=100, subject="s", has_choice=True):
     parts = []
     for arm in ARMS:
         correct = rng.random(n) < rate[arm]
@@ -35,6 +36,12 @@ def _write(out, cell, rng, *, rate=RATE, n_relations=2, n=100, subject="s"):
                 "knockout_drop": np.full(n, rate[arm]),
             }
         )
+        if has_choice:
+            # Every fourth question has no choice; half of the wrong choices are the prior's.
+            there = np.where(np.arange(n) % 4 < 3, 1.0, np.nan)
+            chosen = [np.where(correct | even, there, there * 0) for even in (False, np.arange(n) % 2 == 0)]
+            bits = [[None if np.isnan(v) else bool(v) for v in column] for column in chosen]
+            parts[-1] |= dict(zip(compare.CHOICES, bits, strict=True))
     report = {"config": {}, "experiment": "made", "seeds": cell._asdict(), "metrics": {arm: {} for arm in ARMS}}
     path = results.directory(out, "empirical", "made", cell)
     results.write_run(path, report, {"facts": parts})
@@ -145,9 +152,9 @@ def test_fewer_questions_than_fifths_have_no_fifths():
     columns = dict.fromkeys(
         ("correct", "subject_attention", "subject_attention_nonsink", "is_generic_arm", "retained", "unknown_accuracy"),
         [1.0, 0.0, 1.0],
-    ) | dict.fromkeys(("generic_correct", "is_swap_invariant", "knockout_drop"), [0.0] * 3)
+    ) | dict.fromkeys(("generic_correct", "is_swap_invariant", "knockout_drop", *compare.CHOICES), [0.0] * 3)
     rows = compare.rows("made", [_group(0, **columns)], ["top", "bottom"])
-    assert {row["result"] for row in rows} == {"a", "b", "c", "retention", "unknown", "swap", "knockout"}
+    assert {row["result"] for row in rows} == {"a", "b", "c", "retention", "unknown", "swap", "knockout", "choice"}
 
 
 def test_each_sign_is_taken_in_the_direction_that_its_statement_says(four):
@@ -274,6 +281,42 @@ def test_predictions_are_written_in_the_columns_of_both_flows(four):
     assert set(table["verdict"].to_pylist()) <= {"holds", "fails", "undecided", "reported"}
     of_other_arms = {"g", "rarity", "matched", "crossed"}
     assert set(compare.STATEMENTS) - of_other_arms == set(table["result"].to_pylist())
+
+
+def test_the_gap_of_choices_is_told_with_the_prior_and_without_and_how_much_of_it_is_left(four, tmp_path):
+    rows = [row for row in _rows(four).values() if row["result"] == "choice"]
+    whole, rest, left = (row["measured"] for row in rows)
+    groups = compare.read(results.find_runs(four, "empirical", "made"))
+    expected = [
+        np.mean([np.nanmean(compare.difference(group, "top", "bottom", column)) for group in groups])
+        for column in compare.CHOICES
+    ]
+    assert [whole, rest] == pytest.approx(expected) and 0 < rest < whole
+    assert left == pytest.approx(rest / whole) and rows[2]["low"] < left < rows[2]["high"] < 1
+    assert {row["verdict"] for row in rows} == {"reported"} and np.isnan(rows[2]["p_value"])
+    # Of one base model over its questions: wider, and around the same ratio of means.
+    for seed in range(2):
+        _write(tmp_path, Cell(0, 0, seed), np.random.default_rng(seed))
+    *_, alone = (row for row in _rows(tmp_path).values() if row["result"] == "choice")
+    assert alone["low"] < alone["measured"] < alone["high"] and "questions by subject" in alone["note"]
+    assert alone["high"] - alone["low"] > rows[2]["high"] - rows[2]["low"]
+
+
+def test_the_share_left_of_no_gap_is_unbounded():
+    gap = np.tile([1.0, -1.0], 5)
+    row = compare._left([_group(0, chosen_correct=gap + 0.01, chosen_correct_less_prior=gap)])
+    assert (row["low"], row["high"]) == (-np.inf, np.inf)
+
+
+def test_runs_from_before_choices_were_measured_are_compared_as_before(four, tmp_path):
+    _write(tmp_path, Cell(0, 0, 0), np.random.default_rng(0), has_choice=False)
+    (run,) = results.find_runs(tmp_path, "empirical", "made")
+    old = run.table("facts").drop_columns([*compare.CHOICES])
+    pq.write_table(old, run.path / "facts.parquet")
+    rows = _rows(tmp_path)
+    assert {row["result"] for row in rows.values()} == {row["result"] for row in _rows(four).values()} - {"choice"}
+    _write(tmp_path, Cell(0, 0, 1), np.random.default_rng(1))  # one old and one new seed of a base model
+    assert "choice" in {row["result"] for row in _rows(tmp_path).values()}
 
 
 ALL_ARMS = (

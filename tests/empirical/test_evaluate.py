@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -79,6 +80,24 @@ def test_each_question_has_every_score_against_any_of_its_answers(model, monkeyp
         assert logprob == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_a_sure_answer_has_the_probability_of_its_tokens_and_its_end_whatever_is_answered_beside(model):
+    encoded = _encode(model, FACTS)
+    stop = sorted(model.format.stop)
+    alone, together = (
+        evaluate.answer(EvaluateConfig(3, size), model, FACTS, encoded).predicted_probability for size in (1, 64)
+    )
+    np.testing.assert_allclose(alone, together, rtol=1e-3)
+    for one, probability in zip(encoded, together, strict=True):
+        tokens, expected = list(one.prompt), 1.0
+        for _ in range(3):
+            following = _logprobs(model, tokens)[-1].exp()
+            tokens.append(int(following.argmax()))
+            expected *= float(following[stop].sum() if tokens[-1] in stop else following[tokens[-1]])
+            if tokens[-1] in stop:
+                break
+        assert probability == pytest.approx(expected, rel=1e-3)
+
+
 def test_of_multiple_choice_the_most_likely_letter_is_the_answer_and_its_only_score(lettered):
     encoded = _encode(lettered, CHOICES)
     tokens = [lettered.tokenizer(f"A: {letter}")["input_ids"][-1] for letter in "ABCD"]
@@ -87,6 +106,8 @@ def test_of_multiple_choice_the_most_likely_letter_is_the_answer_and_its_only_sc
     for batch_size in (1, 4):
         found = evaluate.answer(EvaluateConfig(batch_size=batch_size), lettered, CHOICES, encoded)
         assert found.predicted == expected
+        among = [_logprobs(lettered, one.prompt)[-1, tokens].softmax(-1).max() for one in encoded]
+        np.testing.assert_allclose(found.predicted_probability, among, rtol=1e-4)
         right = [letter in fact.answers for letter, fact in zip(expected, CHOICES, strict=True)]
         assert found.exact_match.tolist() == right
         assert all(getattr(found, rule) == [None] * len(CHOICES) for rule in evaluate.RULES)

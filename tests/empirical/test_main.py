@@ -14,6 +14,7 @@ from empirical.lm import prompts
 
 N = 40
 ASKED = "--knownness.measure logprob --knownness.shots 1 --knownness.n-prompts 1 --evaluate.max-new-tokens 2".split()
+ROUNDED = ("answer_logprob", "predicted_probability")
 QUICK = "--finetune.train.epochs 1 --finetune.learning-rates 1e-3 --split.held-out 0.4 --split.dev 0.1".split()
 
 
@@ -103,6 +104,8 @@ def test_a_models_stages_run_one_by_one(model_folder, tmp_path, capsys):
         assert command.main(["attention", *_on(place / "bottom", table, place), *ASKED]) == 0
         rows = pq.read_table(place / "attention.parquet").to_pylist()
         assert len(rows) == 2 * 4 * 2 * 4  # layers, heads, positions, spans
+        assert all(row["value_weighted_low"] < row["value_weighted"] != row["mean"] for row in rows if row["mean"])
+        assert "value-weighted" in capsys.readouterr().out
         assert command.main(["finetune", "--arm", "bottom", *tuned]) == 2  # never over what is there
     assert "is there already" in capsys.readouterr().err
 
@@ -183,6 +186,7 @@ def test_all_questions_are_answered_on_request_and_with_their_own_seed_others_ar
         assert rows.schema.names == [
             *("id", "subject", "relation", "popularity", "question", "answers", "is_trained", "predicted"),
             *("exact_match", "strict_match", "squad_match", "substring_match", "token_f1", "answer_logprob"),
+            "predicted_probability",
         ]
         return {row["id"]: row for row in rows.to_pylist()}
 
@@ -191,8 +195,9 @@ def test_all_questions_are_answered_on_request_and_with_their_own_seed_others_ar
     for name, row in held_out.items():
         assert row["subject"] in row["question"] and row["answers"] and not row["is_trained"]
         # Answers do not depend on what is asked beside; log-probabilities are rounded by the batch's shapes.
-        assert row | {"answer_logprob": 0} == everything[name] | {"answer_logprob": 0}
-        assert row["answer_logprob"] == pytest.approx(everything[name]["answer_logprob"], rel=1e-4)
+        assert row | dict.fromkeys(ROUNDED) == everything[name] | dict.fromkeys(ROUNDED)
+        for column in ROUNDED:
+            assert row[column] == pytest.approx(everything[name][column], rel=1e-4)
 
 
 @pytest.fixture
@@ -442,7 +447,19 @@ def test_settings_that_mean_nothing_are_refused(arguments, expected, tmp_path, m
 
 @pytest.mark.parametrize(
     "name",
-    ["run tiny", "run screen", "pretrain", "score", "finetune", "evaluate", "attention", "knockout", "patch", "graft"],
+    [
+        "run tiny",
+        "run screen",
+        "pretrain",
+        "score",
+        "finetune",
+        "evaluate",
+        "attention",
+        "knockout",
+        "patch",
+        "graft",
+        "heads",
+    ],
 )
 def test_one_of_several_processes_is_refused_before_anything_is_read(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")

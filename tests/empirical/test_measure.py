@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,16 +83,50 @@ def test_accuracy_is_parted_by_recall_and_answers_by_what_is_generic(model, ques
     assert base.facts["is_generic_arm"] is None and "train_accuracy" not in base.metrics
 
 
+def test_calibration_is_that_of_each_answers_own_probability(model, questions, monkeypatch):
+    _answers(monkeypatch, {fact.subject: "Rome" if i % 2 else "Oslo" for i, fact in enumerate(FACTS)}, swapped="rome")
+    found = measure.arm("base", model, questions, None, EvaluateConfig(max_new_tokens=2))
+    probability, correct = (np.asarray(found.facts[name]) for name in ("predicted_probability", "correct"))
+    assert ((probability > 0) & (probability < 1)).all() and 0 < correct.sum() < len(correct)
+    assert found.metrics["ece"] == pytest.approx(np.abs(probability - correct).mean())
+    ranked = correct[np.argsort(-probability)]
+    precision = ranked.cumsum() / np.arange(1, len(ranked) + 1)
+    assert found.metrics["average_precision"] == pytest.approx(precision[ranked].mean())
+    _answers(monkeypatch, {fact.subject: "Oslo" for fact in FACTS}, swapped="rome")
+    none_right = measure.arm("base", model, questions, None, EvaluateConfig(max_new_tokens=2)).metrics
+    assert none_right["average_precision"] is None and none_right["ece"] == pytest.approx(probability.mean())
+
+
+def test_choices_are_measured_in_the_same_pass_and_their_accuracy_is_over_relations_of_several(model, questions):
+    cities = [replace(fact, answers=("Lima" if fact.answers == ("Ulm",) else "Paris",)) for fact in FACTS]
+    asked = replace(
+        questions, facts=[*cities[:9], replace(cities[9], relation="job")], encoded=model.format.ask(cities)
+    )
+    found = measure.arm("base", model, asked, None, EvaluateConfig(max_new_tokens=2))
+    for column, metric in (
+        ("chosen_correct", "choice_accuracy"),
+        ("chosen_correct_less_prior", "choice_accuracy_less_prior"),
+    ):
+        values = found.facts[column]
+        assert values[-1] is None and None not in values[:-1]
+        assert found.metrics[metric] == pytest.approx(np.mean(values[:-1]))
+    # A model of random weights says one of the two cities to all questions.
+    assert found.metrics["choice_accuracy"] in (pytest.approx(1 / 5), pytest.approx(4 / 5))
+
+
 def test_a_question_that_does_not_name_its_subject_has_no_attention_to_it(model, questions):
     found = measure.arm("base", model, questions, None, EvaluateConfig(max_new_tokens=2))
     columns = found.facts
-    for name in (*(f"{span}_attention" for span in capture.SPANS), "subject_attention_nonsink", "knockout_drop"):
+    more = ("subject_attention_nonsink", "subject_value_attention", "knockout_drop")
+    for name in (*(f"{span}_attention" for span in capture.SPANS), *more):
         values = np.asarray(columns[name], dtype=float)
         assert np.isnan(values[-1]) and np.isfinite(values[:-1]).all(), name
     assert columns["swapped_predicted"][-1] is None
     total = sum(np.asarray(columns[f"{span}_attention"])[:-1] for span in capture.SPANS)
     np.testing.assert_allclose(total, 1, atol=1e-5)
-    assert found.metrics["subject_attention"] == pytest.approx(np.nanmean(columns["subject_attention"]))
+    for name in ("subject_attention", "subject_value_attention"):
+        assert found.metrics[name] == pytest.approx(np.nanmean(columns[name]))
+    assert found.metrics["subject_attention"] != pytest.approx(found.metrics["subject_value_attention"])
     assert {row for row in found.attention["n"]} == {5}
 
 
@@ -115,7 +150,7 @@ def test_the_eval_subset_counts_answers_of_which_every_token_is_the_likeliest(mo
         own[row] = Encoded(tuple(tokens), own[row].n_prompt, own[row].spans, True)
     found = measure.eval_subset(model.network, own, model.pad)
     assert found["accuracy"] == pytest.approx(4 / 6)
-    mass = attention.mass_of(model, reading.read(model.network, own, model.pad))
+    mass = attention.masses(model, reading.read(model.network, own, model.pad), grams={})["mass"]
     assert found["subject_attention"] == pytest.approx(mass[:, 0, :, :, 0].mean(), abs=1e-6)
 
 
@@ -160,6 +195,7 @@ def test_multiple_choice_has_letters_for_answers_and_no_subject(llama):
     found = measure.arm("top", LanguageModel(llama, plain, "made"), asked, rows[:2], EvaluateConfig())
     assert set(found.facts["predicted"]) <= set("ABCD") and found.facts["swapped_predicted"] == [None] * 4
     assert found.facts["generic_correct"] == [True, False, False, False]  # of A and B the first
+    assert "chosen_correct" not in found.facts and found.metrics["choice_accuracy"] is None
     assert found.attention == {} and found.metrics["subject_attention"] is None and found.metrics["token_f1"] is None
 
 

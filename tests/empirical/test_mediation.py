@@ -7,8 +7,10 @@ import torch
 
 from core import shares
 from core.errors import InputError
+from core.facts.record import Fact
+from core.split import HELD_OUT, TRAIN
 from empirical import __main__ as command
-from empirical import mediation
+from empirical import heads, mediation, taught
 from empirical.evaluate import EvaluateConfig
 from empirical.lm.model import LanguageModel
 from empirical.mediation import Asked
@@ -109,6 +111,42 @@ def test_knockout_is_a_command(folders, tmp_path):
     assert command.main(["knockout", *_flags(folders, out), "--windows", "2"]) == 0
     rows = pq.read_table(out / "knockout.parquet").to_pylist()
     assert [row["layers"] for row in rows] == ["0-1", "0", "1"] and all(row["drop"] != 0 for row in rows)
+
+
+def _finetuned(folders: list[str], flags: list[str]) -> None:
+    """Let the first model say that it was finetuned on half of the questions."""
+    table = Path(flags[flags.index("--facts.path") + 1])
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    facts = [Fact(str(i), subject, job, question, (answer,)) for i, (question, answer, subject, job) in enumerate(rows)]
+    role = np.where(np.arange(N) < N // 2, TRAIN, HELD_OUT)
+    taught.write(Path(folders[0]), facts, role, np.arange(N // 2), earlier=None)
+
+
+def test_the_heads_that_are_picked_and_those_that_matter_are_a_command(folders, tmp_path, capsys):
+    flags = [*_flags(folders, tmp_path / "out"), "--donor", folders[1]]
+    assert command.main(["heads", *flags]) == 2 and "with --base" in " ".join(capsys.readouterr().err.split())
+    flags += ["--base", folders[1]]
+    assert command.main(["heads", *flags]) == 2 and "what it was finetuned on" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    _finetuned(folders, flags)
+    assert command.main(["heads", *flags, "--evaluate.batch-size", "7"]) == 0
+    rows = pq.read_table(tmp_path / "out" / "heads.parquet").to_pylist()
+    assert [(row["layer"], row["head"]) for row in rows] == [(layer, head) for layer in range(2) for head in range(4)]
+    for name in ("predicted", "effect"):
+        assert all(row[f"{name}_low"] < row[name] < row[f"{name}_high"] for row in rows)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "rank correlation of force and gain over heads" in printed and "20 training facts, 20 held-out" in printed
+
+
+def test_heads_that_are_ordered_alike_agree_whatever_is_drawn_and_others_do_not():
+    rng, cluster = np.random.default_rng(0), (np.arange(30) // 2, np.arange(20))
+    order = np.arange(12.0).reshape(3, 4)
+    predicted, effect = (order + 0.01 * rng.normal(size=(n, 3, 4)) for n in (30, 20))
+    assert heads.agreement(predicted, effect**3, cluster, seed=0) == pytest.approx((1, 1, 1))
+    assert heads.agreement(predicted, -effect, cluster, seed=0).high == pytest.approx(-1)
+    noise = heads.agreement(predicted, rng.normal(size=(20, 3, 4)), cluster, seed=0)
+    assert noise.low < noise.mean < noise.high and noise.high - noise.low > 0.3
 
 
 def test_what_is_done_is_not_done_again(folders, tmp_path, monkeypatch):

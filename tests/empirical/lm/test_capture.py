@@ -97,6 +97,54 @@ def test_it_equals_the_weights_of_eager_attention(kind, padding):
     torch.testing.assert_close(mass, eager_mass(model, *inputs), atol=1e-6, rtol=0)
 
 
+def eager_norms(model, tokens, mask, queries, spans):
+    """Return each span's share of ‖α v W_O‖, every head's output projected token by token."""
+    values, hooks = [], []
+    for layer in model.get_decoder().layers:
+        keep = layer.self_attn.v_proj.register_forward_hook(lambda module, given, output: values.append(output))
+        hooks.append(keep)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        kept = model(tokens, attention_mask=mask, position_ids=positions, output_attentions=True).attentions
+    model.set_attn_implementation("sdpa")
+    for hook in hooks:
+        hook.remove()
+    found = torch.empty(3, 2, 3, 4, 4)
+    for number, layer in enumerate(model.get_decoder().layers):
+        width = values[number].shape[-1] // 2
+        for head in range(4):
+            own = values[number][..., (head // 2) * width : (head // 2 + 1) * width]
+            weight = layer.self_attn.o_proj.weight.detach()[:, head * width : (head + 1) * width]
+            norm = (own @ weight.T).norm(dim=-1)
+            for row in range(3):
+                for place, query in enumerate(queries[row]):
+                    added = kept[number][row, head, query] * norm[row]
+                    found[row, place, number, head] = (spans[row] * added).sum(-1) / added.sum()
+    return found
+
+
+@pytest.mark.parametrize("padding", PADDING)
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3"])
+def test_weighted_by_values_a_token_counts_by_the_length_of_what_it_adds_to_the_residual_stream(kind, padding):
+    model, inputs = build(kind), batch(padding)
+    mass, weighted = capture.both(model, *inputs, grams=capture.weighing(model))
+    assert torch.equal(mass, capture.measure(model, *inputs)) and (mass - weighted).abs().max() > 0.05
+    torch.testing.assert_close(weighted, eager_norms(model, *inputs), atol=1e-5, rtol=0)
+
+
+def test_a_layer_whose_projection_does_not_take_what_the_heads_give_is_not_weighted():
+    model, inputs = build("llama"), batch()
+    layers: Any = model.model.layers
+    layers[0].self_attn.o_proj.register_forward_pre_hook(lambda module, given: (2 * given[0],), prepend=True)
+    grams = capture.weighing(model)
+    assert set(grams) == {1, 2}
+    mass, weighted = capture.both(model, *inputs, grams=grams)
+    assert weighted[:, :, 0].isnan().all() and weighted[:, :, 1:].isfinite().all() and mass.isfinite().all()
+    assert model.config._attn_implementation == "sdpa"
+    assert all(len(layer.self_attn.o_proj._forward_pre_hooks) == (layer is layers[0]) for layer in layers)
+
+
 @pytest.mark.parametrize("padding", PADDING)
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_in_half_precision_it_equals_eager_attention_as_far_as_that_rounds(kind, padding):
@@ -128,6 +176,16 @@ def test_an_adapter_s_model_is_measured_with_its_adapter():
     mass = capture.measure(tuned, *inputs)
     assert (mass - base).abs().max() > 0.01
     torch.testing.assert_close(mass, eager_mass(tuned, *inputs), atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_an_adapters_output_projection_weighs_with_its_adapter():
+    model, inputs = build("llama"), batch("left")
+    config = LoraConfig(r=4, target_modules=["v_proj", "o_proj"], init_lora_weights=False, lora_dropout=0.5)
+    tuned: Any = get_peft_model(model, config).eval()
+    _, weighted = capture.both(tuned, *inputs, grams=capture.weighing(tuned))
+    merged = tuned.merge_and_unload()
+    torch.testing.assert_close(weighted, eager_norms(merged, *inputs), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("padding", PADDING)

@@ -82,9 +82,25 @@ def test_what_is_said_after_a_reading_is_what_is_said_to_each_prompt_alone(model
     settings = {"stop": stop, "pad": PAD, "max_new_tokens": 10}
     alone = [generate.greedy(model, [question.prompt], **settings)[0] for question in encoded]
     for _ in range(2):
-        assert generate.greedy_after(model, given.prompts, given.cache, **settings) == alone
+        assert generate.greedy_after(model, given.prompts, given.cache, **settings).tokens == alone
     lengths = {len(tokens) for tokens in alone}
     assert lengths == {10} if not stop else len(lengths) > 1
+
+
+@pytest.mark.parametrize("stop", [(), tuple(range(0, 400, 3)), tuple(range(399))])
+def test_what_is_said_is_as_probable_as_its_tokens_and_whatever_stop_token_ends_it(model, encoded, stop):
+    given = reading.read(model, encoded, PAD)
+    said = generate.greedy_after(model, given.prompts, given.cache, stop=stop, pad=PAD, max_new_tokens=6)
+    for question, tokens, logprob in zip(encoded, said.tokens, said.logprob, strict=True):
+        with torch.no_grad():
+            after = model(torch.tensor([[*question.prompt, *tokens]])).logits[0, question.n_prompt - 1 :].double()
+        following = after.log_softmax(-1)
+        expected = sum(float(following[place, token]) for place, token in enumerate(tokens))
+        if len(tokens) < 6:
+            expected += float(following[-1, list(stop)].logsumexp(0))
+        assert logprob == pytest.approx(expected, abs=1e-4)
+    lengths = {len(tokens) for tokens in said.tokens}
+    assert lengths == {6} if not stop else min(lengths) < 6
 
 
 def test_what_a_cache_has_read_cannot_be_asked_again(encoded):

@@ -148,7 +148,7 @@ def test_what_needs_the_attention_itself_is_refused(name, made):
     model = made(name)
     given = reading.read(model.network, model.format.ask(FACTS[:1]), model.pad)
     with pytest.raises(InputError, match="cannot be captured: "):
-        attention.mass_of(model, given)
+        attention.masses(model, given, grams={})
     for ask in (knockout.logprob, patch.scores) if name in EAGER else ():
         with pytest.raises(InputError, match="cannot be captured: "):
             ask(model.network, given.questions)
