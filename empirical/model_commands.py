@@ -19,14 +19,14 @@ from core.console import OUTPUT, absolute, progress
 from core.errors import InputError
 from core.facts.record import Fact
 from core.report_tables import print_notes
-from empirical import attention, evaluate, facts, study, taught
+from empirical import attention, evaluate, facts, processes, study, taught
 from empirical import config as configs
 from empirical.arm import facts_of, finetuning
 from empirical.config import Config
 from empirical.lm import model as models
 from empirical.measure import Questions
 from empirical.pieces import Pieces
-from empirical.progress import part
+from empirical.progress import counter, part
 
 Flat = tyro.conf.arg(name="")
 IDENTITY = b"identity"
@@ -128,7 +128,9 @@ class Result:
             return None
 
     def write(self, table: pa.Table) -> None:
-        """Write the table, whole or not at all."""
+        """Write the table, whole or not at all; of several processes the first does."""
+        if not processes.is_first():
+            return
         marked = table.replace_schema_metadata({**(table.schema.metadata or {}), IDENTITY: self.identity})
         runs.replace_file(self.path, lambda file: pq.write_table(marked, file))
 
@@ -232,14 +234,15 @@ class Finetune(OnModel):
             tuned, trace = study.tune(
                 config, base_model, questions, own, rate=rate, seed=self.seed, work=work, progress=tuning
             )
-        shutil.rmtree(path, ignore_errors=True)
 
         def record(folder: Path) -> None:
             taught.write(folder, base_model.facts, halves.role, own, earlier=earlier)
 
-        models.save(tuned, path, beside=record)
-        for finished in self.out.glob(f".{self.arm}.*.work"):
-            shutil.rmtree(finished, ignore_errors=True)
+        if processes.is_first():
+            shutil.rmtree(path, ignore_errors=True)
+            models.save(tuned, path, beside=record)
+            for finished in self.out.glob(f".{self.arm}.*.work"):
+                shutil.rmtree(finished, ignore_errors=True)
         OUTPUT.print(f"{len(own)} facts, rate {rate:g} {by_rate or ''}, loss {trace[-1]['loss']:.3f}: {path}")
         return 0
 
@@ -296,12 +299,13 @@ class Attention(OnModel):
         model = base_model.read()
         encoded = model.format.ask(chosen)
         with progress("measuring", len(chosen)) as advance:
+            measuring = part(absolute(advance), "", 0, len(chosen))
             mass = evaluate.each(
                 self.config.evaluate,
                 model,
                 encoded,
                 lambda given: {"mass": attention.mass_of(model, given)},
-                done=lambda n: advance("", n),
+                done=counter(measuring, len(chosen)),
             )["mass"]
         columns = attention.table("model", mass, encoded, study.identify(chosen).subject)
         if not columns:

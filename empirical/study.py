@@ -247,11 +247,11 @@ def choose_rate(
         folder = work / f"rate_{rate:g}"
         trying = part(progress, f"rate {rate:g}", number / len(rates), (number + 1) / len(rates))
 
-        def is_right(rate: float = rate, folder: Path = folder, trying: Progress = trying) -> np.ndarray:
+        def answered(rate: float = rate, folder: Path = folder, trying: Progress = trying) -> dict[str, np.ndarray]:
             tuned, _ = tune(config, base_model, questions, own, rate=rate, seed=0, work=folder, progress=trying)
-            return evaluate.answer(config.evaluate, models.measured(tuned), facts, encoded).exact_match
+            return {"array": evaluate.answer(config.evaluate, models.measured(tuned), facts, encoded).exact_match}
 
-        accuracy[f"{rate:g}"] = float(Pieces(work).array(f"right_{rate:g}", is_right).mean())
+        accuracy[f"{rate:g}"] = float(Pieces(work).jointly(f"right_{rate:g}", answered)["array"].mean())
     best = max(rates, key=lambda rate: (accuracy[f"{rate:g}"], -rate))
     return best, accuracy
 
