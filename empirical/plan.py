@@ -134,7 +134,7 @@ def show(config: Config, given: FactSet, wanted: Sequence[Cell], console: Consol
 def sizes_of(config: Config, base: Base, wanted: Sequence[Cell]) -> Sizes:
     """Return how much there is of everything; InputError where there are too few facts for the arms."""
     ids, seed = study.identify(base.facts), wanted[0].split
-    roles = split.roles(ids.subject, ids.relation, config.split, question=ids.question, seed=seed)
+    roles = study.roles(config, ids, seed=seed)
     more = tuple(arm for arm in config.more_arms if arm not in other_arms.CLASSES)
     answers = numbered([fact.answers[0].casefold() for fact in base.facts])
     drawn = np.random.default_rng(0).random(len(base.facts))  # stands in for what the model would say of each
@@ -180,7 +180,7 @@ def time_stages(config: Config, base: Base) -> Timing:
     """Return what each stage takes for one fact; InputError where the model cannot be loaded."""
     model = base.read()
     ids = study.identify(base.facts)
-    roles = split.roles(ids.subject, ids.relation, config.split, question=ids.question, seed=0)
+    roles = study.roles(config, ids, seed=0)
     order = np.random.default_rng(0).permutation(len(base.facts))
     pool = [base.facts[row] for row in order if roles.role[row] == split.TRAIN]
     sample = pool[:N_ASKED]

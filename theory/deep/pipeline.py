@@ -218,7 +218,7 @@ def _stepper(
 def _split(config: DeepConfig, store: FactStore, seed: int) -> split.Split:
     """Return the theory's arms, by popularity."""
     columns = store.subject, store.relation, store.popularity
-    return split.select(*columns, config.split, is_background=store.is_background, seed=seed)
+    return split.select(*columns, config.split, is_background=store.is_background, keys=store.keys, seed=seed)
 
 
 def _records(config: DeepConfig, stage: DeepStage, n: int) -> Int[np.ndarray, "world record"]:
