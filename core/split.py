@@ -26,6 +26,10 @@ TRAIN, DEV, HELD_OUT, BACKGROUND = range(4)
 """A fact's role is an index into ROLES."""
 
 
+class TooFewError(InputError):
+    """There are too few facts for a set or an arm."""
+
+
 @dataclass(frozen=True)
 class SplitConfig:
     """Which part of the facts is held out, and how the arms are drawn from the rest."""
@@ -248,9 +252,9 @@ def _hashed_roles(
     return role[component]
 
 
-def _too_few(code: int, share: float, component: Int[np.ndarray, " fact"], found: str) -> InputError:
+def _too_few(code: int, share: float, component: Int[np.ndarray, " fact"], found: str) -> TooFewError:
     n_groups, flag = len(np.unique(component)), ROLES[code].replace("_", "-")
-    return InputError(
+    return TooFewError(
         f"--split.{flag} {share} of {len(component)} facts in {n_groups} groups of one subject or question {found}.\n"
         "Raise it, or give more facts."
     )
@@ -278,7 +282,7 @@ def _check_arms(group: Int[np.ndarray, " fact"], n_facts: int, config: SplitConf
     _, size = np.unique(group, return_counts=True)
     if not (size > 1).any():
         need = "two of one relation" if config.within_relation else "two"
-        raise InputError(
+        raise TooFewError(
             f"{n_facts} facts leave {len(group)} to train on, and an arm needs {need}.\n"
             "Lower --split.held-out or --split.dev, or give more facts."
         )

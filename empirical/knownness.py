@@ -157,6 +157,13 @@ def check_facts(config: KnownnessConfig, facts: Sequence[Fact]) -> None:
         )
 
 
+def needs_examples(config: KnownnessConfig, facts: Sequence[Fact]) -> bool:
+    """Return whether facts that may be trained on are needed, to be shown before those that are scored."""
+    if config.measure == "popularity" and not config.classes:
+        return False
+    return config.shots > 0 or any(fact.choices for fact in facts)
+
+
 def popularity(facts: Sequence[Fact]) -> Float[np.ndarray, " fact"]:
     """Return the facts' popularity, which each must have (`check_facts`)."""
     return np.array([fact.popularity for fact in facts], dtype=float)
@@ -272,7 +279,7 @@ def _correctness(
     draws, found = np.random.default_rng([seed, 11]), {}
     groups = ((group, int(draws.integers(2**63))) for group in _few_shot(config, model, facts, pool, seed))
     for number, ((rows, prompts), drawn_by) in processes.share(groups):
-        encoded = model.format.encode(prompts)
+        encoded = model.format.encode(prompts, new_tokens=config.max_new_tokens)
 
         def right(kind: str, says: Callable, n: int, rows=rows, encoded=encoded, number=number, **more: Any) -> Any:
             """Return how many of n answers to each question are right."""

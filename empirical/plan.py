@@ -17,7 +17,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from core import arms as other_arms
 from core import split, statistics
@@ -162,7 +162,7 @@ def weights(config: Config, base: Base) -> Weights:
             "Name a checkpoint folder, or a hub id that is cached or can be reached."
         ) from error
     with torch.device("meta"):
-        network: Any = AutoModelForCausalLM.from_config(settings)
+        network: Any = models.auto_class(settings).from_config(settings)
         n_parameters = n_trained = network.num_parameters()
         if config.finetune.method == "lora":
             network = finetune.with_adapter(config.finetune.lora, network, name)
@@ -217,7 +217,7 @@ def _finetuning(config: Config, base: Base, pool: Sequence[Any]) -> float:
     settings = config.finetune.train
     own = pool[: N_STEPS * settings.batch_size]
     model = base.load()
-    encoded = model.format.ask(own)
+    encoded = model.format.ask(own, new_tokens=config.evaluate.max_new_tokens)
     quick = replace(settings, epochs=1, n_records=1, batch_size=min(settings.batch_size, -(-len(own) // N_STEPS)))
     given = config.finetune
     plain = FinetuneConfig(method=given.method, learning_rates=given.learning_rates, lora=given.lora, train=quick)

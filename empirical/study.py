@@ -141,6 +141,15 @@ def questions(
     return questions, halves, notes
 
 
+def score_unsplit(
+    config: Config, base_model: Base, out: Path, *, seed: int, progress: Progress = silent
+) -> knownness.Scores:
+    """Return how well each fact is known by a measure that needs no examples, and so no split."""
+    knownness.check_facts(config.knownness, base_model.facts)
+    asking = Asking(config, base_model.read(), base_model.model, [], out, seed)
+    return asking.scores(config.knownness, base_model.facts, progress)
+
+
 def _drawn_by_lot(config: Config, halves: Split, ids: "Ids", value: Float[np.ndarray, " fact"]) -> list[str]:
     """Return what to say of facts that equal knownness leaves to chance; InputError where halves are nothing else."""
     tied = len(split.tied(halves, ids.relation, value, config.split))
