@@ -241,7 +241,8 @@ def _step(
             predicting = answer_logits(model, tokens, labels)
             loss = _answers_loss(predicting, labels) / n_tokens
             added = [one.loss(tokens, labels, predicting) / n_tokens for one in hooks]
-        sum(added, start=loss).backward()
+        objective: Any = sum(added, start=loss)
+        objective.backward()
         total += loss.detach()
     processes.add([total])
     if processes.count() > 1:
