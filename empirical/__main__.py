@@ -1,6 +1,5 @@
 """python -m empirical {run,pretrain,score,finetune,evaluate,attention,knockout,patch,graft,...}: parse and call."""
 
-import os
 import sys
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import tyro
 
 from core import cli, former
 from core.errors import InputError
+from empirical import processes
 from empirical.commands import Compare, List, Overlap, Pretrain, Study, Weights
 from empirical.heads import Heads
 from empirical.lm import model
@@ -36,16 +36,17 @@ Command = (
 
 OF_FILES = ("weights", "compare", "overlap", "list")
 """Commands that run no model: any number of processes may."""
+SHARED = ("score", "finetune", "evaluate", "attention")
+"""Commands that several processes do together."""
 
 
 def check_alone() -> None:
     """Raise InputError where torchrun or its like started several processes: each would do all of the work."""
-    n_processes = os.environ.get("WORLD_SIZE", "")
-    if n_processes.isdecimal() and int(n_processes) > 1:
+    if (n_processes := processes.asked_for()) > 1:
         raise InputError(
             f"WORLD_SIZE is {n_processes}: of several processes, as torchrun and accelerate launch start them, each "
-            "would do all of the work and write the same files.\nStart it as one process; of several, give each a "
-            "--seed and an --out of its own, and leave WORLD_SIZE unset."
+            f"would do all of the work and write the same files ({', '.join(SHARED)} share theirs out).\nStart it as "
+            "one process; run several seeds in processes of their own, each with an --out of its own."
         )
 
 
@@ -55,10 +56,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     def prepare() -> None:
         model.quiet()
-        if given[0] not in OF_FILES:
+        if given[0] in SHARED:
+            processes.start()
+        elif given[0] not in OF_FILES:
             check_alone()
 
-    return cli.main(
+    code = cli.main(
         Command,
         "empirical",
         __doc__ or "",
@@ -67,6 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
         interrupted=INTERRUPTED,
         prepare=prepare,
     )
+    if code == 0:
+        processes.end()
+    return code
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from core import config_json, runs
+from core import config_json
 from core.facts.record import Fact
 from empirical import knownness
 from empirical.config import Config
@@ -39,13 +39,14 @@ class Asking:
         asked = [asdict(fact) for fact in facts], [fact.id for fact in self.examples]
         told = map(config_json.to_json, (self.config.model, self.base, settings))
         name = config_json.config_hash([*told, *asked, self.seed])[:24]
-        path = self.out / "scores" / f"{name}.npz"
-        if not path.exists():
-            pieces = Pieces(path.with_name(f".{name}.work"))
-            scored = knownness.score(settings, *inputs, seed=self.seed, pieces=pieces, progress=progress)
-            runs.replace_file(path, lambda file: np.savez(file, allow_pickle=False, **scored.arrays()))
-            pieces.forget()
-        kept = dict(np.load(path))
+        whole = Pieces(self.out / "scores")
+        pieces = whole.under(f".{name}.work")
+
+        def score() -> dict[str, np.ndarray]:
+            return knownness.score(settings, *inputs, seed=self.seed, pieces=pieces, progress=progress).arrays()
+
+        kept = whole.jointly(name, score)
+        pieces.forget()
         return knownness.Scores(kept["value"], kept.get("known_class"))
 
     def recalled(self, tested: Sequence[Fact], progress: Progress) -> Bool[np.ndarray, " test"]:

@@ -12,7 +12,7 @@ from core import remedies as shared
 from core.config_json import setting
 from core.errors import InputError
 from core.remedies import Remedies
-from empirical.lm import graft, remedies, train
+from empirical.lm import graft, remedies, shape, train
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.lm.remedies import Ranked
@@ -132,6 +132,8 @@ def run(
         network = with_adapter(config.lora, base.network, base.name, base.revision)
     else:
         network.requires_grad_(True)
+        for name in shape.not_of_text(network):
+            network.get_parameter(name).requires_grad_(False)
     questions = Ranked(examples, (), ()) if ranked is None else ranked
     hooks = remedies.hooks(config, remedies.Training(network, questions, config.train, base.pad, seed))
     options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "hooks": hooks, "progress": progress}
@@ -162,6 +164,7 @@ def with_adapter(config: Lora, network: Any, name: str, revision: str | None = N
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=config.dropout,
         target_modules=config.targets,
+        exclude_modules=[name.rpartition(".")[0] for name in shape.not_of_text(network)] or None,
         task_type="CAUSAL_LM",
         revision=revision,
     )

@@ -18,9 +18,10 @@ from scipy import stats
 from core.config_json import setting
 from core.errors import InputError
 from core.facts.record import Fact
+from empirical import processes
 from empirical.lm import batch, generate, multiple_choice, scores
 from empirical.lm.model import LanguageModel
-from empirical.lm.prompts import Encoded
+from empirical.lm.prompts import Prompt
 from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, Progress, counter, part, silent
 
@@ -156,6 +157,13 @@ def check_facts(config: KnownnessConfig, facts: Sequence[Fact]) -> None:
         )
 
 
+def needs_examples(config: KnownnessConfig, facts: Sequence[Fact]) -> bool:
+    """Return whether facts that may be trained on are needed, to be shown before those that are scored."""
+    if config.measure == "popularity" and not config.classes:
+        return False
+    return config.shots > 0 or any(fact.choices for fact in facts)
+
+
 def popularity(facts: Sequence[Fact]) -> Float[np.ndarray, " fact"]:
     """Return the facts' popularity, which each must have (`check_facts`)."""
     return np.array([fact.popularity for fact in facts], dtype=float)
@@ -219,7 +227,7 @@ def _few_shot(
     facts: Sequence[Fact],
     pool: Sequence[Fact],
     seed: int,
-) -> Iterator[tuple[list[int], list[Encoded]]]:
+) -> Iterator[tuple[list[int], list[Prompt]]]:
     """Yield rows of facts that share their examples, with their prompts; each fact comes `n_prompts` times."""
     for index in range(config.n_prompts):
         examples = exemplars(facts, pool, config.shots, seed=seed, prompt=index)
@@ -228,7 +236,7 @@ def _few_shot(
         for row, prompt in enumerate(asked):
             groups[prompt.text[: prompt.question[0]]].append(row)
         for rows in groups.values():
-            yield rows, model.format.encode([asked[row] for row in rows])
+            yield rows, [asked[row] for row in rows]
 
 
 def _logprob(
@@ -241,14 +249,17 @@ def _logprob(
     done: Done,
 ) -> Float[np.ndarray, " fact"]:
     """Return the log-probability per token of each fact's first answer, in nats, the mean over the prompts."""
-    value = np.zeros(len(facts))
+    value, found = np.zeros(len(facts)), {}
     settings: dict[str, Any] = {"pad": model.pad, "done": done} | config.at_once
-    for number, (rows, encoded) in enumerate(_few_shot(config, model, facts, pool, seed)):
+    for number, (rows, prompts) in processes.share(_few_shot(config, model, facts, pool, seed)):
         # Without the end token: after the examples it is a line break that ends an answer.
+        encoded = model.format.encode(prompts)
         asked = [e.prompt for e in encoded], [e.completion[:-1] for e in encoded]
         make = partial(generate.answer_logprob, model.network, *asked, **settings)
         total = pieces.array(f"logprob_{number}", make, found=partial(done, len(rows)))
-        value[rows] += total / [len(answer) for answer in asked[1]]
+        found[number] = rows, total / [len(answer) for answer in asked[1]]
+    for rows, mean in processes.gathered(found):
+        value[rows] += mean
     return value / config.n_prompts
 
 
@@ -265,20 +276,26 @@ def _correctness(
     n_greedy, n_sampled = np.zeros((2, len(facts)))
     settings: dict[str, Any] = {"pad": model.pad, "done": done} | config.at_once
     settings |= {"stop": model.format.stop, "max_new_tokens": config.max_new_tokens}
-    draws = np.random.default_rng([seed, 11])
-    for number, (rows, encoded) in enumerate(_few_shot(config, model, facts, pool, seed)):
+    draws, found = np.random.default_rng([seed, 11]), {}
+    groups = ((group, int(draws.integers(2**63))) for group in _few_shot(config, model, facts, pool, seed))
+    for number, ((rows, prompts), drawn_by) in processes.share(groups):
+        encoded = model.format.encode(prompts, new_tokens=config.max_new_tokens)
 
         def right(kind: str, says: Callable, n: int, rows=rows, encoded=encoded, number=number, **more: Any) -> Any:
-            """Return which of n answers to each question are right, the first ones of all before the second ones."""
+            """Return how many of n answers to each question are right."""
             ids, own = [e.prompt for e in encoded] * n, [facts[row] for row in rows] * n
             make = partial(_right, model, own, says, ids, **settings, **more)
-            return pieces.array(f"{kind}_{number}", make, found=partial(done, len(own)))
+            is_right = pieces.array(f"{kind}_{number}", make, found=partial(done, len(own)))
+            return is_right.reshape(n, len(rows)).sum(axis=0)
 
-        n_greedy[rows] += right("greedy", generate.greedy, 1)
+        n_right = [right("greedy", generate.greedy, 1), 0]
         if config.measure == "sampled":
-            chance = {"temperature": config.temperature, "seed": int(draws.integers(2**63))}
-            drawn = right("sampled", generate.sample, config.samples, **chance)
-            n_sampled[rows] += drawn.reshape(config.samples, len(rows)).sum(axis=0)
+            chance = {"temperature": config.temperature, "seed": drawn_by}
+            n_right[1] = right("sampled", generate.sample, config.samples, **chance)
+        found[number] = rows, *n_right
+    for rows, greedy, sampled in processes.gathered(found):
+        n_greedy[rows] += greedy
+        n_sampled[rows] += sampled
     return n_greedy / config.n_prompts, n_sampled / (config.n_prompts * config.samples)
 
 

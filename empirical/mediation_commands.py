@@ -56,7 +56,7 @@ class Between(OnModel, ABC):
         tried = self.interventions(receiver)
         place = self.result(base_model, f"{name}.parquet", *settings, list(tried))
         pieces = Pieces(self.work(base_model, name, configs.to_json(self.config), *settings))
-        asked = Asked(self.config.evaluate, receiver.format.ask(chosen))
+        asked = Asked(self.config.evaluate, receiver.format.ask(chosen, new_tokens=self.config.evaluate.max_new_tokens))
         with progress(name, len(chosen) * (len(tried) + 2)) as told:
             found = mediation.outcomes(receiver, donor, tried, asked, pieces=pieces, told=told)
         columns = shares.table(found, study.identify(chosen).subject, seed=0)

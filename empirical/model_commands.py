@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
+from jaxtyping import Float, Int
 from rich.table import Table
 from scipy import stats
 
@@ -20,7 +21,7 @@ from core.console import OUTPUT, absolute, progress
 from core.errors import InputError
 from core.facts.record import Fact
 from core.report_tables import print_notes
-from empirical import attention, evaluate, facts, study, taught
+from empirical import attention, evaluate, facts, knownness, processes, study, taught
 from empirical import config as configs
 from empirical.arm import facts_of, finetuning
 from empirical.config import Config
@@ -28,7 +29,7 @@ from empirical.lm import capture
 from empirical.lm import model as models
 from empirical.measure import Questions
 from empirical.pieces import Pieces
-from empirical.progress import part
+from empirical.progress import Progress, counter, part
 
 Flat = tyro.conf.arg(name="")
 IDENTITY = b"identity"
@@ -130,7 +131,9 @@ class Result:
             return None
 
     def write(self, table: pa.Table) -> None:
-        """Write the table, whole or not at all."""
+        """Write the table, whole or not at all; of several processes the first does."""
+        if not processes.is_first():
+            return
         marked = table.replace_schema_metadata({**(table.schema.metadata or {}), IDENTITY: self.identity})
         runs.replace_file(self.path, lambda file: pq.write_table(marked, file))
 
@@ -144,23 +147,17 @@ class Score(OnModel):
         place = self.result(base_model, "scores.parquet")
         with progress("scoring", len(base_model.facts)) as advance:
             scoring = part(absolute(advance), "", 0, len(base_model.facts))
-            questions, halves, notes = study.questions(
-                self.config, base_model, self.out, seed=self.split_seed, progress=scoring
-            )
+            try:
+                questions, halves, notes = study.questions(
+                    self.config, base_model, self.out, seed=self.split_seed, progress=scoring
+                )
+            except split.TooFewError as error:
+                if knownness.needs_examples(self.config.knownness, base_model.facts):
+                    raise
+                return self._unsplit(base_model, place, scoring, str(error).splitlines()[0])
         in_arm = {arm: np.isin(np.arange(len(base_model.facts)), rows) for arm, rows in halves.arms.items()}
-        columns = {
-            "id": [fact.id for fact in base_model.facts],
-            "question": [fact.question for fact in base_model.facts],
-            "subject": [fact.subject for fact in base_model.facts],
-            "relation": [fact.relation for fact in base_model.facts],
-            "answer": [fact.answers[0] for fact in base_model.facts],
-            "popularity": pa.array([fact.popularity for fact in base_model.facts], pa.float64()),
-            "knownness": questions.knownness,
-            "percentile": stats.rankdata(questions.knownness) / len(base_model.facts),
-            "known_class": pa.array(_classes(questions), pa.string()),
-            "role": [split.ROLES[code] for code in halves.role],
-        }
-        place.write(pa.table(columns | in_arm))
+        role = {"role": [split.ROLES[code] for code in halves.role]}
+        place.write(pa.table(_columns(base_model, questions.knownness, questions.known_class) | role | in_arm))
         print_notes((*base_model.notes, *questions.notes), OUTPUT)
         print_recall(questions)
         OUTPUT.print(json.dumps(config_json.plain(notes)))
@@ -171,12 +168,36 @@ class Score(OnModel):
         OUTPUT.print(f"{len(base_model.facts)} questions scored: {place.path}", soft_wrap=True)
         return 0
 
+    def _unsplit(self, base_model: study.Base, place: Result, scoring: Progress, reason: str) -> int:
+        """Score facts that are too few to be split: they have neither role nor arms."""
+        scored = study.score_unsplit(self.config, base_model, self.out, seed=self.split_seed, progress=scoring)
+        n = len(base_model.facts)
+        nothing = {"role": pa.nulls(n, pa.string())} | {
+            arm: pa.nulls(n, pa.bool_()) for arm in (*self.config.split.names, *self.config.more_arms)
+        }
+        place.write(pa.table(_columns(base_model, scored.value, scored.known_class) | nothing))
+        print_notes((*base_model.notes, f"role and arms are left empty: {reason}"), OUTPUT)
+        OUTPUT.print(f"{n} questions scored: {place.path}", soft_wrap=True)
+        return 0
 
-def _classes(questions: Questions) -> list[str | None]:
-    """Return each fact's class; None where facts were not sorted."""
-    if questions.known_class is None:
-        return [None] * len(questions.facts)
-    return [arms.CLASSES[code] for code in questions.known_class]
+
+def _columns(
+    base_model: study.Base, value: Float[np.ndarray, " fact"], known_class: Int[np.ndarray, " fact"] | None
+) -> dict[str, Any]:
+    """Return what scores.parquet says of each fact, but its role and arms; no class where facts were not sorted."""
+    facts = base_model.facts
+    classes = [None] * len(facts) if known_class is None else [arms.CLASSES[code] for code in known_class]
+    return {
+        "id": [fact.id for fact in facts],
+        "question": [fact.question for fact in facts],
+        "subject": [fact.subject for fact in facts],
+        "relation": [fact.relation for fact in facts],
+        "answer": [fact.answers[0] for fact in facts],
+        "popularity": pa.array([fact.popularity for fact in facts], pa.float64()),
+        "knownness": value,
+        "percentile": stats.rankdata(value) / len(facts),
+        "known_class": pa.array(classes, pa.string()),
+    }
 
 
 def print_recall(questions: Questions) -> None:
@@ -234,14 +255,15 @@ class Finetune(OnModel):
             tuned, trace = study.tune(
                 config, base_model, questions, own, rate=rate, seed=self.seed, work=work, progress=tuning
             )
-        shutil.rmtree(path, ignore_errors=True)
 
         def record(folder: Path) -> None:
             taught.write(folder, base_model.facts, halves.role, own, earlier=earlier)
 
-        models.save(tuned, path, beside=record)
-        for finished in self.out.glob(f".{self.arm}.*.work"):
-            shutil.rmtree(finished, ignore_errors=True)
+        if processes.is_first():
+            shutil.rmtree(path, ignore_errors=True)
+            models.save(tuned, path, beside=record)
+            for finished in self.out.glob(f".{self.arm}.*.work"):
+                shutil.rmtree(finished, ignore_errors=True)
         OUTPUT.print(f"{len(own)} facts, rate {rate:g} {by_rate or ''}, loss {trace[-1]['loss']:.3f}: {path}")
         return 0
 
@@ -301,12 +323,13 @@ class Attention(OnModel):
         encoded = model.format.ask(chosen)
         grams = capture.weighing(model.network)
         with progress("measuring", len(chosen)) as advance:
+            measuring = part(absolute(advance), "", 0, len(chosen))
             found = evaluate.each(
                 self.config.evaluate,
                 model,
                 encoded,
                 partial(attention.masses, model, grams=grams),
-                done=lambda n: advance("", n),
+                done=counter(measuring, len(chosen)),
             )
         cluster = study.identify(chosen).subject
         columns = attention.table("model", found["mass"], found["value_mass"], encoded, cluster)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from core import runs
+from empirical import processes
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,25 @@ class Pieces:
             runs.replace_file(path, lambda file: np.savez(file, allow_pickle=False, **made))
         return dict(np.load(path, allow_pickle=False))
 
+    def jointly(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Return the arrays of this name, which all processes make together; the others make each its own."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{name}.npz"
+        if processes.agreed(path.exists()):
+            return dict(np.load(path, allow_pickle=False))
+        made = make()
+        if processes.is_first():
+            runs.replace_file(path, lambda file: np.savez(file, allow_pickle=False, **made))
+        return made
+
     def under(self, name: str) -> "Pieces":
         """Return the pieces of a part of the work."""
         return Pieces(self.folder and self.folder / name)
 
     def forget(self) -> None:
         """Remove them: the work is done, and kept otherwise."""
-        if self.folder is not None:
+        if self.folder is not None and processes.is_first():
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

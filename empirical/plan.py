@@ -17,7 +17,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from core import arms as other_arms
 from core import split, statistics
@@ -134,7 +134,7 @@ def show(config: Config, given: FactSet, wanted: Sequence[Cell], console: Consol
 def sizes_of(config: Config, base: Base, wanted: Sequence[Cell]) -> Sizes:
     """Return how much there is of everything; InputError where there are too few facts for the arms."""
     ids, seed = study.identify(base.facts), wanted[0].split
-    roles = split.roles(ids.subject, ids.relation, config.split, question=ids.question, seed=seed)
+    roles = study.roles(config, ids, seed=seed)
     more = tuple(arm for arm in config.more_arms if arm not in other_arms.CLASSES)
     answers = numbered([fact.answers[0].casefold() for fact in base.facts])
     drawn = np.random.default_rng(0).random(len(base.facts))  # stands in for what the model would say of each
@@ -162,7 +162,7 @@ def weights(config: Config, base: Base) -> Weights:
             "Name a checkpoint folder, or a hub id that is cached or can be reached."
         ) from error
     with torch.device("meta"):
-        network: Any = AutoModelForCausalLM.from_config(settings)
+        network: Any = models.auto_class(settings).from_config(settings)
         n_parameters = n_trained = network.num_parameters()
         if config.finetune.method == "lora":
             network = finetune.with_adapter(config.finetune.lora, network, name)
@@ -180,7 +180,7 @@ def time_stages(config: Config, base: Base) -> Timing:
     """Return what each stage takes for one fact; InputError where the model cannot be loaded."""
     model = base.read()
     ids = study.identify(base.facts)
-    roles = split.roles(ids.subject, ids.relation, config.split, question=ids.question, seed=0)
+    roles = study.roles(config, ids, seed=0)
     order = np.random.default_rng(0).permutation(len(base.facts))
     pool = [base.facts[row] for row in order if roles.role[row] == split.TRAIN]
     sample = pool[:N_ASKED]
@@ -217,7 +217,7 @@ def _finetuning(config: Config, base: Base, pool: Sequence[Any]) -> float:
     settings = config.finetune.train
     own = pool[: N_STEPS * settings.batch_size]
     model = base.load()
-    encoded = model.format.ask(own)
+    encoded = model.format.ask(own, new_tokens=config.evaluate.max_new_tokens)
     quick = replace(settings, epochs=1, n_records=1, batch_size=min(settings.batch_size, -(-len(own) // N_STEPS)))
     given = config.finetune
     plain = FinetuneConfig(method=given.method, learning_rates=given.learning_rates, lora=given.lora, train=quick)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from empirical import processes
+
 Progress = Callable[[str, float], None]
 """Called with what is being done, and which share of the work is done, 0 to 1."""
 Done = Callable[[int | float], None]
@@ -22,12 +24,12 @@ def part(progress: Progress, doing: str, start: int | float, stop: int | float) 
 
 
 def counter(progress: Progress, total: int | float) -> Done:
-    """Return the function that counts how many of the total are done."""
+    """Return the function that counts how many of the total are done; other processes are as far as this one."""
     n_done = 0.0
 
     def count(n: int | float) -> None:
         nonlocal n_done
-        n_done += n
+        n_done += n * processes.count()
         progress("", min(1.0, n_done / total))
 
     return count

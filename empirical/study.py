@@ -96,14 +96,14 @@ def questions(
     finetune.check_base(config.finetune, model)
     encoded = model.format.ask(base_model.facts, new_tokens=config.evaluate.max_new_tokens)
     ids = identify(base_model.facts)
-    roles = _roles(config, ids, seed=seed)
-    held_out = np.flatnonzero(roles.role == split.HELD_OUT)
-    examples = [base_model.facts[row] for row in np.flatnonzero(roles.role == split.TRAIN).tolist()]
+    drawn = roles(config, ids, seed=seed)
+    held_out = np.flatnonzero(drawn.role == split.HELD_OUT)
+    examples = [base_model.facts[row] for row in np.flatnonzero(drawn.role == split.TRAIN).tolist()]
     scoring, recalling = part(progress, "scoring", 0.0, 0.7), part(progress, "what the base model recalls", 0.7, 1.0)
     asking = Asking(config, model, base_model.model, examples, out, seed)
     scored = asking.scores(config.knownness, base_model.facts, scoring)
     halves = split.arms(
-        roles,
+        drawn,
         ids.relation,
         scored.value,
         config.split,
@@ -141,6 +141,15 @@ def questions(
     return questions, halves, notes
 
 
+def score_unsplit(
+    config: Config, base_model: Base, out: Path, *, seed: int, progress: Progress = silent
+) -> knownness.Scores:
+    """Return how well each fact is known by a measure that needs no examples, and so no split."""
+    knownness.check_facts(config.knownness, base_model.facts)
+    asking = Asking(config, base_model.read(), base_model.model, [], out, seed)
+    return asking.scores(config.knownness, base_model.facts, progress)
+
+
 def _drawn_by_lot(config: Config, halves: Split, ids: "Ids", value: Float[np.ndarray, " fact"]) -> list[str]:
     """Return what to say of facts that equal knownness leaves to chance; InputError where halves are nothing else."""
     tied = len(split.tied(halves, ids.relation, value, config.split))
@@ -160,24 +169,29 @@ class Ids(NamedTuple):
     subject: Int[np.ndarray, " fact"]
     relation: Int[np.ndarray, " fact"]
     question: Int[np.ndarray, " fact"]
+    keys: list[str]
+    """What tells subjects apart."""
 
 
 def identify(facts: Sequence[Fact]) -> Ids:
     """Return the facts' ids, case ignored; a fact without a subject is its own."""
+    keys = [fact.subject.casefold() or f"\n{fact.question.casefold()}" for fact in facts]
     return Ids(
-        numbered([fact.subject.casefold() or f"\n{fact.question.casefold()}" for fact in facts]),
+        numbered(keys),
         numbered([fact.relation for fact in facts]),
         numbered([taught.key(fact.question, fact.choices) for fact in facts]),
+        keys,
     )
 
 
 def held_out(config: Config, base_model: Base, *, seed: int) -> Int[np.ndarray, " test"]:
     """Return the rows of the tested facts, which do not depend on knownness."""
-    return np.flatnonzero(_roles(config, identify(base_model.facts), seed=seed).role == split.HELD_OUT)
+    return np.flatnonzero(roles(config, identify(base_model.facts), seed=seed).role == split.HELD_OUT)
 
 
-def _roles(config: Config, ids: Ids, *, seed: int) -> split.Roles:
-    return split.roles(ids.subject, ids.relation, config.split, question=ids.question, seed=seed)
+def roles(config: Config, ids: Ids, *, seed: int) -> split.Roles:
+    """Return which facts are trained on, dev or held out; InputError where there are too few."""
+    return split.roles(ids.subject, ids.relation, config.split, question=ids.question, keys=ids.keys, seed=seed)
 
 
 def measure_base(
@@ -247,11 +261,11 @@ def choose_rate(
         folder = work / f"rate_{rate:g}"
         trying = part(progress, f"rate {rate:g}", number / len(rates), (number + 1) / len(rates))
 
-        def is_right(rate: float = rate, folder: Path = folder, trying: Progress = trying) -> np.ndarray:
+        def answered(rate: float = rate, folder: Path = folder, trying: Progress = trying) -> dict[str, np.ndarray]:
             tuned, _ = tune(config, base_model, questions, own, rate=rate, seed=0, work=folder, progress=trying)
-            return evaluate.answer(config.evaluate, models.measured(tuned), facts, encoded).exact_match
+            return {"array": evaluate.answer(config.evaluate, models.measured(tuned), facts, encoded).exact_match}
 
-        accuracy[f"{rate:g}"] = float(Pieces(work).array(f"right_{rate:g}", is_right).mean())
+        accuracy[f"{rate:g}"] = float(Pieces(work).jointly(f"right_{rate:g}", answered)["array"].mean())
     best = max(rates, key=lambda rate: (accuracy[f"{rate:g}"], -rate))
     return best, accuracy
 

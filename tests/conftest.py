@@ -2,6 +2,7 @@
 
 import os
 from importlib.metadata import version
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,12 @@ def _has_accelerator() -> bool:
     import torch
 
     return jax.default_backend() != "cpu" or torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def odd_file():
+    """Return the function of `odd_tables.py` that writes an odd table into a folder."""
+    spec = spec_from_file_location("odd_tables", Path(__file__).with_name("odd_tables.py"))
+    assert spec and spec.loader
+    spec.loader.exec_module(module := module_from_spec(spec))
+    return module.odd_file

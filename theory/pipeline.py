@@ -186,7 +186,7 @@ def _prepare(
     if key not in splits:
         ids, seed = (store.subject, store.relation, known), unit.cell.split
         more = {"is_background": store.is_background, "more": config.more_arms, "answer": store.answer}
-        splits[key] = split.select(*ids, config.split, **more, seed=seed)
+        splits[key] = split.select(*ids, config.split, **more, keys=store.keys, seed=seed)
     return Prepared(unit, store, of, base, trace, known, splits[key])
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from core.errors import InputError
-from core.facts import texts
+from core.facts import json_rows, texts
 from core.facts.files import Table
 from core.facts.record import Fact, FactSet
 
@@ -182,10 +182,13 @@ def _string(table: Table, column: str, row: int, cell: Any) -> str:
 def _unpacked(table: Table, column: str, row: int, cell: str) -> Any:
     """Return the list or object that a cell's JSON text stands for; a text in mere brackets as it is."""
     try:
-        return json.loads(cell)
+        value = json_rows.loads(cell)
     except (ValueError, RecursionError) as error:
         # "[untitled]" is a name, but "['a', 'b']" would silently become one answer of that spelling.
         if found := re.match(r"\s*([\[{])\s*[\"']", cell):
             called = "list" if found[1] == "[" else "object"
             raise table.mistake(row, column, f"{cell[:40]!r} is not a JSON {called} ({error}).") from error
         return cell
+    if (key := json_rows.repeated(value)) is not None:
+        raise table.mistake(row, column, f"the key {key!r} is there twice; leave one.")
+    return value

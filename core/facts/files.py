@@ -8,7 +8,6 @@ cell. A row is named by the line of the file on which it starts, in Parquet and 
 import csv
 import gzip
 import io
-import json
 import re
 import zlib
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import InputError
-from core.facts import texts
+from core.facts import json_rows, texts
 
 HUB = "hub:"
 HUB_FORM = "hub:OWNER/NAME[/CONFIG][@REVISION][#SPLIT]"
@@ -229,8 +228,18 @@ def _read_hub(path: Path) -> Table:
     if len(splits) > 1:
         sizes = ", ".join(f"{each} ({len(part):,} rows)" for each, part in splits.items())
         notes.append(f"all splits are read as one table: {sizes}; {path}#SPLIT reads one of them")
-    columns = {column: list(rows[column]) for column in rows.column_names}
+    features = cast(Any, rows).features
+    columns = {column: [_named_class(features[column], cell) for cell in rows[column]] for column in rows.column_names}
     return Table(path, _named(path, columns), "row", range(1, len(rows) + 1), tuple(notes))
+
+
+def _named_class(feature: Any, cell: Any) -> Any:
+    """Return a hub's cell, a class (or a list of classes) by its name: it is kept as a number, -1 for none."""
+    if isinstance(cell, list):
+        return [_named_class(getattr(feature, "feature", None), item) for item in cell]
+    if not isinstance(cell, int) or not hasattr(feature, "int2str"):
+        return cell
+    return feature.int2str(cell) if cell >= 0 else None
 
 
 def _hub_parts(path: Path) -> tuple[str, str | None, str | None, str | None]:
@@ -298,52 +307,10 @@ def _delimiter(usual: str, text: str) -> tuple[str, list[str]]:
 def _read_json(path: Path, content: bytes) -> Table:
     """Return the table of a list of JSON objects, or of one a line; a key that a row lacks is an empty cell."""
     text = _decoded(path, content)
-    is_list = text.lstrip().startswith("[")
-    rows, numbers = _listed(path, text) if is_list else _lines(path, text)
+    rows, numbers, unit = json_rows.read(path, text)
     raw = list(dict.fromkeys(name for row in rows for name in row))
     columns = _named(path, {name: [row.get(name) for row in rows] for name in raw})
-    return Table(path, columns, "record" if is_list else "line", numbers, tuple(_encoded_otherwise(content)))
-
-
-def _listed(path: Path, text: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the objects of a JSON list, and their numbers."""
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:  # not only JSONDecodeError: a number of 5,000 digits
-        place = f"{path}, line {error.lineno}" if isinstance(error, json.JSONDecodeError) else f"{path}"
-        raise InputError(f"{place}: malformed JSON ({error})") from error
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, record {number}: not a JSON object; write each row as {{column: value}}")
-    return rows, list(range(1, len(rows) + 1))
-
-
-def _lines(path: Path, text: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the JSON objects, one a line, and their lines."""
-    rows, numbers = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if not rows and _is_object(text):
-                remedy = "write a list of rows, [{column: value}, …] (pandas: orient='records')"
-                raise InputError(f"{path}: one JSON object over several lines; {remedy}") from error
-            raise InputError(f"{path}, line {number}: malformed JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}: not a JSON object; write one {{column: value}} a line")
-        rows.append(row)
-        numbers.append(number)
-    return rows, numbers
-
-
-def _is_object(text: str) -> bool:
-    """Return whether the whole text is one JSON object."""
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
+    return Table(path, columns, unit, numbers, tuple(_encoded_otherwise(content)))
 
 
 def _read_parquet(path: Path, content: bytes) -> Table:

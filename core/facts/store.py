@@ -52,6 +52,12 @@ class FactStore:
     notes: tuple[str, ...] = ()
     """What reading left out, a line each, with counts."""
 
+    @property
+    def keys(self) -> list[str] | None:
+        """The name of each fact's subject; None in a sampled world."""
+        names = self.subject_names
+        return None if names is None else [names[subject] for subject in self.subject.tolist()]
+
 
 _ARRAYS = ("subject", "relation", "answer", "popularity", "exposure", "is_background")
 _METADATA = b"fact_store"

@@ -16,7 +16,6 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase
 
-from core.errors import InputError
 from empirical.lm import batch, logits, prefix, shape
 from empirical.lm.batch import Batch
 from empirical.lm.likeliest import Likeliest
@@ -53,7 +52,6 @@ def greedy(
     The model's own generation settings (temperature, penalties) are not applied. `done` counts prompts.
 
     Raises:
-        InputError: a prompt leaves the model no room for so many tokens.
         ValueError: the model is in training mode, or a prompt is empty.
     """
     config = _config(stop, pad, max_new_tokens, do_sample=False)
@@ -78,7 +76,6 @@ def sample(
     The draws depend on the batch size; the global random state is left as it was. `done` counts prompts.
 
     Raises:
-        InputError: a prompt leaves the model no room for so many tokens.
         ValueError: the model is in training mode, or a prompt is empty.
     """
     config = _config(stop, pad, max_new_tokens, do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
@@ -119,7 +116,6 @@ def greedy_after(
     Args:
         cache: Keys and values of the places that are read already, which is left as it is.
     """
-    _check_room(model, int(asked.mask.sum(1).max()), max_new_tokens)
     config = _config(stop, pad, max_new_tokens, do_sample=False)
     likeliest = Likeliest(stop, len(asked.tokens))
     tokens = _generate(model, asked, copy.deepcopy(cache), config, likeliest)
@@ -212,7 +208,6 @@ def _continue(
 ) -> list[list[int]]:
     """Return the continuations, without the stop token, in the order of the prompts."""
     _check(model, prompts)
-    _check_room(model, max(map(len, prompts), default=0), cast(int, config.max_new_tokens))
     texts = [list(prompt) for prompt in prompts]
     longest = min((len(text) for text in texts), default=0) - 1
     window = shape.window(model)
@@ -307,17 +302,6 @@ def _plain_settings(model: Model) -> Iterator[None]:
 
 def _until(tokens: list[int], stop: Collection[int]) -> list[int]:
     return tokens[: next((i for i, token in enumerate(tokens) if token in stop), len(tokens))]
-
-
-def _check_room(model: Model, longest: int, new_tokens: int) -> None:
-    """Raise InputError if a prompt of so many tokens leaves the model no room for so many more."""
-    limit = shape.positions(model)
-    if limit is not None and longest + new_tokens > limit:
-        raise InputError(
-            f"a question takes {longest:,} tokens and its answer up to {new_tokens:,}; {model.config.name_or_path} "
-            f"reads {limit:,} at most.\nLower --evaluate.max-new-tokens, ask with fewer examples, or leave the longest "
-            "facts out."
-        )
 
 
 def _check(model: Model, prompts: Sequence[Sequence[int]]) -> None:

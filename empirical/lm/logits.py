@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from jaxtyping import Bool
 
 
@@ -21,8 +20,8 @@ def only(model: torch.nn.Module, wanted: Bool[torch.Tensor, "row token"]) -> Ite
         hidden, *rest = given
         return hidden[wanted.to(hidden.device)][None], *rest
 
-    plain: Any = extract_model_from_parallel(model)
-    hook = plain.get_output_embeddings().register_forward_pre_hook(cut)
+    head: Any = model
+    hook = head.get_output_embeddings().register_forward_pre_hook(cut)
     try:
         yield
     finally:

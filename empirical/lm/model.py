@@ -16,7 +16,16 @@ from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging
 
@@ -179,10 +188,17 @@ def _network(config: ModelConfig, settings: Any) -> Any:
     options |= {"config": settings, "output_loading_info": True}
     method = _quantisation(settings)
     with _library(config.name, WHOLE if method is None else _for_quantised(method)):
-        network, report = cast(Any, AutoModelForCausalLM.from_pretrained(config.name, **options))
+        network, report = cast(Any, auto_class(settings).from_pretrained(config.name, **options))
         if missing := report["missing_keys"]:  # transformers would go on with random ones
             raise DamagedError(f"{len(missing)} weights are missing, {min(missing)} among them")
     return network
+
+
+def auto_class(settings: Any) -> Any:
+    """Return transformers' class of such a config's model: one that reads images too is given text alone."""
+    kind = type(settings)
+    reads_images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
 
 
 def _quantisation(settings: Any) -> str | None:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from core.errors import InputError
 from core.facts.record import LETTERS, Fact
+from empirical import processes
 from empirical.lm import batch, generate
 from empirical.lm.formats import Format
 from empirical.lm.model import LanguageModel
@@ -87,10 +88,12 @@ def answer(
     groups: dict[str, list[int]] = defaultdict(list)
     for row, prompt in enumerate(asked_prompts):
         groups[prompt.text[: prompt.question[0]]].append(row)
-    logprobs = np.empty((len(facts), len(LETTERS)))
-    for rows in groups.values():
+    logprobs, found = np.empty((len(facts), len(LETTERS))), {}
+    for place, rows in processes.share(groups.values()):
         ids = [encoded.prompt for encoded in form.encode([asked_prompts[row] for row in rows])]
-        logprobs[rows] = choose(model.network, ids, following, **settings)
+        found[place] = choose(model.network, ids, following, **settings)
+    for rows, chosen in zip(groups.values(), processes.gathered(found), strict=True):
+        logprobs[rows] = chosen
     return logprobs
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from transformers import DynamicCache
 
+from empirical import processes
 from empirical.lm import batch, logits, shape
 from empirical.lm.batch import QuestionBatch
 from empirical.lm.prompts import Encoded
@@ -75,23 +76,24 @@ def each(
         measure: Arrays by name, an entry for each question of a reading.
         rows: Most questions that are read at once.
         tokens: Most tokens that are read at once.
-        pieces: Keeps each reading's arrays.
+        pieces: Keeps each reading's arrays, made by one process each.
         done: Called with the number of questions of each reading.
     """
     if shape.keeps_states(model):  # their prompts end at one place without padding before them
         batches = batch.of_one_length([question.n_prompt for question in encoded], rows=rows, tokens=tokens)
     else:
         batches = batch.of_like_length([len(question.tokens) for question in encoded], rows=rows, tokens=tokens)
-    parts = []
-    for number, own in enumerate(batches):
+    parts = {}
+    for number, own in processes.share(batches):
 
         def make(own: list[int] = own) -> dict[str, np.ndarray]:
             return measure(read(model, [encoded[row] for row in own], pad))
 
-        parts.append(pieces.arrays(f"questions_{number}", make))
+        parts[number] = pieces.arrays(f"questions_{number}", make)
         done(len(own))
+    found = processes.gathered(parts)
     back = np.argsort(np.concatenate(batches)) if batches else []
-    return {name: np.concatenate([part[name] for part in parts])[back] for name in (parts[0] if parts else ())}
+    return {name: np.concatenate([part[name] for part in found])[back] for name in (found[0] if found else ())}
 
 
 def forward(

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from core import config_json
 from core.remedies import Remedies
+from empirical import processes
 from empirical.lm import batch, graft, train
 from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
@@ -72,7 +73,7 @@ class EarlyStopping(Hook):
         self._weights: dict[str, torch.Tensor] = {}
 
     def record(self, step: int) -> None:
-        loss = self._loss()
+        loss = processes.agreed(self._loss())
         if loss < self._least or not self._weights:
             self._least = loss
             self._weights = {name: value.detach().to("cpu", copy=True) for name, value in self._trained().items()}

@@ -13,6 +13,15 @@ def text(model: Model) -> PreTrainedConfig:
     return model.config.get_text_config()
 
 
+def not_of_text(model: PreTrainedModel) -> list[str]:
+    """Return the names of the weights that no text passes through: what reads images, if there is any."""
+    if text(model) is model.config:
+        return []
+    parts: list[Any] = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()]
+    of_text = {id(weight) for part in parts for weight in part.parameters()}
+    return [name for name, weight in model.named_parameters() if id(weight) not in of_text]
+
+
 def n_layers(model: Model) -> int:
     """Return the number of layers."""
     return text(model).num_hidden_layers

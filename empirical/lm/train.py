@@ -5,20 +5,20 @@ checkpoints hold weights, optimizer, schedule and random states. Whatever else c
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float, Int
 from torch.nn import functional
 from transformers import get_scheduler
 
 from core.config_json import setting
 from core.errors import InputError
+from empirical import processes
 from empirical.lm import batch, checkpoint, hook, logits
 from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
@@ -104,26 +104,26 @@ def fit(
     """
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    accelerator = Accelerator()
+    device = next(model.parameters()).device
     steps = n_steps(config, len(examples))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=config.weight_decay)
-    model, optimizer = accelerator.prepare(model, optimizer)
     schedule = get_scheduler(config.schedule, optimizer, round(config.warmup * steps), steps)
     state = checkpoint.State(model, optimizer, schedule, work / "checkpoint.pt", config.checkpoint_every)
-    torch.manual_seed(seed)  # dropout; after any adapter was initialised, so that arms begin alike
+    # Dropout, other in each process; after any adapter was initialised, so that arms and processes begin alike.
+    torch.manual_seed(seed if processes.is_first() else _other_seed(seed, processes.number()))
 
     def record(step: int) -> dict[str, Any]:
-        with _precision(accelerator, is_mixed):
+        with _precision(device, is_mixed):
             return {"step": step} | _record(step, model, evaluate, hooks)
 
     start, trace = _resume(state, hooks) or (0, [record(0)])
     at = {round(steps * (i + 1) / config.n_records) for i in range(config.n_records)}
-    board = _board(work) if config.tensorboard and accelerator.is_main_process else None
+    board = _board(work) if config.tensorboard and processes.is_first() else None
     for step in range(start, steps):
         rows = batch_rows([len(example.tokens) for example in examples], config, step, seed=seed)
         drawn = hook.drawn(hooks, step, [examples[row] for row in rows])
-        loss = _step(accelerator, model, optimizer, drawn, config, pad, hooks, is_mixed)
+        loss = _step(model, optimizer, drawn, config, pad, hooks, is_mixed)
         if not math.isfinite(loss):
             raise Diverged(f"step {step + 1}")
         schedule.step()
@@ -218,7 +218,6 @@ def _answers_loss(
 
 
 def _step(
-    accelerator: Accelerator,
     model: torch.nn.Module,
     optimizer: Any,
     examples: Sequence[Encoded],
@@ -227,39 +226,54 @@ def _step(
     hooks: Sequence[Hook],
     is_mixed: bool,
 ) -> float:
-    """Take one optimizer step on the mean over the batch's answer tokens, on however many devices, and return it.
+    """Take one optimizer step on the mean over the batch's answer tokens, of all processes, and return it.
 
     What hooks add is divided by as many tokens, and is no part of what is returned.
     """
     model.train()
+    device = next(model.parameters()).device
     n_tokens = sum(len(example.completion) for example in examples)
-    n_processes = accelerator.num_processes
-    shares = [passes(examples[process::n_processes], config) for process in range(n_processes)]
-    own = shares[accelerator.process_index]
-    total = torch.zeros((), device=accelerator.device)
-    # Every process makes as many passes, for they meet in each; one without examples passes a masked one.
-    for turn in range(max(map(len, shares))):
-        part = own[turn] if turn < len(own) else []
-        padded = batch.of_questions(part or examples[:1], pad)
-        labels = padded.labels if part else torch.full_like(padded.labels, batch.IGNORED)
-        tokens, labels = padded.tokens.to(accelerator.device), labels.to(accelerator.device)
-        with _precision(accelerator, is_mixed):
+    total = torch.zeros((), device=device)
+    for part in passes([example for _, example in processes.share(examples)], config):
+        padded = batch.of_questions(part, pad)
+        tokens, labels = padded.tokens.to(device), padded.labels.to(device)
+        with _precision(device, is_mixed):
             predicting = answer_logits(model, tokens, labels)
             loss = _answers_loss(predicting, labels) / n_tokens
             added = [one.loss(tokens, labels, predicting) / n_tokens for one in hooks]
-        # Gradients are averaged over processes.
-        accelerator.backward(sum(added, start=loss) * n_processes)
+        objective: Any = sum(added, start=loss)
+        objective.backward()
         total += loss.detach()
-    accelerator.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
+    processes.add([total])
+    if processes.count() > 1:
+        processes.add(_gradients(model))
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    summed: Any = accelerator.reduce(total, "sum")
-    return float(summed)
+    return float(total)
 
 
-def _precision(accelerator: Accelerator, is_mixed: bool) -> torch.autocast:
+def _gradients(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """Yield this process's gradient of each weight that some process has one of."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    used = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.int32)
+    used = used.to(trained[0].device)
+    processes.add([used])
+    for parameter, n_users in zip(trained, used.tolist(), strict=True):
+        if n_users and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        if parameter.grad is not None:
+            yield parameter.grad
+
+
+def _other_seed(seed: int, process: int) -> int:
+    """Return the seed of the dropout of a process that is not the first."""
+    return int(np.random.default_rng([seed, 14, process]).integers(2**32))
+
+
+def _precision(device: torch.device, is_mixed: bool) -> torch.autocast:
     """Return the context of a forward pass."""
-    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=is_mixed)
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_mixed)
 
 
 def _board(work: Path) -> Any:

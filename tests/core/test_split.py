@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from core import split
 from core.errors import InputError
+from core.numbering import numbered
 from core.split import DEV, HELD_OUT, TRAIN, SplitConfig
 
 
@@ -20,16 +21,17 @@ def grid(n_subjects, n_relations):
     n_subjects=st.integers(20, 80),
     n_questions=st.integers(100, 400),
     within_relation=st.booleans(),
+    draw=st.sampled_from(["shuffled", "hashed"]),
     seed=st.integers(0, 1000),
 )
 def test_sets_share_no_subject_or_question_and_halves_are_equal_and_ranked(
-    n_facts, n_subjects, n_questions, within_relation, seed
+    n_facts, n_subjects, n_questions, within_relation, draw, seed
 ):
     rng = np.random.default_rng(seed)
     subject, question = rng.integers(n_subjects, size=n_facts), rng.integers(n_questions, size=n_facts)
     relation, knownness = rng.integers(3, size=n_facts), rng.integers(5, size=n_facts).astype(float)
     is_background = rng.random(n_facts) < 0.1
-    config = SplitConfig(held_out=0.3, dev=0.2, within_relation=within_relation)
+    config = SplitConfig(held_out=0.3, dev=0.2, within_relation=within_relation, draw=draw)
     try:
         chosen = split.select(
             subject, relation, knownness, config, question=question, is_background=is_background, seed=seed
@@ -123,7 +125,7 @@ def test_a_leak_is_named(key):
 
 
 def test_every_split_is_checked_for_leaks(monkeypatch):
-    monkeypatch.setattr(split, "_components", lambda subject, question: np.arange(len(subject)))
+    monkeypatch.setattr(split.components, "find", lambda subject, question: np.arange(len(subject)))
     with pytest.raises(InputError, match="subjects are in more than one set"):
         split.select(*grid(10, 4), SplitConfig(), seed=0)
 
@@ -248,3 +250,40 @@ def test_facts_are_tied_if_equals_of_theirs_are_in_the_other_half(knownness, wit
     config = SplitConfig(within_relation=within_relation)
     rows = split.tied(halves, np.array([0, 1, 0, 1, 1, 0]), np.array(knownness, dtype=float), config)
     assert set(rows.tolist()) == expected
+
+
+def hashed(names, question, *, seed=0, held_out=0.4, dev=0.2):
+    """Return the roles by row of subjects of these names, drawn by hash."""
+    config = SplitConfig(held_out=held_out, dev=dev, draw="hashed")
+    columns = numbered(names), np.zeros(len(names), dtype=int)
+    return split.roles(*columns, config, question=np.array(question), keys=names, seed=seed).role
+
+
+def test_rows_that_are_added_or_deleted_move_no_others_where_roles_are_hashed():
+    names = [f"subject {i // 2}" for i in range(600)]
+    question = np.arange(600)
+    before = hashed(names, question)
+    kept = np.sort(np.random.default_rng(0).permutation(600)[:300])
+    assert (hashed([names[row] for row in kept], question[kept]) == before[kept]).all()
+    more = hashed(["a new one", *names, "subject 7"], [1000, *question, 1001])
+    assert (more[1:601] == before).all() and more[-1] == before[14]
+    # A row that joins two components moves these, and no others.
+    joined = hashed([*names, "subject 299"], [*question, 0])
+    moved = np.flatnonzero(joined[:600] != before)
+    assert set(moved.tolist()) <= {0, 1, 598, 599} and len({*joined[[0, 1, 598, 599]]}) == 1
+    assert (hashed(names, question, seed=1) != before).any()
+
+
+def test_hashed_roles_have_their_shares_to_sampling_tolerance_and_an_empty_one_is_refused():
+    names = [f"subject {i}" for i in range(4000)]
+    counts = np.bincount(hashed(names, np.arange(4000)), minlength=4)
+    wanted = np.array([0.4, 0.2, 0.4]) * 4000
+    assert (np.abs(counts[:3] - wanted) < 4 * np.sqrt(wanted * (1 - wanted / 4000))).all()
+    with pytest.raises(InputError, match="--split.dev 0.001 of 20 facts in 20 groups .* is none, drawn by hash"):
+        hashed(names[:20], np.arange(20), dev=0.001)
+
+
+def test_roles_of_subjects_without_names_are_hashed_by_their_ids():
+    ids, config = np.arange(300), SplitConfig(held_out=0.5, draw="hashed")
+    role = split.roles(ids, ids * 0, config, seed=0).role
+    assert (split.roles(ids[100:], ids[100:] * 0, config, seed=0).role == role[100:]).all()

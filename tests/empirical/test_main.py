@@ -110,6 +110,26 @@ def test_a_models_stages_run_one_by_one(model_folder, tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("measure", [["popularity"], ["logprob", "--knownness.shots", "0"]])
+@pytest.mark.parametrize(("n", "n_subjects"), [(1, 1), (2, 2), (5, 1)])
+def test_a_table_too_small_to_split_is_scored_where_no_examples_are_needed(
+    n, n_subjects, measure, model_folder, tmp_path, capsys
+):
+    table, out = tmp_path / "questions.csv", tmp_path / "out"
+    rows = [f"What is job {i} of Ann{i % n_subjects}?,baker,Ann{i % n_subjects},job,{i + 1}" for i in range(n)]
+    table.write_text("\n".join(["question,answer,subject,relation,popularity", *rows]) + "\n", encoding="utf-8")
+    flags = [*_on(model_folder, table, out), "--knownness.n-prompts", "1", "--knownness.measure", *measure]
+    assert command.main(["score", *flags]) == 0
+    assert "role and arms are left empty" in capsys.readouterr().out
+    scores = pq.read_table(out / "scores.parquet").to_pylist()
+    assert len(scores) == n and {row["role"] for row in scores} == {row["top"] for row in scores} == {None}
+    known = [row["knownness"] for row in scores]
+    assert known == list(range(1, n + 1)) if measure == ["popularity"] else max(known) < 0
+    with_examples = [*_on(model_folder, table, out), "--knownness.measure", "logprob", "--overwrite"]
+    assert command.main(["score", *with_examples]) == 2
+    assert "give more facts" in capsys.readouterr().err
+
+
 def test_every_stage_asks_a_chat_model_in_turns(model_folder, tmp_path, monkeypatch, capsys):
     table, out = _table(tmp_path / "questions.csv"), tmp_path / "out"
     flags = [*_on(model_folder, table, out), *ASKED, "--model.chat"]
@@ -447,25 +467,13 @@ def test_settings_that_mean_nothing_are_refused(arguments, expected, tmp_path, m
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "run tiny",
-        "run screen",
-        "pretrain",
-        "score",
-        "finetune",
-        "evaluate",
-        "attention",
-        "knockout",
-        "patch",
-        "graft",
-        "heads",
-    ],
+    ["run tiny", "run screen", "pretrain", "knockout", "patch", "graft", "heads"],
 )
 def test_one_of_several_processes_is_refused_before_anything_is_read(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert command.main([*name.split(), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
-    assert "WORLD_SIZE is 2" in said and "Start it as one process" in said
+    assert "WORLD_SIZE is 2" in said and "run several seeds in processes of their own" in " ".join(said.split())
     assert not (tmp_path / "out").exists()
 
 

@@ -77,6 +77,14 @@ def test_facts_are_of_one_subject_and_question_whatever_the_case_and_without_a_s
     assert ids.relation.tolist() == [0, 1, 1, 0, 0, 0]
 
 
+def test_deleting_rows_moves_no_other_question_where_roles_are_hashed():
+    config = replace(CONFIG, split=SplitConfig(held_out=0.4, dev=0.1, draw="hashed"))
+    facts = [_fact(i, f"Ann{i // 2}" if i % 3 else "", question=f"What is {i} of Ann{i // 2}?") for i in range(200)]
+    role = study.roles(config, study.identify(facts), seed=1).role
+    kept = [row for row in range(200) if row % 5]
+    assert (study.roles(config, study.identify([facts[row] for row in kept]), seed=1).role == role[kept]).all()
+
+
 def test_the_same_question_with_other_choices_is_another():
     other = replace(CHOICES[0], choices=("5", "6", "7", "8"))
     question = study.identify([CHOICES[0], other, CHOICES[0]]).question

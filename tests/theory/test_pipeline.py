@@ -8,7 +8,8 @@ import pytest
 from core import split, statistics
 from core.facts.store import Background
 from core.seeds import Cell
-from theory import facts, measure, pipeline
+from theory import facts, finetune, measure, pipeline, pretrain
+from theory.config import Config
 
 
 def final(simulations, name: str) -> dict[str, np.ndarray]:
@@ -115,3 +116,19 @@ def test_every_stage_has_its_time_and_the_store_is_the_seeds_own(small, simulati
     for one in simulations:
         built = facts.build(small.facts, seed=one.cell.pretrain)
         np.testing.assert_array_equal(one.store.answer, built.answer)
+
+
+def test_a_tables_subjects_are_split_by_their_names_where_roles_are_hashed(tmp_path):
+    """The role of a subject is the same in a table without the others."""
+    rows = [f"s{i},job,a{i % 7},{1 + i}" for i in range(60)]
+    roles = []
+    for kept in (rows, rows[::2]):
+        table = tmp_path / f"{len(kept)}.csv"
+        table.write_text("\n".join(["subject,relation,answer,popularity", *kept]) + "\n")
+        quick = pretrain.PretrainConfig(steps=2), finetune.FinetuneConfig(steps=2), split.SplitConfig(draw="hashed")
+        config = Config(
+            facts.FactsConfig(path=table), pretrain=quick[0], finetune=quick[1], split=quick[2], n_records=1
+        )
+        (world,) = pipeline.simulate(config, [Cell(0, 0, 0)])
+        roles.append(dict(zip(world.store.keys, world.split.role.tolist(), strict=True)))
+    assert len(roles[1]) == 30 and all(roles[0][name] == role for name, role in roles[1].items())

@@ -218,7 +218,7 @@ def _stepper(
 def _split(config: DeepConfig, store: FactStore, seed: int) -> split.Split:
     """Return the theory's arms, by popularity."""
     columns = store.subject, store.relation, store.popularity
-    more: dict[str, Any] = {"more": config.more_arms, "answer": store.answer}
+    more: dict[str, Any] = {"more": config.more_arms, "answer": store.answer, "keys": store.keys}
     return split.select(*columns, config.split, is_background=store.is_background, **more, seed=seed)
 
 

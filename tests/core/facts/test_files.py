@@ -72,6 +72,8 @@ def test_a_key_that_a_json_row_lacks_is_an_empty_cell(tmp_path):
         ("a.tsv", b"subject\tanswer\nA\tb\0\n", "line 2: a NUL byte"),
         ("a.jsonl", '{"a": ' + 5000 * "1" + "}", "line 1: malformed JSON"),
         ("a.jsonl", '{"a": 1}\n{"a": \n', "line 2: malformed JSON"),
+        ("a.jsonl", '{"a": 1}\n{"a": 1, "b": 2, "a": 3}', "line 2: the key 'a' is there twice; leave one"),
+        ("a.json", '[{"a": 1}, {"a": {"value": 1, "value": 2}}]', "record 2: the key 'value' is there twice"),
         ("a.jsonl", '{"a": 1}\n\n[1]\n', "line 3: not a JSON object"),
         ("a.parquet", "not Parquet", "not a readable Parquet file"),
         ("a.json", '[{"a": 1},\n{"a": 2}', "line 2: malformed JSON"),
@@ -203,6 +205,25 @@ def test_a_hub_data_set_is_read_through_datasets_all_splits_together(tmp_path, m
     assert (one.columns, one.notes) == ({"subject": ["Cid"], "answer": ["z"]}, ())
     with pytest.raises(InputError, match=r"Unknown split \"dev\". Should be one of \['train', 'test'\].*\n.*#SPLIT"):
         files.read(Path(f"hub:{folder}#dev"))
+
+
+def test_classes_of_a_hub_data_set_are_read_by_their_names(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    town = datasets.ClassLabel(names=["Riga", "Oslo"])
+    features = datasets.Features(
+        {
+            "question": datasets.Value("string"),
+            "answer": town,
+            "more": datasets.Sequence(town),
+            "n": datasets.Value("int32"),
+        }
+    )
+    rows = {"question": ["a", "b", "c"], "answer": [1, 0, -1], "more": [[0, 1], [], [1]], "n": [1, 0, 1]}
+    made = datasets.Dataset.from_dict(rows, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *given, **options: datasets.DatasetDict(train=made))
+    columns = files.read(Path("hub:some/towns")).columns
+    assert columns["answer"] == ["Oslo", "Riga", None]
+    assert columns["more"] == [["Riga", "Oslo"], [], ["Oslo"]] and columns["n"] == [1, 0, 1]
 
 
 def test_configurations_of_a_hub_data_set_are_named_where_one_must_be(tmp_path, monkeypatch):

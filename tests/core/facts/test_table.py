@@ -299,3 +299,9 @@ def test_a_comma_that_may_be_decimal_is_refused(tmp_path, cell):
 def test_of_a_popularity_below_0_the_remedy_is_that_of_logarithms(tmp_path):
     with pytest.raises(InputError, match="'-2.3' is not .*\n.*If these are logarithms, give"):
         table.read(Request(write(tmp_path, "question,answer,popularity\nWho?,x,-2.3\n")))
+
+
+def test_an_object_in_a_cell_that_has_a_key_twice_is_refused_with_its_row(tmp_path):
+    cell = '"{""value"": ""a"", ""value"": ""b""}"'
+    with pytest.raises(InputError, match="line 2, column 'answer': the key 'value' is there twice"):
+        table.read(Request(write(tmp_path, f"question,answer\nWho?,{cell}\n")))

@@ -56,6 +56,15 @@ def test_the_completion_is_the_answers_tokens_and_the_end(kind, request):
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "sentence_piece"])
+def test_a_text_has_one_beginning_and_one_end_also_after_examples(kind, request):
+    words = request.getfixturevalue(kind)
+    for shots in ((), (FACT, FACT)):
+        (one,) = prompts.encode(words, [prompts.build(FACT, shots)])
+        assert one.tokens[0] == words.bos_token_id and one.tokens.count(words.bos_token_id) == 1
+        assert one.tokens[-1] == words.eos_token_id and one.tokens.count(words.eos_token_id) == 1
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentence_piece"])
 def test_the_spans_part_the_prompt_as_a_hand_made_table_says(kind, request):
     words = request.getfixturevalue(kind)
     one = prompts.encode(words, [prompts.build(FACT)])[0]

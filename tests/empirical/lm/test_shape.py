@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from transformers import (
 
 from core.errors import InputError
 from core.facts.record import Fact
-from empirical import finetune
+from empirical import finetune, knownness
 from empirical.finetune import FinetuneConfig
+from empirical.knownness import KnownnessConfig
 from empirical.lm import generate, prefix, reading, shape
 from empirical.lm.formats import Format
 from empirical.lm.model import LanguageModel
@@ -109,13 +111,10 @@ def test_a_question_longer_than_the_model_reads_is_refused_by_its_fact(llama, wo
         model.format.ask([short], new_tokens=99)
     with pytest.raises(InputError, match="reads 40 at most"):  # examples count too
         model.format.encode([model.format.build(short, [long])])
-    settings = {"stop": (), "pad": model.pad}
-    assert generate.greedy(llama, [encoded.prompt], max_new_tokens=room, **settings)
-    with pytest.raises(InputError, match=r"reads 40 at most(.|\n)*--evaluate.max-new-tokens"):
-        generate.greedy(llama, [encoded.prompt], max_new_tokens=room + 1, **settings)
-    given = reading.read(llama, [encoded], model.pad)
-    with pytest.raises(InputError, match="reads 40 at most"):
-        generate.greedy_after(llama, given.prompts, given.cache, max_new_tokens=room + 1, **settings)
+    asked = KnownnessConfig(measure="greedy", shots=0, n_prompts=1, max_new_tokens=room)
+    assert len(knownness.score(asked, model, [short], [], seed=0).value) == 1
+    with pytest.raises(InputError, match=f"fact 5: .* up to {room + 1}"):
+        knownness.score(replace(asked, max_new_tokens=room + 1), model, [short], [], seed=0)
 
 
 def test_a_plain_format_of_a_tokenizer_alone_has_no_limit(words):

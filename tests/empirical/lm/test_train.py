@@ -45,6 +45,13 @@ def test_only_the_answers_tokens_and_the_end_are_scored(examples):
         assert (labels[: example.n_prompt] == batch.IGNORED).all()
 
 
+def test_the_end_is_scored_where_padding_is_the_end_too(words, examples):
+    questions = batch.of_questions(examples[:3], pad=words.eos_token_id)
+    for labels, example in zip(questions.labels, examples[:3], strict=True):
+        scored = labels[labels != batch.IGNORED].tolist()
+        assert scored == list(example.completion) and scored[-1] == words.eos_token_id
+
+
 def test_the_loss_is_the_answers_and_nothing_elses(llama, examples):
     one = examples[0]
     logits = llama(torch.tensor([one.tokens])).logits[0].log_softmax(-1)
