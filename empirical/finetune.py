@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
@@ -132,7 +133,7 @@ def run(
         network = with_adapter(config.lora, base.network, base.name, base.revision)
     else:
         network.requires_grad_(True)
-    questions = Ranked(examples, (), ()) if ranked is None else ranked
+    questions = Ranked(examples, (), (), np.zeros(len(examples))) if ranked is None else ranked
     hooks = remedies.hooks(config, remedies.Training(network, questions, config.train, base.pad, seed))
     options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "hooks": hooks, "progress": progress}
     try:

@@ -308,4 +308,5 @@ def _ranked(questions: Questions, own: Int[np.ndarray, " _"]) -> Ranked:
         training[: max(1, len(training) // 10)],
         np.flatnonzero(questions.role == split.DEV),
     )
-    return Ranked(*([questions.encoded[row] for row in chosen.tolist()] for chosen in rows))
+    own, known, dev = ([questions.encoded[row] for row in chosen.tolist()] for chosen in rows)
+    return Ranked(own, known, dev, questions.knownness[rows[0]])

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch.nn import functional
 
 from core import config_json
-from core.remedies import Remedies
+from core.remedies import Remedies, known_weights
 from empirical.lm import batch, graft, train
 from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
@@ -29,6 +29,8 @@ class Ranked:
     """The best-known tenth of all training facts."""
     dev: Sequence[Encoded]
     """Those that no arm is trained on and none is tested on, in any order."""
+    knownness: Float[np.ndarray, " own"]
+    """How well each of the arm's own is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +157,32 @@ class Curriculum(Hook):
         return [half[row] for row in rows]
 
 
+class KnownWeight(Hook):
+    """Weighs the losses of the arm's facts by knownness; those that replay repeats from elsewhere count 1.
+
+    The loss has every fact once already: what is added is its weight less 1 times its loss.
+    """
+
+    def __init__(self, config: Remedies, training: Training):
+        questions = training.questions
+        weights = known_weights(questions.knownness, config.known_weight)
+        self._weight = {one.tokens: weight for one, weight in zip(questions.own, weights.tolist(), strict=True)}
+
+    def loss(
+        self,
+        tokens: Int[torch.Tensor, "example token"],
+        labels: Int[torch.Tensor, "example token"],
+        predicting: Float[torch.Tensor, "scored output"],
+    ) -> Float[torch.Tensor, ""] | float:
+        is_scored = labels != batch.IGNORED
+        n_scored, place = is_scored.sum(1), torch.arange(labels.shape[1], device=labels.device)
+        lengths = (is_scored * (place + 1)).amax(1).tolist()
+        rows = (tuple(row[:length]) for row, length in zip(tokens.tolist(), lengths, strict=True))
+        added = torch.tensor([self._weight.get(row, 1.0) - 1 for row in rows], device=labels.device)
+        losses = functional.cross_entropy(predicting.float(), labels[is_scored], reduction="none")
+        return (added.repeat_interleave(n_scored) * losses).sum()
+
+
 class Replay(Hook):
     """Puts a fact of the best-known tenth in the place of each fact of a batch, at this chance."""
 
@@ -200,6 +228,7 @@ HOOKS: dict[str, Callable[[Any, Training], Hook]] = {
     "early_stopping": EarlyStopping,
     "kl_weight": Kl,
     "curriculum": Curriculum,
+    "known_weight": KnownWeight,
     "replay": Replay,
     "update_share": UpdateShare,
 }

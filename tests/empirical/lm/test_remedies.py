@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
+from core.remedies import known_weights
 from empirical import finetune
 from empirical.finetune import FinetuneConfig, Lora
 from empirical.lm import batch, prompts, remedies, train
@@ -24,7 +26,7 @@ QUICK = FinetuneConfig(
 def ranked(tiny_world, words) -> Ranked:
     """Return an arm of twenty facts, two that are known best, and ten dev facts."""
     encoded = prompts.encode(words, [prompts.build(fact) for fact in tiny_world.fact_set().facts[:32]])
-    return Ranked(encoded[2:22], encoded[:2], encoded[22:])
+    return Ranked(encoded[2:22], encoded[:2], encoded[22:], -np.arange(20.0))
 
 
 def training(ranked, network=None, config=QUICK, seed=0) -> Training:
@@ -152,6 +154,30 @@ def test_the_more_kl_weighs_the_nearer_the_tuned_model_stays_to_its_base(method,
         tuned, _ = finetune.run(config, base, ranked.own, ranked=ranked, **options)
         away.append((before.exp() * (before - tuned.network(input_ids=asked).logits.log_softmax(-1))).sum().item())
     assert 0 < away[1] < away[0] / 2
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_weighed_by_knownness_a_step_follows_the_gradient_of_the_weighted_losses(rows, llama, words, ranked, tmp_path):
+    """One step of plain descent on a whole batch, in one pass or in several; one fact of it is none of the arm's."""
+    drawn = [*ranked.own[::3], ranked.known[0]]
+    weights = [*known_weights(ranked.knownness, 2.0)[::3], 1.0]
+    network, expected = copy.deepcopy(llama), copy.deepcopy(llama)
+    hooks = remedies.hooks(replace(QUICK, known_weight=2.0), training(ranked, network))
+    config = replace(QUICK.train, micro_batch_size=rows, max_gradient_norm=1e9)
+    moved = torch.optim.SGD(network.parameters(), 0.1)
+    plain = train._step(Accelerator(), network, moved, drawn, config, 2, hooks, False)
+
+    losses = []
+    for one in drawn:
+        questions = batch.of_questions([one], pad=2)
+        losses.append(train.loss_sum(expected, questions.tokens, questions.labels))
+    n_tokens = sum(len(one.completion) for one in drawn)
+    (sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / n_tokens).backward()
+    torch.optim.SGD(expected.parameters(), 0.1).step()
+    assert plain == pytest.approx(sum(loss.item() for loss in losses) / n_tokens, rel=1e-5)
+    for name, value in network.named_parameters():
+        torch.testing.assert_close(value, expected.get_parameter(name), atol=1e-6, rtol=0)
+        assert not value.grad_fn and (value - llama.get_parameter(name)).abs().max() > 1e-5
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
