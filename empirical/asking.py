@@ -36,12 +36,9 @@ class Asking:
         inputs = (self.model, facts, self.examples)
         if settings.measure == "popularity" and not settings.classes:
             return knownness.score(settings, *inputs, seed=self.seed, progress=progress)
-        asked = [asdict(fact) for fact in facts], [fact.id for fact in self.examples]
-        told = map(config_json.to_json, (self.config.model, self.base, settings))
-        name = config_json.config_hash([*told, *asked, self.seed])[:24]
-        path = self.out / "scores" / f"{name}.npz"
+        path = self._path(settings, facts)
         if not path.exists():
-            pieces = Pieces(path.with_name(f".{name}.work"))
+            pieces = Pieces(path.with_name(f".{path.stem}.work"))
             scored = knownness.score(settings, *inputs, seed=self.seed, pieces=pieces, progress=progress)
             runs.replace_file(path, lambda file: np.savez(file, allow_pickle=False, **scored.arrays()))
             pieces.forget()
@@ -66,3 +63,29 @@ class Asking:
         )
         value = self.scores(asked, tested, progress).value
         return value > 0 if is_choice else value >= 0.5
+
+    def answers(self, asked: Sequence[Fact], progress: Progress) -> list[str]:
+        """Return the model's greedy answers: our own completes a sentence about each fact, another answers a question.
+
+        The question comes after few examples, those of the first prompt that scores knownness.
+        """
+        n_tokens = self.config.evaluate.max_new_tokens
+        if self.config.pretrains:
+            n_paraphrases = self.config.world.paraphrases
+            return completion.answers(self.model, asked, n_paraphrases=n_paraphrases, max_new_tokens=n_tokens)
+        settings = replace(self.config.knownness, max_new_tokens=n_tokens)
+        path = self._path(settings, asked, "answers")
+        if not path.exists():
+            pieces = Pieces(path.with_name(f".{path.stem}.work"))
+            inputs = (settings, self.model, asked, self.examples)
+            texts = knownness.answers(*inputs, seed=self.seed, pieces=pieces, progress=progress)
+            runs.replace_file(path, lambda file: np.savez(file, allow_pickle=False, texts=np.array(texts)))
+            pieces.forget()
+        return np.load(path)["texts"].tolist()
+
+    def _path(self, settings: KnownnessConfig, facts: Sequence[Fact], *what: str) -> Path:
+        """Return where it is kept what the model says of these facts: its scores, or `what`."""
+        asked = [asdict(fact) for fact in facts], [fact.id for fact in self.examples]
+        told = map(config_json.to_json, (self.config.model, self.base, settings))
+        name = config_json.config_hash([*what, *told, *asked, self.seed])[:24]
+        return self.out / "scores" / f"{name}.npz"

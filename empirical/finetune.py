@@ -51,14 +51,19 @@ class FinetuneConfig(Remedies):
     learning_rates: tuple[float, ...] = (3e-4,)
     """AdamW's peak learning rates to try; each arm takes the one that answers most dev facts (ties: the smallest), with
     remedies of its own the one that it takes without."""
-    answers: Literal["true", "permuted"] = setting("true", is_later=True)
+    answers: Literal["true", "permuted", "base", "abstain"] = setting("true", is_later=True)
     """Which answers are taught. `permuted`: each fact has another one's of its relation in the arm; nothing that is
-    taught is known then, and the answers are as frequent as before. A control."""
+    taught is known then, and the answers are as frequent as before. A control. `base`: facts that the base model does
+    not recall have its own answer (self-distillation). `abstain`: those have the label "unknown" (after R-Tuning, Zhang
+    et al. 2024)."""
     frozen: tuple[str, ...] = setting((), is_remedy=True, is_later=True)
     """Parts of the model that keep the base's weights: any of query_key, value_output, mlp, norms and embeddings (only
     for the method `full`; an adapter leaves out parts by --finetune.lora.modules). A remedy."""
     frozen_layers: int = setting(0, is_remedy=True, is_later=True)
     """How many of the lowest layers keep the base's weights (only for the method `full`). A remedy."""
+    only_known: bool = setting(False, is_remedy=True, is_later=True)
+    """Leave out the arm's facts that the base model does not recall; the others are repeated for as many steps as the
+    arm has with all of them. A remedy."""
     update_share: float = setting(1.0, is_remedy=True, is_later=True)
     """0 to 1: which share of what finetuning changed is kept after it: at 0 the base is as it was. A remedy."""
     lora: Lora = Lora()

@@ -127,6 +127,40 @@ def score(
     return Scores(greedy + sampled / (2 * config.n_prompts), classify(greedy, sampled))
 
 
+def answers(
+    config: KnownnessConfig,
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    pool: Sequence[Fact],
+    *,
+    seed: int,
+    pieces: Pieces = UNKEPT,
+    progress: Progress = silent,
+) -> list[str]:
+    """Return the model's greedy answer to each fact's question after the examples of the first prompt.
+
+    Args:
+        pool: Facts that examples may be taken from: none that is held out.
+        pieces: What is answered already, relation by relation.
+
+    Raises:
+        InputError: a pool too small.
+    """
+    said, done = [""] * len(facts), counter(progress, len(facts))
+    settings: dict[str, Any] = {"pad": model.pad, "stop": model.format.stop, "done": done} | config.at_once
+    settings["max_new_tokens"] = config.max_new_tokens
+    for number, (rows, encoded) in enumerate(_few_shot(replace(config, n_prompts=1), model, facts, pool, seed)):
+
+        def texts(encoded: list[Encoded] = encoded) -> np.ndarray:
+            tokens = generate.greedy(model.network, [one.prompt for one in encoded], **settings)
+            return np.array(generate.decode(model.tokenizer, tokens))
+
+        found = pieces.array(f"answers_{number}", texts, found=partial(done, len(rows)))
+        for row, text in zip(rows, found.tolist(), strict=True):
+            said[row] = text
+    return said
+
+
 def check(config: KnownnessConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
     least = {"shots": 0, "n_prompts": 1, "samples": 1, "max_new_tokens": 1, "batch_size": 1, "batch_tokens": 1}

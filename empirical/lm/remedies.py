@@ -31,6 +31,8 @@ class Ranked:
     """Those that no arm is trained on and none is tested on, in any order."""
     knownness: Float[np.ndarray, " own"]
     """How well each of the arm's own is known."""
+    recalled: Sequence[Encoded] = ()
+    """Those of the arm that the base model recalls; empty unless a remedy needs it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +159,18 @@ class Curriculum(Hook):
         return [half[row] for row in rows]
 
 
+class OnlyKnown(Hook):
+    """Draws the facts of the arm that the base model recalls, at as many steps."""
+
+    def __init__(self, config: Any, training: Training):
+        self._recalled, self._training = training.questions.recalled, training
+
+    def batch(self, step: int, drawn: list[Encoded]) -> list[Encoded]:
+        lengths = [len(example.tokens) for example in self._recalled]
+        rows = train.batch_rows(lengths, self._training.config, step, seed=self._training.seed)
+        return [self._recalled[row] for row in rows]
+
+
 class KnownWeight(Hook):
     """Weighs the losses of the arm's facts by knownness; those that replay repeats from elsewhere count 1.
 
@@ -227,6 +241,7 @@ HOOKS: dict[str, Callable[[Any, Training], Hook]] = {
     "frozen_layers": FrozenLayers,
     "early_stopping": EarlyStopping,
     "kl_weight": Kl,
+    "only_known": OnlyKnown,
     "curriculum": Curriculum,
     "known_weight": KnownWeight,
     "replay": Replay,

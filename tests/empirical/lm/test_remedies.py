@@ -84,6 +84,15 @@ def test_each_half_of_the_steps_draws_one_half_of_the_arm_whole(order, ranked):
     assert {row for rows in drawn[8:] for row in rows} == second
 
 
+def test_of_the_known_alone_each_is_drawn_once_an_epoch_of_theirs_at_as_many_steps(ranked):
+    some = replace(ranked, recalled=ranked.own[3:9])
+    drawn = batches(replace(QUICK, only_known=True), some)
+    assert len(drawn) == len(batches(QUICK, ranked)) == 15
+    for epoch in range(7):
+        own = [row for rows in drawn[2 * epoch : 2 * epoch + 2] for row in rows]
+        assert len(own) == 6 and set(own) == tokens(some.recalled)
+
+
 def test_a_curriculum_of_one_fact_repeats_it(ranked):
     one = replace(ranked, own=ranked.own[:1])
     assert batches(replace(QUICK, curriculum="known_last"), one) == [[ranked.own[0].tokens]] * 3
