@@ -64,6 +64,9 @@ class FinetuneConfig(Remedies):
     only_known: bool = setting(False, is_remedy=True, is_later=True)
     """Leave out the arm's facts that the base model does not recall; the others are repeated for as many steps as the
     arm has with all of them. A remedy."""
+    until_loss: float = setting(0.0, is_remedy=True, is_later=True)
+    """Take the first recorded step at which the mean loss per answer token on the arm's own facts (256 of them at most)
+    is at or below this, in nats, not the last; equal loss in place of equal steps. 0: the last. A remedy."""
     update_share: float = setting(1.0, is_remedy=True, is_later=True)
     """0 to 1: which share of what finetuning changed is kept after it: at 0 the base is as it was. A remedy."""
     lora: Lora = Lora()
@@ -89,6 +92,12 @@ def check(config: FinetuneConfig) -> None:
         )
     if not 0 <= config.update_share <= 1:
         raise InputError(f"--finetune.update-share is {config.update_share}: it must lie between 0 and 1.")
+    if not 0 <= config.until_loss < float("inf"):
+        raise InputError(f"--finetune.until-loss is {config.until_loss}: it must be a number, at least 0.")
+    if config.until_loss and config.early_stopping:
+        raise InputError(
+            "--finetune.until-loss and --finetune.early-stopping both choose the step.\nLeave one of them."
+        )
     lora = config.lora
     if lora.rank < 1 or not 0 < lora.alpha < float("inf") or not lora.modules or not 0 <= lora.dropout < 1:
         raise InputError(

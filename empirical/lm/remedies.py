@@ -12,11 +12,15 @@ from jaxtyping import Float, Int
 from torch.nn import functional
 
 from core import config_json
+from core.console import note
 from core.remedies import Remedies, known_weights
 from empirical.lm import batch, graft, train
 from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
 from empirical.lm.train import TrainConfig
+
+N_OWN = 256
+"""Facts of an arm's own, at most, on which its loss is measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,25 +70,51 @@ class FrozenLayers(Hook):
         _freeze(training.network, graft.names(training.network, layers=range(config.frozen_layers)))
 
 
-class EarlyStopping(Hook):
+class _Kept(Hook):
+    """Ends with the weights that were kept last, those of the last step where none were."""
+
+    def __init__(self, training: Training, questions: Sequence[Encoded]):
+        self._network, self._pad = training.network, training.pad
+        self._passes = train.passes(questions, training.config)
+        self._weights: dict[str, torch.Tensor] = {}
+
+    def end(self) -> None:
+        with torch.no_grad():
+            for name, value in self._trained().items():
+                if name in self._weights:
+                    value.copy_(self._weights[name])
+
+    def keep(self) -> None:
+        """Keep the weights as they are now."""
+        self._weights = {name: value.detach().to("cpu", copy=True) for name, value in self._trained().items()}
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {name: value for name, value in self._network.named_parameters() if value.requires_grad}
+
+    def _loss(self) -> float:
+        """Return the loss on the questions, summed."""
+        self._network.eval()
+        device, total = next(self._network.parameters()).device, 0.0
+        with torch.no_grad():
+            for own in self._passes:
+                questions = batch.of_questions(own, self._pad)
+                inputs = questions.tokens.to(device), questions.labels.to(device)
+                total += train.loss_sum(self._network, *inputs).item()
+        return total
+
+
+class EarlyStopping(_Kept):
     """Ends with the weights of the recorded step whose loss on the dev facts is least, of equal ones the first."""
 
     def __init__(self, config: Remedies, training: Training):
-        self._network, self._pad = training.network, training.pad
-        self._dev = train.passes(training.questions.dev, training.config)
+        super().__init__(training, training.questions.dev)
         self._least = float("inf")
-        self._weights: dict[str, torch.Tensor] = {}
 
     def record(self, step: int) -> None:
         loss = self._loss()
         if loss < self._least or not self._weights:
             self._least = loss
-            self._weights = {name: value.detach().to("cpu", copy=True) for name, value in self._trained().items()}
-
-    def end(self) -> None:
-        with torch.no_grad():
-            for name, value in self._trained().items():
-                value.copy_(self._weights[name])
+            self.keep()
 
     def state(self) -> Any:
         return {"least": self._least, "weights": self._weights}
@@ -92,19 +122,34 @@ class EarlyStopping(Hook):
     def resume(self, state: Any) -> None:
         self._least, self._weights = state["least"], state["weights"]
 
-    def _trained(self) -> dict[str, torch.nn.Parameter]:
-        return {name: value for name, value in self._network.named_parameters() if value.requires_grad}
 
-    def _loss(self) -> float:
-        """Return the loss on the dev facts, summed."""
-        self._network.eval()
-        device, total = next(self._network.parameters()).device, 0.0
-        with torch.no_grad():
-            for own in self._dev:
-                questions = batch.of_questions(own, self._pad)
-                inputs = questions.tokens.to(device), questions.labels.to(device)
-                total += train.loss_sum(self._network, *inputs).item()
-        return total
+class UntilLoss(_Kept):
+    """Ends with the weights of the first recorded step whose loss on the arm's own facts is low enough, else the last.
+
+    It is the mean over the answers' tokens of at most N_OWN facts, drawn once.
+    """
+
+    def __init__(self, config: Any, training: Training):
+        own, self._until = training.questions.own, config.until_loss
+        chosen = np.random.default_rng([training.seed, 14]).permutation(len(own))[:N_OWN]
+        questions = [own[row] for row in chosen]
+        super().__init__(training, questions)
+        self._n_tokens = sum(len(question.completion) for question in questions)
+
+    def record(self, step: int) -> None:
+        if not self._weights and self._loss() / self._n_tokens <= self._until:
+            self.keep()
+
+    def end(self) -> None:
+        if not self._weights:
+            note(f"A training never came to a loss of {self._until:g} on its own facts: it ends with its last step.")
+        super().end()
+
+    def state(self) -> Any:
+        return self._weights
+
+    def resume(self, state: Any) -> None:
+        self._weights = state
 
 
 class Kl(Hook):
@@ -240,6 +285,7 @@ HOOKS: dict[str, Callable[[Any, Training], Hook]] = {
     "frozen": Frozen,
     "frozen_layers": FrozenLayers,
     "early_stopping": EarlyStopping,
+    "until_loss": UntilLoss,
     "kl_weight": Kl,
     "only_known": OnlyKnown,
     "curriculum": Curriculum,

@@ -219,6 +219,42 @@ def test_stopping_early_returns_the_start_where_every_step_does_harm(llama, word
     assert same(weights, {name: value.clone() for name, value in llama.state_dict().items()})
 
 
+def test_until_a_loss_is_reached_returns_the_first_record_that_is_there_and_else_the_last(
+    llama, words, ranked, tmp_path, capsys
+):
+    kept, questions = [], batch.of_questions(ranked.own, pad=2)
+
+    def look(network):
+        network.eval()
+        with torch.no_grad():
+            loss = train.loss_sum(network, questions.tokens, questions.labels).item()
+        weights = {name: value.clone() for name, value in network.state_dict().items()}
+        kept.append((loss / int(questions.completion.sum()), weights))
+        return {}
+
+    plain, _ = run(QUICK, llama, words, ranked, tmp_path / "plain", evaluate=look)
+    losses = [loss for loss, _ in kept]
+    assert min(losses[:2]) > losses[2] > losses[-1]
+    found, _ = run(replace(QUICK, until_loss=losses[2] + 1e-4), llama, words, ranked, tmp_path / "until")
+    assert same(found, kept[2][1]) and not same(found, plain)
+    never, _ = run(replace(QUICK, until_loss=1e-9), llama, words, ranked, tmp_path / "never")
+    assert same(never, plain) and "never came to a loss of 1e-09" in capsys.readouterr().err
+
+
+def test_a_training_until_a_loss_resumes_with_the_weights_that_it_kept(llama, words, ranked, tmp_path):
+    config, seen = replace(QUICK, until_loss=4.0), []
+
+    def told(doing, share):
+        seen.append(share)
+        if len(seen) == 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, llama, words, ranked, tmp_path / "cut", progress=told)
+    whole, found = (run(config, llama, words, ranked, tmp_path / name) for name in ("whole", "cut"))
+    assert same(whole[0], found[0]) and not same(whole[0], run(QUICK, llama, words, ranked, tmp_path / "plain")[0])
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("kill_at", [3, 10, 14])
 def test_a_training_under_every_remedy_resumes_bit_for_bit(method, kill_at, llama, words, ranked, tmp_path):
