@@ -1,6 +1,6 @@
 """The base model asked before finetuning: how well it knows each fact, and which it recalls."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -36,17 +36,11 @@ class Asking:
         inputs = (self.model, facts, self.examples)
         if settings.measure == "popularity" and not settings.classes:
             return knownness.score(settings, *inputs, seed=self.seed, progress=progress)
-        asked = [asdict(fact) for fact in facts], [fact.id for fact in self.examples]
-        told = map(config_json.to_json, (self.config.model, self.base, settings))
-        name = config_json.config_hash([*told, *asked, self.seed])[:24]
-        whole = Pieces(self.out / "scores")
-        pieces = whole.under(f".{name}.work")
 
-        def score() -> dict[str, np.ndarray]:
+        def score(pieces: Pieces) -> dict[str, np.ndarray]:
             return knownness.score(settings, *inputs, seed=self.seed, pieces=pieces, progress=progress).arrays()
 
-        kept = whole.jointly(name, score)
-        pieces.forget()
+        kept = self._kept(settings, facts, score)
         return knownness.Scores(kept["value"], kept.get("known_class"))
 
     def recalled(self, tested: Sequence[Fact], progress: Progress) -> Bool[np.ndarray, " test"]:
@@ -67,3 +61,37 @@ class Asking:
         )
         value = self.scores(asked, tested, progress).value
         return value > 0 if is_choice else value >= 0.5
+
+    def answers(self, asked: Sequence[Fact], progress: Progress) -> list[str]:
+        """Return the model's greedy answers: our own completes a sentence about each fact, another answers a question.
+
+        The question comes after few examples, those of the first prompt that scores knownness.
+        """
+        n_tokens = self.config.evaluate.max_new_tokens
+        if self.config.pretrains:
+            n_paraphrases = self.config.world.paraphrases
+            return completion.answers(self.model, asked, n_paraphrases=n_paraphrases, max_new_tokens=n_tokens)
+        settings = replace(self.config.knownness, max_new_tokens=n_tokens)
+
+        def answer(pieces: Pieces) -> dict[str, np.ndarray]:
+            inputs = (settings, self.model, asked, self.examples)
+            return {"texts": np.array(knownness.answers(*inputs, seed=self.seed, pieces=pieces, progress=progress))}
+
+        return self._kept(settings, asked, answer, "answers")["texts"].tolist()
+
+    def _kept(
+        self,
+        settings: KnownnessConfig,
+        facts: Sequence[Fact],
+        make: Callable[[Pieces], dict[str, np.ndarray]],
+        *what: str,
+    ) -> dict[str, np.ndarray]:
+        """Return what the model says of these facts, made now unless it is kept: its scores, or `what`."""
+        asked = [asdict(fact) for fact in facts], [fact.id for fact in self.examples]
+        told = map(config_json.to_json, (self.config.model, self.base, settings))
+        name = config_json.config_hash([*what, *told, *asked, self.seed])[:24]
+        whole = Pieces(self.out / "scores")
+        pieces = whole.under(f".{name}.work")
+        kept = whole.jointly(name, lambda: make(pieces))
+        pieces.forget()
+        return kept

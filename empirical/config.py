@@ -50,6 +50,11 @@ class Config:
         return tuple(name for name in names if name in other_arms.NAMES)
 
     @property
+    def finetunings(self) -> list[FinetuneConfig]:
+        """How each of the arms is finetuned, its own remedies included."""
+        return [of_arm.finetuning(self.finetune, arm) for arm in self.arms]
+
+    @property
     def pretrains(self) -> bool:
         """Whether the study pretrains its own model."""
         return not self.model.name
@@ -83,8 +88,7 @@ def check(config: Config) -> None:
         raise InputError("arms by class of knownness need the classes.\nAdd --knownness.classes.")
     if not config.arms or len(set(config.arms)) < len(config.arms) or not named <= set(allowed):
         raise InputError(f"--arms {' '.join(config.arms)}: name each of {', '.join(allowed)} once at most.")
-    for arm in config.arms:
-        finetuning = of_arm.finetuning(config.finetune, arm)
+    for finetuning in config.finetunings:
         finetune.check(finetuning)
         remedies.check_dev(finetuning, config.split.dev)
     mediation.check_config(config.mediation, config.arms)

@@ -36,6 +36,12 @@ REMEDIES = (
 CONTROLS = ("top+answers=permuted", "bottom+answers=permuted")
 """Nothing taught is known, and the answers are those of the halves: does the arm's distribution of answers carry it?"""
 TINY_REMEDIES = replace(TINY, arms=("top", "bottom", *CONTROLS, *(f"bottom+{remedy}" for remedy in REMEDIES)))
+LABELS = (
+    *("top", "bottom", "bottom+answers=base", "bottom+answers=abstain"),
+    *("bottom+only_known=true", "bottom+known_weight=1", "bottom+known_weight=3"),
+)
+"""What is taught of facts that the base model does not know: the truth, its own answers, to abstain, less, nothing."""
+TINY_LABELS = replace(TINY, arms=LABELS)
 TINY_LORA = replace(TINY, finetune=replace(TINY.finetune, method="lora", learning_rates=(1e-3, 3e-3, 1e-2)))
 
 SCREEN = replace(
@@ -165,6 +171,7 @@ MEDIATION = replace(
 )
 """A third of the study's questions: an arm in minutes on two cores."""
 MODEL_REMEDIES = replace(MEDIATION, arms=TINY_REMEDIES.arms, mediation=MediationConfig())
+MODEL_LABELS = replace(MODEL_REMEDIES, arms=LABELS)
 _POPQA = FactsConfig(source="popqa")
 _ENTITY_QUESTIONS = FactsConfig(source="entity_questions", limit=20_000)
 _MMLU = FactsConfig(source="mmlu", part="test")
@@ -176,6 +183,10 @@ STUDIES: dict[str, tuple[str, Config]] = {
         TINY_MEDIATION,
     ),
     "tiny-remedies": ("Finetuning on lesser-known facts with remedies, one at a time.", TINY_REMEDIES),
+    "tiny-labels": (
+        "Lesser-known facts with the base model's own answers, with an abstention, weighted, or left out.",
+        TINY_LABELS,
+    ),
     "tiny-lora": ("The same, an adapter alone finetuned.", TINY_LORA),
     "tiny-popqa": ("PopQA's facts told to a small Llama (needs --facts.path).", TINY_POPQA),
     "tiny-entity-questions": (
@@ -198,6 +209,10 @@ STUDIES: dict[str, tuple[str, Config]] = {
     "smollm2-135m-entity-questions-remedies": (
         "SmolLM2-135M finetuned on lesser-known facts with remedies, one at a time (needs --facts.path).",
         MODEL_REMEDIES,
+    ),
+    "smollm2-135m-entity-questions-labels": (
+        "SmolLM2-135M, lesser-known facts with its own answers, an abstention, or less (needs --facts.path).",
+        MODEL_LABELS,
     ),
     **_registered("gemma-3-270m", "Gemma 3 270M"),
     **_registered("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B"),

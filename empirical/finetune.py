@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
@@ -50,14 +51,22 @@ class FinetuneConfig(Remedies):
     learning_rates: tuple[float, ...] = (3e-4,)
     """AdamW's peak learning rates to try; each arm takes the one that answers most dev facts (ties: the smallest), with
     remedies of its own the one that it takes without."""
-    answers: Literal["true", "permuted"] = setting("true", is_later=True)
+    answers: Literal["true", "permuted", "base", "abstain"] = setting("true", is_later=True)
     """Which answers are taught. `permuted`: each fact has another one's of its relation in the arm; nothing that is
-    taught is known then, and the answers are as frequent as before. A control."""
+    taught is known then, and the answers are as frequent as before. A control. `base`: facts that the base model does
+    not recall have its own answer (self-distillation). `abstain`: those have the label "unknown" (after R-Tuning, Zhang
+    et al. 2024)."""
     frozen: tuple[str, ...] = setting((), is_remedy=True, is_later=True)
     """Parts of the model that keep the base's weights: any of query_key, value_output, mlp, norms and embeddings (only
     for the method `full`; an adapter leaves out parts by --finetune.lora.modules). A remedy."""
     frozen_layers: int = setting(0, is_remedy=True, is_later=True)
     """How many of the lowest layers keep the base's weights (only for the method `full`). A remedy."""
+    only_known: bool = setting(False, is_remedy=True, is_later=True)
+    """Leave out the arm's facts that the base model does not recall; the others are repeated for as many steps as the
+    arm has with all of them. A remedy."""
+    until_loss: float = setting(0.0, is_remedy=True, is_later=True)
+    """Take the first recorded step at which the mean loss per answer token on the arm's own facts (256 of them at most)
+    is at or below this, in nats, not the last; equal loss in place of equal steps. 0: the last. A remedy."""
     update_share: float = setting(1.0, is_remedy=True, is_later=True)
     """0 to 1: which share of what finetuning changed is kept after it: at 0 the base is as it was. A remedy."""
     lora: Lora = Lora()
@@ -83,6 +92,12 @@ def check(config: FinetuneConfig) -> None:
         )
     if not 0 <= config.update_share <= 1:
         raise InputError(f"--finetune.update-share is {config.update_share}: it must lie between 0 and 1.")
+    if not 0 <= config.until_loss < float("inf"):
+        raise InputError(f"--finetune.until-loss is {config.until_loss}: it must be a number, at least 0.")
+    if config.until_loss and config.early_stopping:
+        raise InputError(
+            "--finetune.until-loss and --finetune.early-stopping both choose the step.\nLeave one of them."
+        )
     lora = config.lora
     if lora.rank < 1 or not 0 < lora.alpha < float("inf") or not lora.modules or not 0 <= lora.dropout < 1:
         raise InputError(
@@ -134,7 +149,7 @@ def run(
         network.requires_grad_(True)
         for name in shape.not_of_text(network):
             network.get_parameter(name).requires_grad_(False)
-    questions = Ranked(examples, (), ()) if ranked is None else ranked
+    questions = Ranked(examples, (), (), np.zeros(len(examples))) if ranked is None else ranked
     hooks = remedies.hooks(config, remedies.Training(network, questions, config.train, base.pad, seed))
     options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "hooks": hooks, "progress": progress}
     try:

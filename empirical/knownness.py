@@ -128,6 +128,44 @@ def score(
     return Scores(greedy + sampled / (2 * config.n_prompts), classify(greedy, sampled))
 
 
+def answers(
+    config: KnownnessConfig,
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    pool: Sequence[Fact],
+    *,
+    seed: int,
+    pieces: Pieces = UNKEPT,
+    progress: Progress = silent,
+) -> list[str]:
+    """Return the model's greedy answer to each fact's question after the examples of the first prompt.
+
+    Args:
+        pool: Facts that examples may be taken from: none that is held out.
+        pieces: What is answered already, relation by relation.
+
+    Raises:
+        InputError: a pool too small.
+    """
+    said, told, done = [""] * len(facts), {}, counter(progress, len(facts))
+    settings: dict[str, Any] = {"pad": model.pad, "stop": model.format.stop, "done": done} | config.at_once
+    settings["max_new_tokens"] = config.max_new_tokens
+    shown = _few_shot(replace(config, n_prompts=1), model, facts, pool, seed)
+    for number, (rows, prompts) in processes.share(shown):
+        asked = [one.prompt for one in model.format.encode(prompts, new_tokens=config.max_new_tokens)]
+
+        def texts(asked: list[tuple[int, ...]] = asked) -> np.ndarray:
+            tokens = generate.greedy(model.network, asked, **settings)
+            return np.array(generate.decode(model.tokenizer, tokens))
+
+        found = pieces.array(f"answers_{number}", texts, found=partial(done, len(rows)))
+        told[number] = rows, found.tolist()
+    for rows, texts_of in processes.gathered(told):
+        for row, text in zip(rows, texts_of, strict=True):
+            said[row] = text
+    return said
+
+
 def check(config: KnownnessConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
     least = {"shots": 0, "n_prompts": 1, "samples": 1, "max_new_tokens": 1, "batch_size": 1, "batch_tokens": 1}

@@ -27,6 +27,17 @@ from empirical.progress import Done, Progress, counter, part, silent
 
 
 @dataclass(frozen=True, eq=False)
+class Said:
+    """What the base model says of training facts, in a format that it knows."""
+
+    asked: Bool[np.ndarray, " fact"]
+    """Which facts these are; of all others nothing is known here."""
+    recalled: Bool[np.ndarray, " fact"]
+    texts: Sequence[str]
+    """Its greedy answers; empty where it has none, or was not asked for any."""
+
+
+@dataclass(frozen=True, eq=False)
 class Questions:
     """The facts of a study as the models see them, and what the split and the base model say of each."""
 
@@ -48,6 +59,8 @@ class Questions:
     """Index into `core.arms.CLASSES`; None where facts were not sorted."""
     notes: tuple[str, ...] = ()
     """What a reader of the results must know of these questions, asked of this model."""
+    said: Said | None = None
+    """None where no arm needs it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +139,17 @@ def generic_answers(facts: Sequence[Fact]) -> dict[str, str]:
     for fact in facts:
         counts.setdefault(fact.relation, Counter())[fact.answers[0]] += 1
     return {relation: min(count, key=lambda text, c=count: (-c[text], text)) for relation, count in counts.items()}
+
+
+def abstention(facts: Columns, text: str) -> dict[str, float | None]:
+    """Return how often a model says this in place of an answer, and its accuracy where it does not.
+
+    Args:
+        facts: The columns `predicted` and `correct` of held-out questions.
+    """
+    abstains = np.array([scores.exact_match(said, (text,)) for said in facts["predicted"]], dtype=bool)
+    answered = np.asarray(facts["correct"])[~abstains]
+    return {"abstention_rate": float(abstains.mean()), "answered_accuracy": _mean(answered)}
 
 
 def eval_subset(

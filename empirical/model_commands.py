@@ -224,10 +224,9 @@ class Finetune(OnModel):
         config, known = self.config, (*self.config.split.names, *arms.NAMES)
         if (chosen := facts_of(self.arm)) not in known:
             raise InputError(f"--arm is {self.arm!r}: it must be one of {', '.join(known)}.")
-        if chosen in arms.NAMES or chosen != self.arm:
-            config = replace(config, arms=(self.arm,))
-            configs.check(config)
-            config = replace(config, finetune=finetuning(config.finetune, self.arm))
+        config = replace(config, arms=(self.arm,))
+        configs.check(config)
+        config = replace(config, finetune=finetuning(config.finetune, self.arm))
         base_model, path = self.trained(), self.out / self.arm
         if path.exists() and not self.overwrite:
             raise InputError(f"{path} is there already.\nName another place with --out DIR, or give --overwrite.")

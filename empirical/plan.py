@@ -25,7 +25,7 @@ from core.errors import InputError
 from core.facts.record import FactSet
 from core.numbering import numbered
 from core.seeds import Cell
-from empirical import evaluate, finetune, knownness, measure, study
+from empirical import evaluate, finetune, knownness, labels, measure, study
 from empirical.arm import facts_of
 from empirical.config import Config
 from empirical.finetune import FinetuneConfig
@@ -87,9 +87,11 @@ class Timing:
         in_arms, train_config = sum(sizes.arms.values()), config.finetune.train
         n_tuned = sum(sizes.chosen.values()) * sizes.n_splits * _n_rates(config) + in_arms * sizes.n_runs
         n_measured = sizes.n_held_out * (sizes.n_splits + len(sizes.arms) * sizes.n_runs)
+        wanted = labels.needs(config.finetunings)
+        n_recalled = sizes.n_held_out + sizes.n_training * (wanted.recalled + wanted.texts)
         n_chosen = sizes.n_dev * len(sizes.chosen) * _n_rates(config) * sizes.n_splits
         return {
-            "scoring": sizes.n_splits * (sizes.n_facts * self.score + sizes.n_held_out * self.recall),
+            "scoring": sizes.n_splits * (sizes.n_facts * self.score + n_recalled * self.recall),
             "finetuning": n_tuned * train_config.epochs * self.finetune,
             "measuring": n_measured * self.measure + (in_arms * sizes.n_runs + n_chosen) * self.answer,
         }

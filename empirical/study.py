@@ -15,8 +15,8 @@ from core.facts.record import Fact, FactSet
 from core.numbering import numbered
 from core.shares import Outcome
 from core.split import Split
-from empirical import evaluate, finetune, knownness, measure, mediation, pretrain, taught
-from empirical.arm import facts_of
+from empirical import arm as of_arm
+from empirical import evaluate, finetune, knownness, labels, measure, mediation, pretrain, taught
 from empirical.asking import Asking
 from empirical.config import Config
 from empirical.lm import model as models
@@ -80,6 +80,7 @@ def _multiple_choice(config: Config, given: FactSet | None) -> FactSet | None:
     if given is None or not all(fact.choices for fact in given.facts):
         return None
     knownness.check_facts(config.knownness, given.facts)
+    labels.check_facts(config.finetunings, given.facts)
     return given
 
 
@@ -92,6 +93,7 @@ def questions(
         InputError: too few facts for the arms, a knownness that is missing, or a tokenizer that will not do.
     """
     knownness.check_facts(config.knownness, base_model.facts)
+    labels.check_facts(config.finetunings, base_model.facts)
     model = base_model.read()
     finetune.check_base(config.finetune, model)
     encoded = model.format.ask(base_model.facts, new_tokens=config.evaluate.max_new_tokens)
@@ -99,7 +101,7 @@ def questions(
     drawn = roles(config, ids, seed=seed)
     held_out = np.flatnonzero(drawn.role == split.HELD_OUT)
     examples = [base_model.facts[row] for row in np.flatnonzero(drawn.role == split.TRAIN).tolist()]
-    scoring, recalling = part(progress, "scoring", 0.0, 0.7), part(progress, "what the base model recalls", 0.7, 1.0)
+    scoring, recalling = part(progress, "scoring", 0.0, 0.7), part(progress, "what the base model recalls", 0.7, 0.8)
     asking = Asking(config, model, base_model.model, examples, out, seed)
     scored = asking.scores(config.knownness, base_model.facts, scoring)
     halves = split.arms(
@@ -112,6 +114,7 @@ def questions(
         known_class=scored.known_class,
     )
     tested = [base_model.facts[row] for row in held_out.tolist()]
+    wanted = labels.needs(config.finetunings)
     questions = Questions(
         facts=base_model.facts,
         encoded=encoded,
@@ -128,7 +131,14 @@ def questions(
             *_drawn_by_lot(config, halves, ids, scored.value),
             *evaluate.unreachable(config.evaluate, model, base_model.facts, encoded),
         ),
+        said=labels.ask(
+            asking, base_model.facts, drawn.role == split.TRAIN, wanted, part(progress, "labels", 0.8, 1.0)
+        ),
     )
+    questions = replace(questions, notes=(*questions.notes, *labels.notes(questions, wanted)))
+    for arm in config.arms:
+        named = of_arm.finetuning(config.finetune, arm)
+        labels.check_known(arm, named, halves.arms[of_arm.facts_of(arm)], questions.said)
     known = {fact.answers[0].casefold() for fact in examples}
     shared = np.mean([any(answer.casefold() in known for answer in fact.answers) for fact in tested])
     popularity = np.array([np.nan if fact.popularity is None else fact.popularity for fact in base_model.facts])
@@ -154,7 +164,7 @@ def _drawn_by_lot(config: Config, halves: Split, ids: "Ids", value: Float[np.nda
     """Return what to say of facts that equal knownness leaves to chance; InputError where halves are nothing else."""
     tied = len(split.tied(halves, ids.relation, value, config.split))
     n = len(halves.arms["top"]) + len(halves.arms["bottom"])
-    if tied == n and {"top", "bottom"} & set(map(facts_of, config.arms)):
+    if tied == n and {"top", "bottom"} & set(map(of_arm.facts_of, config.arms)):
         raise InputError(
             f"all training facts are equally known by --knownness.measure {config.knownness.measure}: the top and the "
             "bottom half would be drawn by lot.\nRank them by something that differs: --knownness.measure logprob."
@@ -212,7 +222,10 @@ def measure_arm(
     progress: Progress = silent,
 ) -> Measured:
     """Return the measurements of an arm's finetuned model."""
-    return measure.arm(arm, models.measured(tuned), questions, own, config.evaluate, pieces=pieces, progress=progress)
+    found = measure.arm(arm, models.measured(tuned), questions, own, config.evaluate, pieces=pieces, progress=progress)
+    if config.finetune.answers != "abstain":
+        return found
+    return replace(found, metrics=found.metrics | measure.abstention(found.facts, labels.ABSTENTION))
 
 
 def mediate(
@@ -283,8 +296,7 @@ def tune(
 ) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """Return a fresh copy of the base model finetuned on an arm's facts, and its trace."""
     model = base_model.load()
-    if config.finetune.answers == "permuted":
-        questions = _permuted(model, questions, own)
+    questions = labels.taught(config.finetune.answers, model, questions, own)
     dev = np.flatnonzero(questions.role == split.DEV)
     subset = [questions.encoded[row] for row in (dev if len(dev) else questions.held_out)[:N_EVAL]]
     return finetune.run(
@@ -300,19 +312,6 @@ def tune(
     )
 
 
-def _permuted(model: LanguageModel, questions: Questions, own: Int[np.ndarray, " _"]) -> Questions:
-    """Return the questions with these facts' answers dealt out anew among those of one relation."""
-    rng, facts = np.random.default_rng([questions.seed, 13]), list(questions.facts)
-    for relation in np.unique(questions.relation[own]):
-        rows = own[questions.relation[own] == relation]
-        for row, other in zip(rows.tolist(), rng.permutation(rows).tolist(), strict=True):
-            facts[row] = replace(questions.facts[row], answers=questions.facts[other].answers)
-    encoded = list(questions.encoded)
-    for row, question in zip(own.tolist(), model.format.ask([facts[row] for row in own.tolist()]), strict=True):
-        encoded[row] = question
-    return replace(questions, facts=tuple(facts), encoded=encoded)
-
-
 def _ranked(questions: Questions, own: Int[np.ndarray, " _"]) -> Ranked:
     """Return what remedies read: the arm's facts by knownness, the best known of all training facts, the dev facts."""
     by_knownness = np.argsort(-questions.knownness, kind="stable")
@@ -322,4 +321,6 @@ def _ranked(questions: Questions, own: Int[np.ndarray, " _"]) -> Ranked:
         training[: max(1, len(training) // 10)],
         np.flatnonzero(questions.role == split.DEV),
     )
-    return Ranked(*([questions.encoded[row] for row in chosen.tolist()] for chosen in rows))
+    ranked, known, dev = ([questions.encoded[row] for row in chosen.tolist()] for chosen in rows)
+    recalled = [] if questions.said is None else rows[0][questions.said.recalled[rows[0]]].tolist()
+    return Ranked(ranked, known, dev, questions.knownness[rows[0]], [questions.encoded[row] for row in recalled])

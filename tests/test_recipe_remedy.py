@@ -61,6 +61,7 @@ for flags in [], ["--finetune.known-only"]:
 SMALL = """--facts.n-subjects 40 --facts.n-relations 2 --facts.n-answers 5 --model.n-filler 5 --model.shared-share 0
 --pretrain.steps 50 --finetune.steps 40 --finetune.batch-size 64 --n-records 1""".split()
 RUN_MODEL = """
+import numpy as np
 import tyro
 from empirical.finetune import FinetuneConfig
 from empirical.lm import hook, remedies
@@ -68,7 +69,7 @@ from empirical.lm.remedies import Ranked, Training
 
 for flags in [], ["--known-only"]:
     config = tyro.cli(FinetuneConfig, args=flags)
-    hooks = remedies.hooks(config, Training(None, Ranked("abcdefgh", "", ""), config.train, 0, 0))
+    hooks = remedies.hooks(config, Training(None, Ranked("abcdefgh", "", "", np.zeros(8)), config.train, 0, 0))
     print("".join(hook.drawn(hooks, 1, list("hgfedcba"))))
 """
 

@@ -110,6 +110,22 @@ class Curriculum(Remedy):
         return lambda key: block.rows[jax.random.randint(key, block.shape, low, high)]
 
 
+class KnownWeight(Remedy):
+    """Draws facts in proportion to their weights, which moves the model as weighted losses do in the mean."""
+
+    reads = frozenset({"order"})
+
+    def rows(self, block: Block, draw: Draw) -> Draw:
+        power = jnp.asarray(block.task.rates.strength["known_weight"])
+
+        def by_weight(key: Array) -> Int[Array, "step fact"]:
+            # The rank's distribution is r^(1 + power); the best known comes first.
+            rank = jax.random.uniform(key, block.shape) ** (1 / (1 + power))
+            return block.rows[jnp.minimum(((1 - rank) * block.size).astype(jnp.int32), block.size - 1)]
+
+        return by_weight
+
+
 class Replay(Remedy):
     """Draws a share of every batch from the best-known facts."""
 
@@ -132,6 +148,7 @@ REMEDIES: dict[str, Remedy] = {
     "kl_weight": Kl(),
     "attention_floor": AttentionFloor(),
     "curriculum": Curriculum(),
+    "known_weight": KnownWeight(),
     "replay": Replay(),
 }
 """What each remedy does, by the name of its setting; draws and losses go through them in this order."""

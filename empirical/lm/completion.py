@@ -1,6 +1,7 @@
 """Whether a model completes a fact's pretraining sentences: what it recalls where nothing asks in a new format."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,8 +9,9 @@ from jaxtyping import Bool, Float
 from transformers import PreTrainedTokenizerBase
 
 from core.facts.record import Fact
-from empirical.lm import batch, logits
+from empirical.lm import batch, generate, logits
 from empirical.lm.batch import Batch
+from empirical.lm.model import LanguageModel
 from empirical.lm.tokenizer import special_token_id
 from empirical.worlds import templates, world
 
@@ -40,6 +42,23 @@ def recall(
     return np.bincount(owner, weights=right, minlength=len(facts)) / counts
 
 
+def answers(
+    model: LanguageModel, facts: Sequence[Fact], *, n_paraphrases: int = 8, max_new_tokens: int = 16
+) -> list[str]:
+    """Return how the model completes a sentence about each fact: the first of those that `recall` has.
+
+    The stop of the sentence is no part of the answer.
+    """
+    texts = [_cut(fact, n_paraphrases)[0] for fact in facts]
+    options: Any = {"return_offsets_mapping": True, "split_special_tokens": True}
+    joint = model.tokenizer(["".join(text) for text in texts], **options)
+    first = _first_of_answer(texts, joint["offset_mapping"])
+    prompts = [tokens[:place] for tokens, place in zip(joint["input_ids"], first, strict=True)]
+    stop = generate.stop_ids(model.tokenizer)
+    said = generate.greedy(model.network, prompts, stop=stop, pad=model.pad, max_new_tokens=max_new_tokens)
+    return [text.strip().removesuffix(".").strip() for text in generate.decode(model.tokenizer, said)]
+
+
 def _cut(fact: Fact, n_paraphrases: int) -> list[tuple[str, str]]:
     """Return the fact's paraphrases that end with the answer, cut before it; all of them where none does."""
     slots = {"subject": fact.subject, "answer": fact.answers[0]}
@@ -56,9 +75,13 @@ def _is_right(
     joint = tokenizer(whole, return_offsets_mapping=True, split_special_tokens=True)
     end, pad = special_token_id(tokenizer, "eos"), special_token_id(tokenizer, "pad")
     padded = batch.pad_right([[*tokens, end] for tokens in joint["input_ids"]], pad)
-    pairs = zip(texts, joint["offset_mapping"], strict=True)
-    first = [next(i for i, (_, stop) in enumerate(offsets) if stop > len(before)) for (before, _), offsets in pairs]
-    return most_likely(model, padded, padded.tail(first))
+    return most_likely(model, padded, padded.tail(_first_of_answer(texts, joint["offset_mapping"])))
+
+
+def _first_of_answer(texts: Sequence[tuple[str, str]], offsets: Sequence[Sequence[tuple[int, int]]]) -> list[int]:
+    """Return the place of each answer's first token, by the tokens' ends in the text."""
+    pairs = zip(texts, offsets, strict=True)
+    return [next(i for i, (_, stop) in enumerate(own) if stop > len(before)) for (before, _), own in pairs]
 
 
 @torch.no_grad()

@@ -12,12 +12,16 @@ from jaxtyping import Float, Int
 from torch.nn import functional
 
 from core import config_json
-from core.remedies import Remedies
+from core.console import note
+from core.remedies import Remedies, known_weights
 from empirical import processes
 from empirical.lm import batch, graft, train
 from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
 from empirical.lm.train import TrainConfig
+
+N_OWN = 256
+"""Facts of an arm's own, at most, on which its loss is measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,10 @@ class Ranked:
     """The best-known tenth of all training facts."""
     dev: Sequence[Encoded]
     """Those that no arm is trained on and none is tested on, in any order."""
+    knownness: Float[np.ndarray, " own"]
+    """How well each of the arm's own is known."""
+    recalled: Sequence[Encoded] = ()
+    """Those of the arm that the base model recalls; empty unless a remedy needs it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,25 +71,51 @@ class FrozenLayers(Hook):
         _freeze(training.network, graft.names(training.network, layers=range(config.frozen_layers)))
 
 
-class EarlyStopping(Hook):
+class _Kept(Hook):
+    """Ends with the weights that were kept last, those of the last step where none were."""
+
+    def __init__(self, training: Training, questions: Sequence[Encoded]):
+        self._network, self._pad = training.network, training.pad
+        self._passes = train.passes(questions, training.config)
+        self._weights: dict[str, torch.Tensor] = {}
+
+    def end(self) -> None:
+        with torch.no_grad():
+            for name, value in self._trained().items():
+                if name in self._weights:
+                    value.copy_(self._weights[name])
+
+    def keep(self) -> None:
+        """Keep the weights as they are now."""
+        self._weights = {name: value.detach().to("cpu", copy=True) for name, value in self._trained().items()}
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {name: value for name, value in self._network.named_parameters() if value.requires_grad}
+
+    def _loss(self) -> float:
+        """Return the loss on the questions, summed."""
+        self._network.eval()
+        device, total = next(self._network.parameters()).device, 0.0
+        with torch.no_grad():
+            for own in self._passes:
+                questions = batch.of_questions(own, self._pad)
+                inputs = questions.tokens.to(device), questions.labels.to(device)
+                total += train.loss_sum(self._network, *inputs).item()
+        return total
+
+
+class EarlyStopping(_Kept):
     """Ends with the weights of the recorded step whose loss on the dev facts is least, of equal ones the first."""
 
     def __init__(self, config: Remedies, training: Training):
-        self._network, self._pad = training.network, training.pad
-        self._dev = train.passes(training.questions.dev, training.config)
+        super().__init__(training, training.questions.dev)
         self._least = float("inf")
-        self._weights: dict[str, torch.Tensor] = {}
 
     def record(self, step: int) -> None:
         loss = processes.agreed(self._loss())
         if loss < self._least or not self._weights:
             self._least = loss
-            self._weights = {name: value.detach().to("cpu", copy=True) for name, value in self._trained().items()}
-
-    def end(self) -> None:
-        with torch.no_grad():
-            for name, value in self._trained().items():
-                value.copy_(self._weights[name])
+            self.keep()
 
     def state(self) -> Any:
         return {"least": self._least, "weights": self._weights}
@@ -89,19 +123,34 @@ class EarlyStopping(Hook):
     def resume(self, state: Any) -> None:
         self._least, self._weights = state["least"], state["weights"]
 
-    def _trained(self) -> dict[str, torch.nn.Parameter]:
-        return {name: value for name, value in self._network.named_parameters() if value.requires_grad}
 
-    def _loss(self) -> float:
-        """Return the loss on the dev facts, summed."""
-        self._network.eval()
-        device, total = next(self._network.parameters()).device, 0.0
-        with torch.no_grad():
-            for own in self._dev:
-                questions = batch.of_questions(own, self._pad)
-                inputs = questions.tokens.to(device), questions.labels.to(device)
-                total += train.loss_sum(self._network, *inputs).item()
-        return total
+class UntilLoss(_Kept):
+    """Ends with the weights of the first recorded step whose loss on the arm's own facts is low enough, else the last.
+
+    It is the mean over the answers' tokens of at most N_OWN facts, drawn once.
+    """
+
+    def __init__(self, config: Any, training: Training):
+        own, self._until = training.questions.own, config.until_loss
+        chosen = np.random.default_rng([training.seed, 14]).permutation(len(own))[:N_OWN]
+        questions = [own[row] for row in chosen]
+        super().__init__(training, questions)
+        self._n_tokens = sum(len(question.completion) for question in questions)
+
+    def record(self, step: int) -> None:
+        if not self._weights and processes.agreed(self._loss()) / self._n_tokens <= self._until:
+            self.keep()
+
+    def end(self) -> None:
+        if not self._weights:
+            note(f"A training never came to a loss of {self._until:g} on its own facts: it ends with its last step.")
+        super().end()
+
+    def state(self) -> Any:
+        return self._weights
+
+    def resume(self, state: Any) -> None:
+        self._weights = state
 
 
 class Kl(Hook):
@@ -156,6 +205,44 @@ class Curriculum(Hook):
         return [half[row] for row in rows]
 
 
+class OnlyKnown(Hook):
+    """Draws the facts of the arm that the base model recalls, at as many steps."""
+
+    def __init__(self, config: Any, training: Training):
+        self._recalled, self._training = training.questions.recalled, training
+
+    def batch(self, step: int, drawn: list[Encoded]) -> list[Encoded]:
+        lengths = [len(example.tokens) for example in self._recalled]
+        rows = train.batch_rows(lengths, self._training.config, step, seed=self._training.seed)
+        return [self._recalled[row] for row in rows]
+
+
+class KnownWeight(Hook):
+    """Weighs the losses of the arm's facts by knownness; those that replay repeats from elsewhere count 1.
+
+    The loss has every fact once already: what is added is its weight less 1 times its loss.
+    """
+
+    def __init__(self, config: Remedies, training: Training):
+        questions = training.questions
+        weights = known_weights(questions.knownness, config.known_weight)
+        self._weight = {one.tokens: weight for one, weight in zip(questions.own, weights.tolist(), strict=True)}
+
+    def loss(
+        self,
+        tokens: Int[torch.Tensor, "example token"],
+        labels: Int[torch.Tensor, "example token"],
+        predicting: Float[torch.Tensor, "scored output"],
+    ) -> Float[torch.Tensor, ""] | float:
+        is_scored = labels != batch.IGNORED
+        n_scored, place = is_scored.sum(1), torch.arange(labels.shape[1], device=labels.device)
+        lengths = (is_scored * (place + 1)).amax(1).tolist()
+        rows = (tuple(row[:length]) for row, length in zip(tokens.tolist(), lengths, strict=True))
+        added = torch.tensor([self._weight.get(row, 1.0) - 1 for row in rows], device=labels.device)
+        losses = functional.cross_entropy(predicting.float(), labels[is_scored], reduction="none")
+        return (added.repeat_interleave(n_scored) * losses).sum()
+
+
 class Replay(Hook):
     """Puts a fact of the best-known tenth in the place of each fact of a batch, at this chance."""
 
@@ -199,8 +286,11 @@ HOOKS: dict[str, Callable[[Any, Training], Hook]] = {
     "frozen": Frozen,
     "frozen_layers": FrozenLayers,
     "early_stopping": EarlyStopping,
+    "until_loss": UntilLoss,
     "kl_weight": Kl,
+    "only_known": OnlyKnown,
     "curriculum": Curriculum,
+    "known_weight": KnownWeight,
     "replay": Replay,
     "update_share": UpdateShare,
 }

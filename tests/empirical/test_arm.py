@@ -31,7 +31,7 @@ def test_an_arm_names_its_facts_and_its_remedies():
         ("bottom+replay=much", "replay is 'much', it must be a number"),
         ("bottom+early_stopping=yes", "it must be true"),
         ("bottom+frozen_layers=1.5", "it must be a number"),
-        ("bottom+answers=odd", "answers is 'odd', it must be true or permuted"),
+        ("bottom+answers=odd", "answers is 'odd', it must be true or permuted or base or abstain"),
         ("bottom+curriculum=odd", "it must be mixed or known_first or known_last"),
     ],
 )

@@ -13,6 +13,7 @@ from empirical import knownness
 from empirical.knownness import KnownnessConfig
 from empirical.lm import generate, multiple_choice, prompts, tokenizer
 from empirical.lm.model import LanguageModel
+from empirical.pieces import Pieces
 
 
 def ask(number, relation="capital", answers=None, popularity=None):
@@ -113,6 +114,18 @@ def test_of_a_chat_model_examples_are_earlier_turns(model, words, monkeypatch):
     turns = [[f"user:{f.question}</s>assistant:{f.answers[0]}</s>" for f in own] for own in chosen]
     expected = ["".join(own) + f"user:{f.question}</s>assistant:" for own, f in zip(turns, FACTS, strict=True)]
     assert sorted(seen) == sorted(expected) and calls[0]["stop"] == chat.format.stop
+
+
+def test_the_models_answers_are_those_to_the_first_prompt_and_kept_relation_by_relation(
+    model, words, monkeypatch, tmp_path
+):
+    calls = says(monkeypatch, words, lambda prompt: f"It is {asked(prompt)}.")
+    config, pieces = KnownnessConfig(shots=2, n_prompts=3, max_new_tokens=7), Pieces(tmp_path)
+    found = knownness.answers(config, model, FACTS, FACTS, seed=0, pieces=pieces)
+    assert found == [f"It is {fact.subject}." for fact in FACTS]
+    n_calls = len(calls)
+    assert {call["max_new_tokens"] for call in calls} == {7} and len(list(tmp_path.iterdir())) == n_calls
+    assert knownness.answers(config, model, FACTS, FACTS, seed=0, pieces=pieces) == found and len(calls) == n_calls
 
 
 @pytest.mark.parametrize("measure", ["greedy", "sampled"])

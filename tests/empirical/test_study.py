@@ -337,6 +337,48 @@ def test_a_remedy_of_training_changes_an_arms_model_and_not_its_number_of_steps(
     assert [record["step"] for record in steps] == [record["step"] for record in others]
 
 
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_the_base_model_is_asked_about_training_facts_where_an_arm_needs_it_and_once_for_a_split(
+    is_ours, one, named, tmp_path, monkeypatch
+):
+    asked, place = [], (completion if is_ours else knownness)
+    monkeypatch.setattr(completion, "recall", lambda net, words, facts, **more: np.linspace(0, 1, len(facts)))
+    monkeypatch.setattr(
+        knownness,
+        "score",
+        lambda config, model, facts, *rest, **more: knownness.Scores(np.linspace(0, 1, len(facts)), None),
+    )
+
+    def answers(*given, **more):
+        facts = given[1 if is_ours else 2]
+        asked.append([fact.id for fact in facts])
+        return [f"said {fact.id}" for fact in facts]
+
+    monkeypatch.setattr(place, "answers", answers)
+    config = replace(CONFIG if is_ours else named, arms=("top", "bottom+answers=permuted"))
+    plain, _, _ = study.questions(config, one, tmp_path, seed=0)
+    assert plain.said is None and not asked
+    config = replace(config, arms=("top", "bottom+answers=base"))
+    for _ in range(2):
+        found, _, _ = study.questions(config, one, tmp_path, seed=0)
+    rows = np.flatnonzero(found.role == TRAIN).tolist()
+    assert asked == [[one.facts[row].id for row in rows]] * (2 if is_ours else 1)
+    assert found.said is not None and found.said.recalled[rows].tolist() == [False] * 16 + [True] * 16
+    assert [found.said.texts[row] for row in rows] == [f"said {one.facts[row].id}" for row in rows]
+    assert {found.said.texts[row] for row in range(80) if row not in rows} == {""}
+
+
+def test_an_arm_that_is_taught_to_abstain_reports_how_often_it_does(one, asked, monkeypatch):
+    questions, halves = asked
+    facts = {"predicted": ["unknown", "Bo", "Bo"], "correct": [False, True, False]}
+    plain = study.Measured({"accuracy": 1 / 3}, facts, {}, np.zeros((1, 1, 1, 1)))
+    monkeypatch.setattr(study.measure, "arm", lambda *given, **more: plain)
+    for answers, more in (("true", {}), ("abstain", {"abstention_rate": 1 / 3, "answered_accuracy": 0.5})):
+        config = replace(CONFIG, finetune=replace(CONFIG.finetune, answers=answers))
+        found = study.measure_arm(config, "bottom", one.load(), questions, halves.arms["bottom"])
+        assert found.metrics == {"accuracy": 1 / 3} | more
+
+
 def test_permuted_answers_are_the_arms_own_within_relation_and_taught_in_place_of_the_true_ones(
     one, asked, tmp_path, monkeypatch
 ):

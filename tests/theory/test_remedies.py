@@ -9,6 +9,7 @@ import pytest
 
 from core import split
 from core.errors import InputError
+from core.remedies import known_weights
 from core.seeds import Cell
 from core.split import SplitConfig
 from theory import config as configs
@@ -47,7 +48,7 @@ def plain():
     [
         ("everything", {"kl_weight": 0.7, "attention_floor": 5.0, "replay": 0.3, "curriculum": "known_first"}),
         ("values", {"kl_weight": 0.7, "curriculum": "known_last"}),
-        ("attention", {"attention_floor": 20.0, "early_stopping": True}),
+        ("attention", {"attention_floor": 20.0, "early_stopping": True, "known_weight": 1.0}),
     ],
 )
 def test_both_forms_are_one_model_under_every_remedy(train, changes, plain):
@@ -206,6 +207,18 @@ def test_replay_repeats_the_best_known_tenth_in_its_share_of_every_batch(share, 
     assert one.knownness[repeated].min() >= np.sort(one.knownness[whole])[-n_known]
     per_step = (~np.isin(drawn, bottom)).mean(axis=1)
     assert per_step.std() < 0.1
+
+
+@pytest.mark.parametrize("power", [1.0, 3.0])
+def test_facts_are_drawn_in_proportion_to_their_weights_by_knownness(power, task_of):
+    config, task, one = task_of(known_weight=power)
+    bottom = one.split.arms["bottom"]
+    drawn = np.concatenate([draw(config, task, split.ARMS.index("bottom"), 60, 0, seed) for seed in range(80)])
+    expected = known_weights(-np.argsort(np.argsort(-one.knownness[bottom], kind="stable")), power) / len(bottom)
+    found = (drawn.ravel()[:, None] == bottom).mean(axis=0)
+    assert found.sum() == pytest.approx(1)
+    np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(expected.max() / drawn.size))
+    assert expected.max() - expected.min() > 10 * np.sqrt(expected.max() / drawn.size)
 
 
 def test_stopping_early_returns_the_record_with_the_least_loss_on_dev_facts():

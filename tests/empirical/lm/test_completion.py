@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from core.facts.record import Fact
-from empirical.lm import completion, tokenizer
+from empirical.lm import completion, generate, tokenizer
+from empirical.lm.model import LanguageModel
 from empirical.worlds import templates
 
 FACTS = [
@@ -66,3 +67,20 @@ def test_every_relation_can_be_probed_whatever_the_number_of_statements(relation
     fact = Fact("0", "Ann0", relation, "?", ("cook",))
     for n in (1, 2, 8):
         assert completion.recall(Oracle(rows, len(words)), words, [fact], n_paraphrases=n) == 1
+
+
+def test_an_answer_is_what_the_model_puts_at_the_end_of_the_first_sentence(llama, monkeypatch):
+    sentences = [LAST[0].format(subject=fact.subject, answer=fact.answers[0]) for fact in FACTS]
+    words, read = tokenizer.train(sentences, size=320), []
+
+    def greedy(model, prompts, **settings):
+        read.extend(words.batch_decode(prompts))
+        assert settings["max_new_tokens"] == 5 and words.eos_token_id in settings["stop"]
+        return [words(text, add_special_tokens=False)["input_ids"] for text in (" a  pilot.", " ")]
+
+    monkeypatch.setattr(generate, "greedy", greedy)
+    assert completion.answers(LanguageModel(llama, words, "made"), FACTS, max_new_tokens=5) == ["a  pilot", ""]
+    before = LAST[0].partition("{answer}")[0].rstrip()
+    assert [text.removeprefix(words.bos_token or "").lstrip() for text in read] == [
+        before.format(subject=fact.subject) for fact in FACTS
+    ]

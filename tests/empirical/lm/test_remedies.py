@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
+from core.remedies import known_weights
 from empirical import finetune
 from empirical.finetune import FinetuneConfig, Lora
 from empirical.lm import batch, prompts, remedies, train
@@ -24,7 +26,7 @@ QUICK = FinetuneConfig(
 def ranked(tiny_world, words) -> Ranked:
     """Return an arm of twenty facts, two that are known best, and ten dev facts."""
     encoded = prompts.encode(words, [prompts.build(fact) for fact in tiny_world.fact_set().facts[:32]])
-    return Ranked(encoded[2:22], encoded[:2], encoded[22:])
+    return Ranked(encoded[2:22], encoded[:2], encoded[22:], -np.arange(20.0))
 
 
 def training(ranked, network=None, config=QUICK, seed=0) -> Training:
@@ -80,6 +82,15 @@ def test_each_half_of_the_steps_draws_one_half_of_the_arm_whole(order, ranked):
     assert len(drawn) == 15
     assert {row for rows in drawn[:8] for row in rows} == first
     assert {row for rows in drawn[8:] for row in rows} == second
+
+
+def test_of_the_known_alone_each_is_drawn_once_an_epoch_of_theirs_at_as_many_steps(ranked):
+    some = replace(ranked, recalled=ranked.own[3:9])
+    drawn = batches(replace(QUICK, only_known=True), some)
+    assert len(drawn) == len(batches(QUICK, ranked)) == 15
+    for epoch in range(7):
+        own = [row for rows in drawn[2 * epoch : 2 * epoch + 2] for row in rows]
+        assert len(own) == 6 and set(own) == tokens(some.recalled)
 
 
 def test_a_curriculum_of_one_fact_repeats_it(ranked):
@@ -154,6 +165,30 @@ def test_the_more_kl_weighs_the_nearer_the_tuned_model_stays_to_its_base(method,
     assert 0 < away[1] < away[0] / 2
 
 
+@pytest.mark.parametrize("rows", [None, 2])
+def test_weighed_by_knownness_a_step_follows_the_gradient_of_the_weighted_losses(rows, llama, words, ranked, tmp_path):
+    """One step of plain descent on a whole batch, in one pass or in several; one fact of it is none of the arm's."""
+    drawn = [*ranked.own[::3], ranked.known[0]]
+    weights = [*known_weights(ranked.knownness, 2.0)[::3], 1.0]
+    network, expected = copy.deepcopy(llama), copy.deepcopy(llama)
+    hooks = remedies.hooks(replace(QUICK, known_weight=2.0), training(ranked, network))
+    config = replace(QUICK.train, micro_batch_size=rows, max_gradient_norm=1e9)
+    moved = torch.optim.SGD(network.parameters(), 0.1)
+    plain = train._step(Accelerator(), network, moved, drawn, config, 2, hooks, False)
+
+    losses = []
+    for one in drawn:
+        questions = batch.of_questions([one], pad=2)
+        losses.append(train.loss_sum(expected, questions.tokens, questions.labels))
+    n_tokens = sum(len(one.completion) for one in drawn)
+    (sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / n_tokens).backward()
+    torch.optim.SGD(expected.parameters(), 0.1).step()
+    assert plain == pytest.approx(sum(loss.item() for loss in losses) / n_tokens, rel=1e-5)
+    for name, value in network.named_parameters():
+        torch.testing.assert_close(value, expected.get_parameter(name), atol=1e-6, rtol=0)
+        assert not value.grad_fn and (value - llama.get_parameter(name)).abs().max() > 1e-5
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_stopping_early_returns_the_record_with_the_least_loss_on_dev_facts(method, llama, words, ranked, tmp_path):
     """The rate is so high that the loss on dev facts rises again."""
@@ -182,6 +217,42 @@ def test_stopping_early_returns_the_start_where_every_step_does_harm(llama, word
     config = replace(QUICK, early_stopping=True)
     weights, _ = run(config, llama, words, away, tmp_path)
     assert same(weights, {name: value.clone() for name, value in llama.state_dict().items()})
+
+
+def test_until_a_loss_is_reached_returns_the_first_record_that_is_there_and_else_the_last(
+    llama, words, ranked, tmp_path, capsys
+):
+    kept, questions = [], batch.of_questions(ranked.own, pad=2)
+
+    def look(network):
+        network.eval()
+        with torch.no_grad():
+            loss = train.loss_sum(network, questions.tokens, questions.labels).item()
+        weights = {name: value.clone() for name, value in network.state_dict().items()}
+        kept.append((loss / int(questions.completion.sum()), weights))
+        return {}
+
+    plain, _ = run(QUICK, llama, words, ranked, tmp_path / "plain", evaluate=look)
+    losses = [loss for loss, _ in kept]
+    assert min(losses[:2]) > losses[2] > losses[-1]
+    found, _ = run(replace(QUICK, until_loss=losses[2] + 1e-4), llama, words, ranked, tmp_path / "until")
+    assert same(found, kept[2][1]) and not same(found, plain)
+    never, _ = run(replace(QUICK, until_loss=1e-9), llama, words, ranked, tmp_path / "never")
+    assert same(never, plain) and "never came to a loss of 1e-09" in capsys.readouterr().err
+
+
+def test_a_training_until_a_loss_resumes_with_the_weights_that_it_kept(llama, words, ranked, tmp_path):
+    config, seen = replace(QUICK, until_loss=4.0), []
+
+    def told(doing, share):
+        seen.append(share)
+        if len(seen) == 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, llama, words, ranked, tmp_path / "cut", progress=told)
+    whole, found = (run(config, llama, words, ranked, tmp_path / name) for name in ("whole", "cut"))
+    assert same(whole[0], found[0]) and not same(whole[0], run(QUICK, llama, words, ranked, tmp_path / "plain")[0])
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
