@@ -121,4 +121,5 @@ def _in_place_of_unknown(
     unknown = own[~said.recalled[own]].tolist()
     if answers == "abstain":
         return {row: (ABSTENTION,) for row in unknown}
-    return {row: (said.texts[row],) for row in unknown if said.texts[row]}
+    texts = {row: str(said.texts[row]) for row in unknown}
+    return {row: (text,) for row, text in texts.items() if text}

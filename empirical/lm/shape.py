@@ -13,7 +13,7 @@ def text(model: Model) -> PreTrainedConfig:
     return model.config.get_text_config()
 
 
-def not_of_text(model: PreTrainedModel) -> list[str]:
+def not_of_text(model: Model) -> list[str]:
     """Return the names of the weights that no text passes through: what reads images, if there is any."""
     if text(model) is model.config:
         return []

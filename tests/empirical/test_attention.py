@@ -42,7 +42,8 @@ def test_attentions_intervals_are_robust_to_questions_that_share_a_subject(encod
 
 def test_attention_is_unknown_where_no_question_names_its_subject(encoded):
     nameless = [question for question in encoded if not question.has_subject]
-    assert attention.table("top", *[np.ones((1, 2, 1, 1, 4))] * 2, nameless, np.zeros(1, dtype=int)) == {}
+    mass = np.ones((1, 2, 1, 1, 4))
+    assert attention.table("top", mass, mass, nameless, np.zeros(1, dtype=int)) == {}
 
 
 def test_attention_is_that_of_each_question_alone_at_the_prompts_end_and_at_the_answers_first_token(model, encoded):

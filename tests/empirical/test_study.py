@@ -239,7 +239,8 @@ def _tried(monkeypatch, accuracy):
         put.append([fact.id for fact in facts])
         n = len(facts)
         right = np.arange(n) < accuracy[model] * n
-        return evaluate.Answers([""] * n, right, [False] * n, [False] * n, [False] * n, [0.0] * n, np.zeros(n))
+        rules = [False] * n, [False] * n, [False] * n, [0.0] * n
+        return evaluate.Answers([""] * n, right, *rules, logprob=np.zeros(n), predicted_probability=np.ones(n))
 
     monkeypatch.setattr(study, "tune", tune)
     monkeypatch.setattr(models, "measured", lambda model: model)
@@ -359,8 +360,7 @@ def test_the_base_model_is_asked_about_training_facts_where_an_arm_needs_it_and_
     plain, _, _ = study.questions(config, one, tmp_path, seed=0)
     assert plain.said is None and not asked
     config = replace(config, arms=("top", "bottom+answers=base"))
-    for _ in range(2):
-        found, _, _ = study.questions(config, one, tmp_path, seed=0)
+    _, (found, _, _) = (study.questions(config, one, tmp_path, seed=0) for _ in range(2))
     rows = np.flatnonzero(found.role == TRAIN).tolist()
     assert asked == [[one.facts[row].id for row in rows]] * (2 if is_ours else 1)
     assert found.said is not None and found.said.recalled[rows].tolist() == [False] * 16 + [True] * 16

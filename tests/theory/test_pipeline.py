@@ -130,5 +130,6 @@ def test_a_tables_subjects_are_split_by_their_names_where_roles_are_hashed(tmp_p
             facts.FactsConfig(path=table), pretrain=quick[0], finetune=quick[1], split=quick[2], n_records=1
         )
         (world,) = pipeline.simulate(config, [Cell(0, 0, 0)])
+        assert world.store.keys is not None
         roles.append(dict(zip(world.store.keys, world.split.role.tolist(), strict=True)))
     assert len(roles[1]) == 30 and all(roles[0][name] == role for name, role in roles[1].items())

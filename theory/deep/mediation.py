@@ -4,7 +4,7 @@ Names are those of the language model's interventions, so that both stand in one
 """
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,7 @@ def outcome(
 def grafted(own: PyTree, given: PyTree, parts: list[str]) -> PyTree:
     """Return a network's parameters with another's in these of `PARTS`."""
     wanted = {module for part in parts for module in PARTS[part]}
-    mine, theirs = (traverse_util.flatten_dict(parameters) for parameters in (own, given))
+    mine, theirs = (cast(dict[tuple, Array], traverse_util.flatten_dict(parameters)) for parameters in (own, given))
 
     def mixed(path: tuple[Any, ...]) -> Array | np.ndarray:
         if "query_key_value" not in path:

@@ -69,7 +69,8 @@ def test_a_model_that_reads_images_is_scored_finetuned_saved_and_evaluated_on_te
     alone = evaluate.answer(EvaluateConfig(max_new_tokens=4, batch_size=1), found, FACTS, encoded)
     assert answers.predicted == alone.predicted
     assert capture.refusal(found.network) is None
-    mass = attention.mass_of(found, reading.read(found.network, encoded, found.pad))
+    grams = capture.weighing(found.network)
+    mass = attention.masses(found, reading.read(found.network, encoded, found.pad), grams=grams)["mass"]
     # Of the prompt's last token, beside eager attention's weights; without padding.
     network, one = model.merged(found).network, encoded[0]
     network.set_attn_implementation("eager")

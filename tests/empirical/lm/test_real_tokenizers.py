@@ -27,8 +27,8 @@ from empirical import attention, evaluate, finetune, knownness
 from empirical.evaluate import EvaluateConfig
 from empirical.finetune import FinetuneConfig
 from empirical.knownness import KnownnessConfig
+from empirical.lm import capture, reading
 from empirical.lm import model as models
-from empirical.lm import reading
 from empirical.lm.model import LanguageModel, ModelConfig
 from empirical.lm.train import TrainConfig
 
@@ -95,7 +95,8 @@ def test_prompt_answer_beginning_end_and_subject_are_where_they_belong(loaded):
 def test_captured_attention_is_eager_attention(loaded):
     _, model = loaded
     encoded = model.format.ask(FACTS)
-    mass = attention.mass_of(model, reading.read(model.network, encoded, model.pad))
+    grams = capture.weighing(model.network)
+    mass = attention.masses(model, reading.read(model.network, encoded, model.pad), grams=grams)["mass"]
     network: Any = model.network
     network.set_attn_implementation("eager")
     try:

@@ -180,7 +180,8 @@ def test_weighed_by_knownness_a_step_follows_the_gradient_of_the_weighted_losses
         questions = batch.of_questions([one], pad=2)
         losses.append(train.loss_sum(expected, questions.tokens, questions.labels))
     n_tokens = sum(len(one.completion) for one in drawn)
-    (sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / n_tokens).backward()
+    weighed = torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)])
+    (weighed.sum() / n_tokens).backward()
     torch.optim.SGD(expected.parameters(), 0.1).step()
     assert plain == pytest.approx(sum(loss.item() for loss in losses) / n_tokens, rel=1e-5)
     for name, value in network.named_parameters():
