@@ -17,7 +17,7 @@ from paper_figs.style import Look
 TOY, DEEP = "everything", "deep-2"
 MODELS = {
     TOY: "the toy",
-    DEEP: "two layers",
+    DEEP: "the deep toy",
     "tiny-mediation": "a small Llama",
     "smollm2-135m-entity-questions-mediation": "SmolLM2-135M",
 }
@@ -117,7 +117,7 @@ def _panel(axis: Axes, given: Mapping[tuple[str, str], Mapping[str, Share]]) -> 
         axis.axvline(at, color=style.GREY, linewidth=0.7)
     first_weight = next(place for place, row in enumerate(ROWS) if "@" not in row)
     axis.axhline(first_weight - 0.5, color=style.PALE, linewidth=0.7)
-    axis.set(xlim=(RANGE[0] - 0.05, RANGE[1] + 0.05), xlabel=f"share of a gap of {_gap(given)}")
+    axis.set(xlim=(RANGE[0] - 0.05, RANGE[1] + 0.05), xlabel=f"share of a gap\nof {_gap(given)}")
 
 
 def _gap(given: Mapping[tuple[str, str], Mapping[str, Share]]) -> str:

@@ -15,10 +15,11 @@ from paper_figs.style import Look
 
 PUBLISHED = "smollm2-135m-entity-questions"
 TOYS = {
-    "crossed": "attention alone is finetuned",
-    "interference": "in superposition, values finetuned too",
+    "crossed": "attention alone moves",
+    "interference": "superposition, values move",
     "deep-attention": "two layers, no MLP",
-    "deep-2": "two layers with MLPs",
+    "deep-1": "one layer, MLP",
+    "deep-2": "two layers, MLPs",
 }
 """From the theory's own to the one that is most like a language model."""
 READS = (
@@ -65,8 +66,8 @@ def claim(models: Mapping[str, Measured]) -> str:
     def agreeing(toy: str) -> int:
         return sum(models[toy][metric][row].sign == wanted[metric][row].sign for metric, row in cells)
 
-    counted = ", ".join(f"{agreeing(toy)} where {TOYS[toy]}" for toy in TOYS if toy in models)
-    return f"Of {len(cells)} signs that a published model shows, a toy shows clearly {counted}"
+    counted = ", ".join(f"{agreeing(toy)} ({TOYS[toy]})" for toy in TOYS if toy in models)
+    return f"Of {len(cells)} clear signs of a published model a toy shows {counted}"
 
 
 def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
@@ -78,12 +79,14 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     )
     note += "Known and unknown halves, rare and common answers are crossed in four arms of equal size. Facts that the "
     note += "base knows: accuracy on them."
-    figure, axes = style.figure(sentence, note, 3.6, ncols=len(METRICS))
+    figure, axes = style.figure(sentence, note, 3.9, ncols=len(METRICS))
     style.headings(axes, *METRICS.values())
     for axis, metric in zip(axes, METRICS, strict=True):
         _panel(axis, {name: measured[metric] for name, measured in models.items()})
     style.rows(axes, [row.replace(", of", ",\nof").replace(", answers", ",\nanswers") for row in ROWS])
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=6.5)
+    # Below the middle panel, in the lines that its label leaves free: a legend in the layout would widen the panel.
+    axes[1].set_xlabel("points\n\n\n")
+    axes[1].legend(loc="upper center", bbox_to_anchor=(0.3, -0.18), ncols=3, fontsize=6.5).set_in_layout(False)
     return sentence, figure
 
 

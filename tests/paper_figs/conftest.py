@@ -138,8 +138,11 @@ class Results(studies.Studies):
         for world in range(n_worlds):
             self.add_remedies(world=world)
         self.add_remedies("smollm2-135m-entity-questions-remedies")
-        for name, rare in {"crossed": 0.2, "interference": -0.1, "deep-attention": -0.1, "deep-2": -0.2}.items():
-            if name != "deep-2":
+        for name, rare in {
+            **{"crossed": 0.2, "interference": -0.1, "deep-attention": -0.1},
+            **{"deep-1": -0.1, "deep-2": -0.2},
+        }.items():
+            if name not in ("deep-1", "deep-2"):
                 self.add_worlds(name, tops=(0.7, 0.7, 0.75)[:n_worlds])
             self.add_contrasts(name, known=0.05, rare=rare)
         self.add_mediation("deep-2", flow="theory")

@@ -32,7 +32,7 @@ def test_the_claim_names_what_moved_in_each_model(made):
         "Of the gap, giving the bottom half's model the top half's attention moves 50 % in the toy and 25 % in a small "
         "Llama; giving it the MLP's weights, 60 % in a small Llama"
     )
-    assert len(figure.axes) == 2 and figure.axes[1].get_xlabel() == "share of a gap of 10.0 points"
+    assert len(figure.axes) == 2 and figure.axes[1].get_xlabel() == "share of a gap\nof 10.0 points"
 
 
 def test_a_model_that_was_given_nothing_is_left_out(made):
