@@ -106,7 +106,7 @@ def test_every_row_of_a_comparison_is_printed_in_120_columns():
         "retained",
         "unknown_accuracy",
     )
-    names += ("generic_correct", "is_swap_invariant", "knockout_drop")
+    names += ("generic_correct", "is_swap_invariant", "knockout_drop", *compare.CHOICES)
     all_arms = (*ARMS, *arms.NAMES)
     columns = {arm: {name: rng.random((1, 50)) for name in names} for arm in all_arms}
     group = Group(0, (0,), columns, np.arange(50), np.arange(50) // 10, False)

@@ -118,7 +118,7 @@ def test_only_what_figures_read_of_studies_is_kept_and_no_place_on_a_machine(res
     kept = tmp_path / "kept" / "empirical"
     assert sorted(path.name for path in kept.iterdir()) == ["tiny", "tiny-popqa"]
     tiny, popqa = (kept / name / "pretrain_0" / "split_0" / "seed_0" for name in ("tiny", "tiny-popqa"))
-    assert {file.name for file in tiny.iterdir()} == {"report.json", "attention.parquet", "mediation.parquet"}
+    assert {file.name for file in tiny.iterdir()} == {"report.json", "attention.parquet"}
     assert {file.name for file in popqa.iterdir()} == {"report.json"}
     # Two layers of two heads, of base, top and bottom; one position and one span alone.
     assert len(pq.read_table(tiny / "attention.parquet")) == 3 * 2 * 2

@@ -26,7 +26,7 @@ GOLDEN = {
         "relation": "91cfd19fa3659e1dd03bfaac74fe1cff03e8ff0bc8ba71a364448e06ffc574fe",
         "answer": "ca853cdee43874639e6c9f57308053d77831c307635d81ecabacf434e0bdd804",
         "popularity": "010a32f5e7bf09a52185b9c6fc0b52e9f486c8d77427b40172d18092b8997f4b",
-        "exposure": "b531396cea0e63b421f0da701c49b714f213bcbb8e6f17675e41b3f19de14bac",
+        "exposure": "009714d9c3a6ffa84eba8c7445bcf0e19b6be43423428c0b0bf409bd1a2d69c4",
         "subject_names": "48dba7478decb439b471b9be68f0e7dc79af6fc405fa30ea646e1befc5c24fe6",
         "relation_names": "fa9d3cfabc5d888043ba943aec72e26d6f70a34e164c25dad87a988c6c2b60eb",
         "answer_names": "d2471f00e4466c98378c0ecad7bc607deb8f58ca5f4a1b6e8a587a6c6994b20b",
@@ -44,7 +44,7 @@ GOLDEN = {
         "relation": "2036743f135d73f805e397882850b9f704b4e504a8360a404ac493e554e00e95",
         "answer": "a520085734f091d3183de9067e69a3f722255943206f75970384e5f72169ecaa",
         "popularity": "838d0c403cab02d6ba50f8fde28178a2c7ce2429e875f9b2105af352ed368c56",
-        "exposure": "47930102249d27c7921284216b8e9c7de1199f32c431c5ce7f6abf05f3ffb528",
+        "exposure": "a719f70287e8325b2a3b704ef61e4e6674547bd99bc18b156c0037071961cf41",
         "subject_names": "06a82967bd46f60272d3c884be035cb303087cf189e21bbc995910c0448f3e3f",
         "relation_names": "fa9d3cfabc5d888043ba943aec72e26d6f70a34e164c25dad87a988c6c2b60eb",
         "answer_names": "72073deb071fe7b8671e80e88f947d054e43efbb243965142714a13c4eed0d20",
@@ -272,4 +272,6 @@ def test_popqa_is_read_as_ever(where):
     golden = dict(GOLDEN[where])
     assert [len(store.subject), store.n_subjects, store.n_relations, store.n_answers] == golden.pop("counts")
     assert store.notes == golden.pop("notes")
-    assert {name: sha256(getattr(store, name)) for name in golden} == golden
+    # Processors differ in the last bits of a sum.
+    found = as_dict(store) | {"exposure": store.exposure.astype(np.float32)}
+    assert {name: sha256(found[name]) for name in golden} == golden
