@@ -239,8 +239,8 @@ def _tried(monkeypatch, accuracy):
         put.append([fact.id for fact in facts])
         n = len(facts)
         right = np.arange(n) < accuracy[model] * n
-        rules = [False] * n, [False] * n, [False] * n, [0.0] * n
-        return evaluate.Answers([""] * n, right, *rules, logprob=np.zeros(n), predicted_probability=np.ones(n))
+        rules: dict[str, Any] = dict.fromkeys(evaluate.RULES, [0.0] * n)
+        return evaluate.Answers([""] * n, right, **rules, logprob=np.zeros(n), predicted_probability=np.ones(n))
 
     monkeypatch.setattr(study, "tune", tune)
     monkeypatch.setattr(models, "measured", lambda model: model)
