@@ -239,7 +239,7 @@ def _tried(monkeypatch, accuracy):
         put.append([fact.id for fact in facts])
         n = len(facts)
         right = np.arange(n) < accuracy[model] * n
-        rules: dict[str, Any] = dict.fromkeys(evaluate.RULES, [0.0] * n)
+        rules: dict[str, Any] = dict.fromkeys(evaluate.RULES, [None] * n)
         return evaluate.Answers([""] * n, right, **rules, logprob=np.zeros(n), predicted_probability=np.ones(n))
 
     monkeypatch.setattr(study, "tune", tune)
