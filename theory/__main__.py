@@ -56,11 +56,11 @@ class Run:
 
     def __call__(self) -> int:
         config = configs.from_json(runs.read_run(self.from_run).report["config"]) if self.from_run else self.config
+        configs.check(config)
         if self.dry_run:
             print(json.dumps(configs.to_json(config), indent=2))
             return 0
         experiments.check_table(self.name, config.facts.path)
-        configs.check(config)
         if self.recall is not None:
             config = _calibrated(config, self.recall)
         wanted = self.seeds.cells()

@@ -39,10 +39,10 @@ class Deep:
     """Print the resolved config as JSON and stop."""
 
     def __call__(self) -> int:
+        deep_config.check(self.config)
         if self.dry_run:
             print(json.dumps(deep_config.to_json(self.config), indent=2))
             return 0
-        deep_config.check(self.config)
         wanted = Seeds(self.seeds, seed=self.seed).cells()
         stored = deep_config.to_json(self.config)
         left = results.unfinished(self.out, runner.FLOW, self.name, wanted, stored, overwrite=self.overwrite)
