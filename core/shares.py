@@ -18,6 +18,11 @@ COLUMNS = tuple(MEDIATION.names[2:])
 VARIANCES = ("moved_variance", "gap_variance", "covariance")
 READ = ("receiver", "donor", "intervention", "accuracy", "logprob", *VARIANCES)
 """Of a run's mediation table, the columns that `of_runs` reads."""
+PATCHES = (
+    *("attention@subject", "attention@all", "value@subject", "value@end", "mlp@subject_last", "mlp@end"),
+    *("layer@subject", "layer@end"),
+)
+"""Activations that are given where nothing else is said, WHAT@WHERE: of language models and of the deep toy alike."""
 RECEIVER, DONOR = "receiver", "donor"
 """The rows of the two models as they are."""
 

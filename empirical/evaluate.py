@@ -119,15 +119,11 @@ def asked(
     Args:
         first: Tokens whose log-probability right after the prompt is `first_logprob`.
     """
-    return _probable(model, given, first) | said(config, model, given, is_choice=is_choice)
-
-
-def _probable(model: LanguageModel, given: Reading, first: Int[np.ndarray, " token"] | None) -> dict[str, np.ndarray]:
     after = reading.following(model.network, given.questions, cache=given.cache)
     found = {"logprob": reading.of_completions(given.questions, after).double().numpy()}
-    return (
-        found if first is None else found | {"first_logprob": reading.of_first(given.questions, after, first).numpy()}
-    )
+    if first is not None:
+        found["first_logprob"] = reading.of_first(given.questions, after, first).numpy()
+    return found | said(config, model, given, is_choice=is_choice)
 
 
 def said(config: EvaluateConfig, model: LanguageModel, given: Reading, *, is_choice: bool) -> dict[str, np.ndarray]:

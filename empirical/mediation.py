@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from core.errors import InputError
-from core.shares import DONOR, RECEIVER, Outcome
+from core.shares import DONOR, PATCHES, RECEIVER, Outcome
 from empirical.evaluate import EvaluateConfig
 from empirical.lm import batch, graft, knockout, patch, shape
 from empirical.lm.batch import QuestionBatch
@@ -20,11 +20,6 @@ from empirical.lm.prompts import Encoded
 from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, uncounted
 
-PATCHES = (
-    *("attention@subject", "attention@all", "value@subject", "value@end", "mlp@subject_last", "mlp@end"),
-    *("layer@subject", "layer@end"),
-)
-"""What is patched where nothing else is said."""
 GRAFTS = (*graft.PARTS, "query_key+value_output", "value_output+mlp")
 """What is grafted where nothing else is said; a plus joins parts."""
 

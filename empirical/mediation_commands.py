@@ -14,6 +14,7 @@ from core import shares, statistics
 from core.columns import Columns
 from core.console import OUTPUT, progress
 from core.errors import InputError
+from core.shares import PATCHES
 from empirical import config as configs
 from empirical import mediation, study
 from empirical.lm import graft, shape
@@ -75,7 +76,7 @@ class Patching(Between):
     the gap between the two models moves.
     """
 
-    what: What = mediation.PATCHES
+    what: What = PATCHES
     """What is given: WHAT@WHERE, WHAT@WHERE:LAYERS or WHAT@WHERE:LAYERS:HEADS (attention@subject:4-7:0,3). WHAT is
     attention, value, mlp or layer; WHERE is subject, subject_last, end or all; a plus joins several."""
     windows: int = 1

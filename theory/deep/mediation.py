@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from core import shares, split
 from core.columns import Columns
-from core.shares import DONOR, RECEIVER, Outcome
+from core.shares import DONOR, PATCHES, RECEIVER, Outcome
 from theory import evaluate
 from theory.deep import measure
 from theory.deep.config import DeepConfig, Sizes, sizes
@@ -22,11 +22,6 @@ from theory.deep.network import RELATION, TEMPLATE, Hook, read
 from theory.deep.pipeline import DeepRun
 from theory.mediation import PAIRS
 
-PATCHES = (
-    *("attention@subject", "attention@all", "value@subject", "value@end", "mlp@subject_last", "mlp@end"),
-    *("layer@subject", "layer@end"),
-)
-"""Activations that the receiver gets in all layers: WHAT@WHERE. Attention is the prompt's end's, to these tokens."""
 PLACES = {"subject": slice(None, RELATION), "subject_last": RELATION - 1, "end": TEMPLATE, "all": slice(None)}
 """Where the tokens of these names stand in the prompt."""
 PARTS = {
@@ -63,7 +58,10 @@ def outcome(
     donor: PyTree | None = None,
     patch: str | None = None,
 ) -> Outcome:
-    """Return what a network makes of these facts' answers, one of `PATCHES` of the donor's activations put into it."""
+    """Return what a network makes of these facts' answers, one of `PATCHES` of the donor's activations put into it.
+
+    In all layers; attention is the prompt's end's, to the tokens named.
+    """
     config, store = simulated.config, simulated.store
     network = _network(config, sizes(config, store), patch)
     logprob, is_right = [], []

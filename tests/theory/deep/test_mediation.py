@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core import split
+from core import shares, split
 from core.arms import CROSSED
 from core.facts.store import Background
 from theory.deep import mediation, pipeline
@@ -46,7 +46,7 @@ def differ(simulated):
     return own, given
 
 
-@pytest.mark.parametrize("patch", mediation.PATCHES)
+@pytest.mark.parametrize("patch", shares.PATCHES)
 def test_a_network_given_its_own_activations_is_itself(simulated, patch):
     own, _ = differ(simulated)
     np.testing.assert_allclose(
