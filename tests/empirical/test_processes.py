@@ -22,11 +22,13 @@ N = 30
 SCRIPT = """
 import json, sys
 from pathlib import Path
+from torch import distributed
 from empirical import __main__ as command, processes
 from empirical.lm import train
 
 fit, told = train.fit, []
-part, processes.end = processes.end, lambda: None  # once for all commands
+wait = distributed.barrier if processes.asked_for() > 1 else lambda: None
+part, processes.end = processes.end, wait  # parted from once; each command reads what the first process wrote
 
 
 def watched(model, *given, cut=None, **options):
