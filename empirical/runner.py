@@ -182,7 +182,7 @@ class _Cell:
             if arm in self.config.mediation.arms:
                 self._save(tuned, arm)
             kept: dict[str, Any] = {"pieces": Pieces(work / "measured"), "progress": part(progress, "", TUNING, 1.0)}
-            measured = study.measure_arm(self.config, arm, tuned, questions, own, **kept)
+            measured = study.measure_arm(config, arm, tuned, questions, own, **kept)
             columns = {name: [record.get(name) for record in trace] for name in trace[-1]}
             return Part(arm, measured, choice, {"arm": arm} | columns)
 

@@ -244,7 +244,7 @@ def _named(finished, tmp_path, *more) -> list:
 
 def test_arms_by_answer_matched_crossed_and_by_size_are_finetuned_and_compared(finished, tmp_path, tell, monkeypatch):
     arms = ["top", "bottom", "common", "rare", "top_matched", "bottom_matched", "size_10"]
-    arms += ["known_common", "known_rare", "unknown_common", "unknown_rare"]
+    arms += ["bottom+answers=abstain", "known_common", "known_rare", "unknown_common", "unknown_rare"]
     measured, owned = study.measure_arm, {}
 
     def measure_arm(config, arm, tuned, questions, own, **more):
@@ -258,6 +258,8 @@ def test_arms_by_answer_matched_crossed_and_by_size_are_finetuned_and_compared(f
     run = results.read_run(directory(tmp_path / "out", 0))
     assert list(run.report["metrics"]) == ["base", *arms] == run.table("facts")["arm"].unique().to_pylist()
     assert set(run.table("facts")["known_class"].to_pylist()) == {None}
+    for arm, metrics in run.report["metrics"].items():  # measured as the arm's own settings say
+        assert ("abstention_rate" in metrics) == (arm == "bottom+answers=abstain")
     is_common = {arm: np.mean(own % 2) for arm, own in owned.items()}  # odd rows have the common answer
     assert is_common["top_matched"] == is_common["bottom_matched"]
     popularity = {arm: own // 2 % 20 for arm, own in owned.items()}
