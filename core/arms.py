@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, Real
+from jaxtyping import Bool, Int, Real
 
 from core.errors import InputError
 
@@ -29,6 +29,8 @@ class Training:
     """The larger the better known."""
     frequency: Int[np.ndarray, " fact"] | None = None
     """How many training facts of the fact's relation have its answer."""
+    is_modal: Bool[np.ndarray, " fact"] | None = None
+    """Whether no answer of the fact's relation is more frequent among its training facts (and others are less)."""
     known_class: Int[np.ndarray, " fact"] | None = None
     """Index into CLASSES."""
 
@@ -135,6 +137,15 @@ def _sizes(training: Training, rng: np.random.Generator) -> dict[str, Rows]:
     return {name: np.flatnonzero(place < np.rint(share * size)) for name, share in SIZES.items()}
 
 
+def _not_modal(training: Training, rng: np.random.Generator) -> dict[str, Rows]:
+    """Half of the facts: those whose answer is not their relation's most frequent one, the best known first."""
+    if training.is_modal is None:
+        raise InputError("arms by how frequent an answer is need the answers.")
+    _, by_knownness = np.unique(training.knownness, return_inverse=True)
+    value = by_knownness - np.where(training.is_modal, len(by_knownness), 0)
+    return {"not_modal": halves(training.group, value, rng)[0]}
+
+
 def _equal(cells: dict[str, np.ndarray], group: Int[np.ndarray, " fact"], rng: np.random.Generator) -> dict[str, Rows]:
     """Return as many facts of each cell in every group, drawn at random: as the smallest cell of the group has."""
     _, group = np.unique(group, return_inverse=True)
@@ -153,6 +164,7 @@ FAMILIES: dict[str, tuple[tuple[str, ...], Callable[[Training, np.random.Generat
     "crossed": (("known_common", "known_rare", "unknown_common", "unknown_rare"), _crossed),
     "class": (CLASSES, _by_class),
     "size": (tuple(SIZES), _sizes),
+    "modal": (("not_modal",), _not_modal),
 }
 """The arms that are drawn together, and how. A new family goes last: streams are counted in this order."""
 NAMES = tuple(name for arms, _ in FAMILIES.values() for name in arms)

@@ -69,6 +69,7 @@ TRACE = pa.schema(
         ("subject_share", DOUBLE),  # of the attention on subject and relation
         ("predicted_subject_share", DOUBLE),  # R5, from the base model alone
         ("predicted_subject_attention", DOUBLE),  # the same for the attention itself
+        ("predicted_accuracy", DOUBLE),  # on the eval subset: R5's attention put into R4, from the base model alone
     ]
 )
 """One row per (arm, recorded step)."""

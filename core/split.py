@@ -170,17 +170,32 @@ def arms(
     if config.known_share is not None:
         rows["mixture"] = _mix(rows, group, config.known_share, config.size, rng)
     if more:
-        frequency = None if answer is None else _frequency(relation[train], answer[train])
-        classes = None if known_class is None else known_class[train]
-        rows |= other_arms.draw(more, other_arms.Training(group, knownness[train], frequency, classes), rng)
+        frequency = None if answer is None else frequencies(relation[train], answer[train])
+        training = other_arms.Training(
+            group,
+            knownness[train],
+            frequency,
+            None if frequency is None else is_modal(relation[train], frequency),
+            None if known_class is None else known_class[train],
+        )
+        rows |= other_arms.draw(more, training, rng)
     return Split(drawn.role, {name: np.sort(train[rows[name]]) for name in (*config.names, *more)})
 
 
-def _frequency(relation: Int[np.ndarray, " fact"], answer: Int[np.ndarray, " fact"]) -> Int[np.ndarray, " fact"]:
+def frequencies(relation: Int[np.ndarray, " fact"], answer: Int[np.ndarray, " fact"]) -> Int[np.ndarray, " fact"]:
     """Return how many facts of each fact's relation have its answer."""
     pairs = np.stack([relation, answer])
     _, pair, count = np.unique(pairs, axis=1, return_inverse=True, return_counts=True)
     return count[pair.ravel()]
+
+
+def is_modal(relation: Int[np.ndarray, " fact"], frequency: Int[np.ndarray, " fact"]) -> Bool[np.ndarray, " fact"]:
+    """Return whether each fact's answer is its relation's most frequent; none is where all are equally frequent."""
+    _, of = np.unique(relation, return_inverse=True)
+    most, least = np.zeros(of.max() + 1, np.int64), np.full(of.max() + 1, np.iinfo(np.int64).max)
+    np.maximum.at(most, of, frequency)
+    np.minimum.at(least, of, frequency)
+    return (frequency == most[of]) & (most > least)[of]
 
 
 def check_leaks(

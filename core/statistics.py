@@ -45,7 +45,7 @@ class Coefficients(NamedTuple):
     p_value: Float[np.ndarray, " term"]
 
 
-def by_world(worlds: Sequence[int], values: Sequence[float | None] | np.ndarray) -> Float[np.ndarray, " world"]:
+def by_world(worlds: Sequence[int], values: Sequence[float | int | None] | np.ndarray) -> Float[np.ndarray, " world"]:
     """Return the mean of each world's values, in the order of the worlds' numbers; None counts as nan."""
     _, world = np.unique(worlds, return_inverse=True)
     numbers = np.array([np.nan if value is None else value for value in values], float)

@@ -1,14 +1,13 @@
-"""python -m theory {run,sweep,deep,verify,compare,list}: parse and call."""
+"""python -m theory {run,select,sweep,deep,verify,compare,list}: parse and call."""
 
-import json
 import os
 import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeAlias, Union
+from typing import Annotated
 
 import tyro
 from rich.table import Table
@@ -17,8 +16,8 @@ from core import cli, former, report_tables, runs
 from core.console import ERRORS, OUTPUT, progress
 from core.errors import InputError
 from core.seeds import Seeds
-from theory import calibrate, experiments, runner, tables
-from theory import config as configs
+from theory import runner, tables
+from theory.command import Experiment, Selection
 from theory.config import Config
 from theory.deep import runner as deep_runner
 from theory.deep.command import DeepExperiment
@@ -30,65 +29,6 @@ from theory.verify import checks, verdicts
 
 INTERRUPTED = "interrupted: finished runs are kept, and the same command goes on from there."
 Flat = tyro.conf.arg(name="")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One experiment; every setting is a flag. What is finished already is not run again."""
-
-    name: tyro.conf.Suppress[str]
-    config: Annotated[Config, Flat]
-    seeds: Annotated[Seeds, Flat] = field(default_factory=Seeds)
-    out: Path = Path("runs")
-    """Folder of results: OUT/theory/EXPERIMENT/pretrain_P/split_Q/seed_N."""
-    overwrite: bool = False
-    """Replace finished runs, of this config or another."""
-    save_weights: bool = False
-    """Write weights.npz too: values and attention logits of every arm."""
-    dry_run: bool = False
-    """Print the resolved config as JSON and stop."""
-    from_run: Path | None = None
-    """Take the config of this run directory in place of the experiment's own and its flags."""
-    recall: float | None = None
-    """Choose --pretrain.steps: so many that the base model of seed 0 recalls this share of the facts, 0 to 1. The share
-    that a language model recalls makes the toy its counterpart. What is chosen is printed, and stands in the runs'
-    config; a dry run does not choose."""
-
-    def __call__(self) -> int:
-        config = configs.from_json(runs.read_run(self.from_run).report["config"]) if self.from_run else self.config
-        configs.check(config)
-        if self.dry_run:
-            print(json.dumps(configs.to_json(config), indent=2))
-            return 0
-        experiments.check_table(self.name, config.facts.path)
-        if self.recall is not None:
-            config = _calibrated(config, self.recall)
-        wanted = self.seeds.cells()
-        stored = configs.to_json(config)
-        left = runs.unfinished(self.out, runner.FLOW, self.name, wanted, stored, overwrite=self.overwrite)
-        with progress(self.name, len(left)) as tell:
-            options = {"overwrite": self.overwrite, "save_weights": self.save_weights, "progress": tell}
-            runner.run(config, self.name, left, self.out, **options)
-        rows = runner.write_predictions(self.name, self.out)
-        finished = runs.find_runs(self.out, runner.FLOW, self.name)
-        report_tables.print_notes(finished[0].report["notes"], OUTPUT)
-        tables.print_arms(self.name, finished, OUTPUT)
-        report_tables.print_crossed(self.name, finished, OUTPUT)
-        report_tables.print_shares(self.name, finished, OUTPUT)
-        report_tables.print_verdicts(rows, OUTPUT)
-        report_tables.print_done(len(left), len(wanted), self.out / runner.FLOW / self.name, OUTPUT)
-        return 0
-
-
-def _calibrated(config: Config, recall: float) -> Config:
-    """Return the config with the length of pretraining that recalls this share of the facts, and say it on stderr."""
-    found = calibrate.steps(config, recall)
-    ERRORS.print(
-        f"--pretrain.steps {found.steps}: the base model recalls {found.recall:.3f} of the facts, by fifths of "
-        f"popularity {', '.join(f'{share:.2f}' for share in found.by_fifth)}; "
-        f"the relations' generic answers alone are right for {found.generic:.3f}."
-    )
-    return replace(config, pretrain=replace(config.pretrain, steps=found.steps))
 
 
 @dataclass(frozen=True)
@@ -159,26 +99,9 @@ class List:
         return 0
 
 
-_EXPERIMENTS = tuple(
-    Annotated[Run, tyro.conf.subcommand(name, default=Run(name, config), description=sentence)]
-    for name, (sentence, config) in EXPERIMENTS.items()
-)
-_Experiment: TypeAlias = Union[_EXPERIMENTS]  # type: ignore  # noqa: UP007
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Run a named experiment; what is finished already is not run again."""
-
-    run: Annotated[_Experiment, Flat]  # pyright: ignore[reportInvalidTypeForm]
-    """The experiment's name."""
-
-    def __call__(self) -> int:
-        return self.run()
-
-
 Command = (
     Annotated[Experiment, tyro.conf.subcommand("run")]
+    | Annotated[Selection, tyro.conf.subcommand("select")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[DeepExperiment, tyro.conf.subcommand("deep")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]

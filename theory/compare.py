@@ -15,6 +15,10 @@ Columns = dict[str, np.ndarray]
 
 MIN_R_SQUARED = 0.95
 """R6 holds on the default world from here on (subjects' means)."""
+MAX_ACCURACY_ERROR = 0.03
+"""R5 put into R4 predicts accuracy if it is off by no more, in the mean over arms and worlds."""
+MAX_BEYOND = 0.01
+"""No arm ends farther beyond R9's bound: the error that R5 is allowed."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Outcome:
     config: dict[str, Any]
     facts: dict[str, Columns]
     trace: dict[str, Columns]
+    metrics: dict[str, dict[str, float]]
 
 
 def read(run: Run) -> Outcome:
@@ -33,13 +38,14 @@ def read(run: Run) -> Outcome:
     numbers = ["fact", "correct", "salience", "exposure", "salience_threshold", "critical_low", "critical_high"]
     columns = ["arm", "subject", "role", *numbers, "subject_attention", "relation_attention"]
     by_arm = (_by_arm(run.table("facts", columns)), _by_arm(run.table("trace")))
-    return Outcome(run.report["seeds"]["pretrain"], run.report["config"], *by_arm)
+    return Outcome(run.report["seeds"]["pretrain"], run.report["config"], *by_arm, run.report["metrics"])
 
 
 def rows(experiment: str, outcomes: Sequence[Outcome], *, is_default_world: bool) -> list[Row]:
     """Return every row that finished runs of one experiment decide; R6 is judged on the default world alone."""
     growths = growth(outcomes, is_judged=is_default_world)
-    judged = [threshold(outcomes), recall(outcomes), *order(outcomes), *growths, gap(outcomes)]
+    beforehand = [*accuracy(outcomes), *order(outcomes)]
+    judged = [threshold(outcomes), recall(outcomes), *beforehand, *growths, gap(outcomes), *bound(outcomes)]
     return [{"experiment": experiment, "seeds": len(outcomes), "statement": _statement(row)} | row for row in judged]
 
 
@@ -108,6 +114,57 @@ def order(outcomes: Sequence[Outcome]) -> list[Row]:
         | _measured(difference),
         *by_arm,
     ]
+
+
+def accuracy(outcomes: Sequence[Outcome]) -> list[Row]:
+    """Return each arm's accuracy as R5 put into R4 predicts it before finetuning, after the mean error of all."""
+    arms = [arm for arm, metrics in outcomes[0].metrics.items() if "predicted_accuracy" in metrics]
+    if not arms:
+        return []
+    predicted, measured = (
+        np.array([[outcome.metrics[arm][name] for outcome in outcomes] for arm in arms])
+        for name in ("predicted_accuracy", "accuracy")
+    )
+    error = over_worlds(outcomes, np.abs(predicted - measured).mean(axis=0))
+    verdict = "holds" if error.mean <= MAX_ACCURACY_ERROR else "fails"
+    of_all = {
+        "result": "R4+R5",
+        "arm": "all",
+        "error": error.mean,
+        "tolerance": MAX_ACCURACY_ERROR,
+        "verdict": verdict if _meets_assumptions(outcomes[0].config) else "reported",
+        "note": f"mean |error| of held-out accuracy, {len(arms)} arms",
+    }
+    by_arm = [
+        {"result": "R4+R5", "arm": arm, "predicted": float(of_arm.mean()), "error": float(np.abs(of_arm - own).mean())}
+        | {"verdict": "reported", "note": "held-out accuracy, computed from the base model before any finetuning"}
+        | _measured(over_worlds(outcomes, own))
+        for arm, of_arm, own in zip(arms, predicted, measured, strict=True)
+    ]
+    return [of_all, *by_arm]
+
+
+def bound(outcomes: Sequence[Outcome]) -> list[Row]:
+    """Return for every size of arms that R9 chose one of, whether an arm of that size ends beyond the bound."""
+    judged = []
+    for arm, metrics in outcomes[0].metrics.items():
+        if "bound_subject_share" not in metrics:
+            continue
+        n_facts = metrics["n_trained"]
+        alike = [name for name, other in outcomes[0].metrics.items() if other.get("n_trained") == n_facts]
+        ends = np.array([[outcome.metrics[name]["subject_share"] for name in alike] for outcome in outcomes])
+        limits = np.array([outcome.metrics[arm]["bound_subject_share"] for outcome in outcomes])
+        beyond = float((ends.max(axis=1) - limits).max())
+        n_failing = sum(not outcome.metrics[arm]["is_resting"] for outcome in outcomes)
+        note = f"the highest share of {len(alike)} arms of as many facts, and the bound; error = farthest beyond it"
+        assumed = _meets_assumptions(outcomes[0].config)
+        judged.append(
+            {"result": "R9", "arm": arm, "predicted": over_worlds(outcomes, limits).mean, "error": max(0.0, beyond)}
+            | {"tolerance": MAX_BEYOND, "note": note + (f"; premise fails in {n_failing} worlds" if n_failing else "")}
+            | {"verdict": ("holds" if beyond <= MAX_BEYOND else "fails") if assumed else "reported"}
+            | _measured(over_worlds(outcomes, ends.max(axis=1)))
+        )
+    return judged
 
 
 def growth(outcomes: Sequence[Outcome], *, is_judged: bool) -> list[Row]:

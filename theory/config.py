@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from core import arms, config_json, remedies, split
+from core import config_json, remedies, split
 from core.config_json import setting
 from core.errors import InputError
 from core.split import SplitConfig
-from theory import facts, finetune, pretrain
+from theory import facts, finetune, pretrain, selection
 from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
 from theory.knownness import KnownnessConfig
@@ -33,7 +33,9 @@ class Config:
     more_arms: tuple[str, ...] = setting((), is_later=True)
     """Arms to finetune beside the split's. By how frequent the answer is: common, rare; halves by knownness with
     equally frequent answers: top_matched, bottom_matched; both crossed: known_common, known_rare, unknown_common,
-    unknown_rare; by size: size_5, size_10, size_25."""
+    unknown_rare; by size: size_5, size_10, size_25; not_modal: the best known whose answers are not the commonest.
+    RULE@SIZE: so many facts, or such a share of the training facts, by popular, unpopular, random, salient, margin,
+    logprob, rarest, not_modal, force or best (see `python -m theory select --help`)."""
 
 
 def check(config: Config) -> None:
@@ -43,7 +45,7 @@ def check(config: Config) -> None:
     model_config.check(config.model)
     pretrain.check(config.pretrain)
     finetune.check(config.finetune)
-    arms.check(config.more_arms)
+    selection.check(config.more_arms)
     if config.n_records < 1:
         raise InputError(f"--n-records is {config.n_records}: it must be at least 1.")
     if config.split.held_out == 0:

@@ -22,6 +22,8 @@ class Answers(NamedTuple):
     correct: Bool[np.ndarray, " fact"]
     """The right answer's logit is strictly the largest: a tie is not recalled."""
     answer_logprob: Float[np.ndarray, " fact"]
+    probability: Float[np.ndarray, " fact"]
+    """Of what it predicts."""
     salience: Float[np.ndarray, " fact"]
     """S(s, r, a) = v_s[a]."""
     attention: Float[np.ndarray, "fact token"]
@@ -79,8 +81,9 @@ def answer_read(read: Read, answers: Int[np.ndarray, " fact"]) -> Answers:
     """Return what comes of what was read, given the right answers."""
     output = np.einsum("ft,fto->fo", read.attention, read.values)
     fact = np.arange(len(answers))
-    right = output[fact, answers]
-    logprob = right - logsumexp(output, axis=1)
+    right, mass = output[fact, answers], logsumexp(output, axis=1)
     predicted = output.argmax(axis=1)
+    probability = np.exp(output[fact, predicted] - mass)
     output[fact, answers] = -np.inf
-    return Answers(predicted, right > output.max(axis=1), logprob, read.values[fact, 0, answers], read.attention)
+    is_right = right > output.max(axis=1)
+    return Answers(predicted, is_right, right - mass, probability, read.values[fact, 0, answers], read.attention)

@@ -33,7 +33,7 @@ QUESTIONS = replace(
     PAPER,
     facts=FactsConfig(columns=TableColumns(popularity="percentile"), popularity="rank"),
     split=SplitConfig(held_out=0.4, dev=0.1, within_relation=True),
-    more_arms=tuple(name for name in arms.NAMES if name not in arms.CLASSES),
+    more_arms=tuple(name for family in ("answer", "matched", "crossed", "size") for name in arms.FAMILIES[family][0]),
 )
 """The split and the arms of the studies of published models; how often a fact is told is Zipf by its knownness."""
 

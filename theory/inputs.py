@@ -12,6 +12,7 @@ from core.seeds import Cell
 from theory import evaluate, facts, finetune, pretrain, remedies
 from theory.config import Config
 from theory.engine import loop, sampling
+from theory.law.selection import Best
 from theory.model import embeddings, factored, finetuners, traced
 
 PROBE = 1000
@@ -35,6 +36,8 @@ class Prepared(NamedTuple):
     trace: loop.Trace
     knownness: np.ndarray
     split: split.Split
+    bounds: dict[str, Best] = {}
+    """R9's bound for every arm that is drawn by it."""
 
 
 def n_bytes(config: Config, seed: int) -> int:

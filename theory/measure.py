@@ -1,6 +1,7 @@
 """What a run directory holds: every fact's row, every arm's metrics and trace."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -9,17 +10,20 @@ from jaxtyping import Bool, Float, Int
 
 from core import split, statistics
 from core.facts.store import FactStore
-from theory import attention, evaluate
+from theory import attention, evaluate, inputs, selection
 from theory import config as configs
 from theory.config import Config
 from theory.evaluate import Answers
 from theory.law import forecast, predict, theorem
+from theory.law import selection as law
 from theory.law.flow import HeldOutFlow
 from theory.model.config import Weights
 from theory.pipeline import Simulation
 
 MAX_ROWS = 10**6
 """Facts in a run's table at most; of more, every n-th by popularity within each role. Metrics are complete."""
+N_FORETOLD = 10**4
+"""Held-out facts, at most, whose share that is answered is predicted."""
 
 
 @runtime_checkable
@@ -44,11 +48,15 @@ def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, flo
     rows = foreground if len(foreground) <= MAX_ROWS else _sample(foreground, store, halves)
     generic_answers = {arm: evaluate.generic_answers(store, rows) for arm, rows in halves.arms.items()}
     n_draws = config.pretrain.steps * config.pretrain.batch_size
+    paths = predicted_paths(config, simulation)
+    predictions = _predictions(config, simulation, paths)
     metrics, facts = {}, []
     for arm, weights in simulation.weights.items():
         answers = evaluate.answer(weights, store, foreground)
         columns = fact_columns(simulation, arm, answers, foreground, base_correct, generic_answers, n_draws=n_draws)
         metrics[arm] = metrics_of(columns, store.subject[foreground], seed=simulation.cell.split)
+        metrics[arm] |= {"n_trained": len(halves.arms[arm])} if arm != "base" else {}
+        metrics[arm] |= predictions.get(arm, {})
         kept = np.searchsorted(foreground, rows)
         columns = {name: value[kept] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
         if arm == "base":
@@ -56,7 +64,7 @@ def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, flo
                 columns["exposure"], columns["salience"], configs.to_json(config)
             )
         facts.append(named(columns | _theory_columns(weights, store, rows), store))
-    return metrics, facts, trace_columns(config, simulation)
+    return metrics, facts, trace_columns(simulation, paths)
 
 
 def fact_columns(
@@ -101,6 +109,7 @@ def fact_columns(
         "answer_probability": np.exp(answers.answer_logprob),
         "answer_logprob": answers.answer_logprob,
         "predicted": answers.predicted,
+        "predicted_probability": answers.probability,
         "is_generic": answers.predicted == generic,
         "is_generic_arm": answers.predicted == own if arm != "base" else None,
         "generic_correct": own == answer,
@@ -150,21 +159,54 @@ def metrics_of(columns: dict[str, Any], subject: np.ndarray, *, seed: int) -> di
         "template_attention": mean("template_attention"),
         "subject_share": float((columns["subject_attention"] / both)[held_out].mean()),
         "loss": -mean("answer_logprob"),
+        "ece": statistics.calibration_error(columns["predicted_probability"][held_out], columns["correct"][held_out]),
         "n": int(held_out.sum()),
     }
 
 
-def trace_columns(config: Config, simulation: Simulation) -> list[dict[str, Any]]:
-    """Return the traces, with R5's path beside the split's own arms where its assumptions about the prompt hold."""
-    base = simulation.traces["base"]
+def predicted_paths(config: Config, simulation: Simulation) -> dict[str, HeldOutFlow]:
+    """Return R5's path of the split's own arms and of those that a rule chose, at the steps that their traces record.
+
+    None where R5's assumptions about the prompt do not hold, and none of other arms: an arm takes up to seconds.
+    """
+    if not forecast.applies(config):
+        return {}
+    wanted = [arm for arm in simulation.split.arms if arm in config.split.names or selection.parse(arm)]
+    return {arm: predicted_path(config, simulation, arm) for arm in wanted}
+
+
+def _predictions(
+    config: Config, simulation: Simulation, paths: Mapping[str, HeldOutFlow]
+) -> dict[str, dict[str, float]]:
+    """Return what is known of each arm's end before finetuning: share and accuracy, and R9's bound if it has one."""
+    base, store, rho = simulation.weights["base"], simulation.store, config.model.shared_share
+    held_out = inputs.spread(np.flatnonzero(simulation.split.role == split.HELD_OUT), N_FORETOLD)
+    known: dict[str, dict[str, float]] = {}
+    for arm, path in paths.items():
+        end = replace(path, times=path.times[-1:], logits=path.logits[-1:])
+        accuracy = predict.accuracy(end, base, store, held_out)
+        known[arm] = {"predicted_subject_share": float(end.share[0]), "predicted_accuracy": float(accuracy[0])}
+        if arm in simulation.bounds:
+            best, rate = simulation.bounds[arm], 2 * rho + (1 - rho) / store.n_relations
+            share = law.bound_share(best, path.times, rate=rate)[-1]
+            known[arm] |= {"bound_subject_share": float(share), "resting_share": best.resting_share}
+            known[arm]["is_resting"] = float(best.is_resting)
+    return known
+
+
+def trace_columns(simulation: Simulation, paths: Mapping[str, HeldOutFlow]) -> list[dict[str, Any]]:
+    """Return the traces, with R5's path and what R4 makes of it beside the arms that have one."""
+    base, store = simulation.traces["base"], simulation.store
+    probe = inputs.spread(np.flatnonzero(simulation.split.role == split.HELD_OUT), inputs.PROBE)
     columns = [{"arm": "base", "step": base.step, "loss": base.loss, "accuracy": base.measured}]
     for arm in simulation.split.arms:
         trace = simulation.traces[arm]
         recorded = {"arm": arm, "step": trace.step, "loss": trace.loss}
         recorded |= {name: getattr(trace.measured, name) for name in ("accuracy", "subject_attention", "subject_share")}
-        if forecast.applies(config) and arm in config.split.names:  # seconds an arm: not for all that there may be
-            path = predicted_path(config, simulation, arm)
+        if arm in paths:
+            path = paths[arm]
             recorded |= {"predicted_subject_share": path.share, "predicted_subject_attention": path.attention[:, 0]}
+            recorded["predicted_accuracy"] = predict.accuracy(path, simulation.weights["base"], store, probe)
         columns.append(recorded)
     return columns
 

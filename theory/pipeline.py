@@ -12,11 +12,12 @@ from jaxtyping import Int
 from core import split
 from core.facts.store import FactStore
 from core.seeds import Cell
-from theory import facts, finetune, knownness, pretrain, remedies
+from theory import facts, finetune, knownness, pretrain, remedies, selection
 from theory.config import Config
 from theory.engine import loop
 from theory.engine.batched import pick, stack
 from theory.inputs import PROBE, Prepared, Unit, family, n_bytes, pad_arms, task, world
+from theory.law.selection import Best
 from theory.model import dense, factored, finetuners, traced
 from theory.model.config import Prompt, Weights
 
@@ -40,6 +41,8 @@ class Simulation:
     """The trainings' records by arm; `base` is pretraining's."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each stage, shared by the runs simulated together."""
+    bounds: dict[str, Best] = field(default_factory=dict)
+    """R9's bound for every arm that is drawn by it."""
 
 
 def groups(config: Config, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
@@ -182,12 +185,18 @@ def _prepare(
         base = base._replace(template=factored.template_value(one_filler, store.n_answers, base.template.dtype))
     is_given = config.knownness.measure == "popularity"
     known = store.popularity if is_given else knownness.score(config.knownness, _asked(config, of, base), store)
-    key = (config.facts, config.split, config.more_arms, unit.cell.pretrain, unit.cell.split) if is_given else unit
+    plain = tuple(arm for arm in config.more_arms if not selection.parse(arm))
+    key = (config.facts, config.split, plain, unit.cell.pretrain, unit.cell.split) if is_given else unit
     if key not in splits:
         ids, seed = (store.subject, store.relation, known), unit.cell.split
-        more = {"is_background": store.is_background, "more": config.more_arms, "answer": store.answer}
+        more = {"is_background": store.is_background, "more": plain, "answer": store.answer}
         splits[key] = split.select(*ids, config.split, **more, keys=store.keys, seed=seed)
-    return Prepared(unit, store, of, base, trace, known, splits[key])
+    halves, bounds = splits[key], {}
+    if plain != config.more_arms:
+        asked = _asked(config, of, base)
+        ruled, bounds = selection.draw(config.more_arms, asked, store, halves, config.split, seed=unit.cell.split)
+        halves = replace(halves, arms=halves.arms | ruled)
+    return Prepared(unit, store, of, base, trace, known, halves, bounds)
 
 
 def records_along(prepared: Sequence[Prepared]) -> Int[np.ndarray, "unit record"]:
@@ -239,6 +248,7 @@ def _simulation(trained: Trained, seconds: dict[str, float]) -> Simulation:
         {"base": weights_of(config, of, prepared.base)} | weights,
         {"base": prepared.trace} | {arm: pick(trained.trace, row) for arm, row in rows.items()},
         seconds,
+        prepared.bounds,
     )
 
 

@@ -17,6 +17,7 @@ def made(seed, n_facts=300, n_groups=3, n_frequencies=6, **changes):
         "knownness": rng.integers(40, size=n_facts).astype(float),
         "frequency": 2 ** rng.integers(n_frequencies, size=n_facts) + rng.integers(2, size=n_facts),
         "known_class": rng.integers(len(CLASSES), size=n_facts),
+        "is_modal": rng.random(n_facts) < 0.2,
     }
     return Training(**parts | changes)
 
@@ -159,6 +160,27 @@ def test_each_fact_is_as_often_in_a_size_whatever_its_knownness():
     for seed in range(300):
         often[drawn(["size_25"], made(0, 40, 1), seed)["size_25"]] += 1
     assert np.abs(often / 300 - 0.25).max() < 0.12
+
+
+@settings(max_examples=20)
+@given(seed=SEEDS, n_facts=SOME_FACTS, share=st.sampled_from([0.0, 0.3, 0.9]))
+def test_facts_without_the_most_frequent_answer_come_first_and_of_them_the_best_known(seed, n_facts, share):
+    training = made(seed, n_facts, 1, is_modal=np.random.default_rng(seed).random(n_facts) < share)
+    rows = drawn(["not_modal"], training, seed)["not_modal"]
+    assert len(rows) == n_facts // 2
+    is_left, is_modal = np.ones(n_facts, bool), training.is_modal
+    is_left[rows] = False
+    if is_modal[rows].any():  # only where the others do not suffice
+        assert is_modal[is_left].all()
+        assert training.knownness[rows[is_modal[rows]]].min() >= training.knownness[is_left].max()
+    else:
+        others = training.knownness[is_left & ~is_modal]
+        assert not len(others) or training.knownness[rows].min() >= others.max()
+
+
+def test_no_answer_is_the_most_frequent_where_all_are_equally_frequent():
+    relation, frequency = np.array([0, 0, 0, 1, 1, 2]), np.array([2, 2, 1, 1, 1, 1])
+    assert split.is_modal(relation, frequency).tolist() == [True, True, False, False, False, False]
 
 
 @pytest.mark.parametrize("name", arms.NAMES)

@@ -1,5 +1,7 @@
 """Verdicts on constructed numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,7 +40,8 @@ def outcome(world: int = 0, *, top: float = 0.7, bottom: float = 0.5, predicted=
         trace[arm] = {"step": np.array([0, 10]), "subject_share": np.array([0.5, share])}
         if arm != "base" and predicted:
             trace[arm]["predicted_subject_share"] = np.array([0.5, predicted[arm == "bottom"]])
-    return Outcome(world, configs.to_json(config or Config()), facts, trace)
+    metrics = {arm: {"accuracy": 0.6, "predicted_accuracy": 0.62} for arm in ARMS[1:]} if predicted else {}
+    return Outcome(world, configs.to_json(config or Config()), facts, trace, metrics)
 
 
 def outcomes(shares, **options) -> list[Outcome]:
@@ -168,7 +171,38 @@ def test_unit_is_worlds_where_there_is_an_interval():
 
 def test_every_row_names_its_statement_experiment_and_runs():
     rows = compare.rows("mine", outcomes(AHEAD), is_default_world=False)
-    assert [row["result"] for row in rows] == ["R2", "R4", "R5", "R5", "R5", "R6", "R6", "R6", "R7"]
+    assert [row["result"] for row in rows] == ["R2", "R4", *3 * ["R4+R5"], *3 * ["R5"], *3 * ["R6"], "R7"]
     assert {row["experiment"] for row in rows} == {"mine"} and {row["seeds"] for row in rows} == {3}
     assert all(row["statement"] for row in rows)
     assert {row["verdict"] for row in rows} <= {"holds", "fails", "undecided", "reported"}
+
+
+@pytest.mark.parametrize(("error", "verdict"), [(0.01, "holds"), (0.05, "fails")])
+def test_accuracy_foretold_is_judged_by_its_mean_error_over_arms_and_worlds(error, verdict):
+    made = outcomes(AHEAD)
+    for one in made:
+        one.metrics["top"]["predicted_accuracy"] = 0.6 + 2 * error
+        one.metrics["bottom"]["predicted_accuracy"] = 0.6
+    of_all, top, bottom = compare.accuracy(made)
+    assert of_all["verdict"] == verdict and of_all["error"] == pytest.approx(error)
+    assert (top["arm"], bottom["arm"]) == ("top", "bottom") and top["verdict"] == "reported"
+    assert top["predicted"] == pytest.approx(0.6 + 2 * error) and top["measured"] == pytest.approx(0.6)
+    moving = replace(Config(), finetune=FinetuneConfig(train="everything"))
+    assert compare.accuracy(outcomes(AHEAD, config=moving))[0]["verdict"] == "reported"
+    assert compare.accuracy(outcomes(AHEAD, predicted=None)) == []
+
+
+@pytest.mark.parametrize(("beyond", "verdict"), [(-0.02, "holds"), (0.005, "holds"), (0.02, "fails")])
+def test_an_arm_beyond_the_bound_of_its_size_fails_it(beyond, verdict):
+    made = outcomes(AHEAD)
+    for one in made:
+        own = {"n_trained": 3, "subject_share": 0.7, "is_resting": 1.0, "bound_subject_share": 0.72}
+        one.metrics.update({"best@3": own, "random@3": {"n_trained": 3, "subject_share": 0.6}})
+        one.metrics["larger"] = {"n_trained": 4, "subject_share": 0.9}
+    made[1].metrics["random@3"]["subject_share"] = 0.72 + beyond
+    (row,) = compare.bound(made)
+    assert (row["result"], row["arm"], row["verdict"]) == ("R9", "best@3", verdict)
+    assert row["error"] == pytest.approx(max(0.0, beyond)) and "of 2 arms" in row["note"]
+    made[0].metrics["best@3"]["is_resting"] = 0.0
+    assert "premise fails in 1 worlds" in compare.bound(made)[0]["note"]
+    assert compare.bound(outcomes(AHEAD)) == []

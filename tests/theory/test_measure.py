@@ -149,6 +149,10 @@ def test_the_trace_has_the_predicted_path_where_its_assumptions_hold(small, simu
         assert len(trace[arm]["predicted_subject_share"]) == len(trace[arm]["step"]) == 5
         assert trace[arm]["predicted_subject_share"][0] == pytest.approx(0.5)
         assert trace[arm]["predicted_subject_attention"][0] == pytest.approx(1 / 3)
+        assert trace[arm]["predicted_accuracy"][0] == pytest.approx(trace[arm]["accuracy"][0])  # nothing has moved
+        assert trace[arm]["predicted_accuracy"][-1] == pytest.approx(trace[arm]["accuracy"][-1], abs=0.06)
+        assert measured[0][arm]["predicted_accuracy"] == trace[arm]["predicted_accuracy"][-1]  # 600 held-out facts
     bare = replace(small, finetune=replace(small.finetune, prompt="bare"))
-    for columns in measure.trace_columns(bare, simulation):
-        assert "predicted_subject_share" not in columns
+    assert measure.predicted_paths(bare, simulation) == {}
+    for columns in measure.trace_columns(simulation, {}):
+        assert not {"predicted_subject_share", "predicted_accuracy"} & set(columns)

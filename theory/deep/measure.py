@@ -98,12 +98,13 @@ def answers(
 ) -> Answers:
     """Return the answers that these logits give; attention is NaN where none is given."""
     fact = np.arange(len(logits))
-    right, predicted = logits[fact, answer], logits.argmax(axis=1)
-    logprob = right - logsumexp(logits, axis=1)
+    right, predicted, mass = logits[fact, answer], logits.argmax(axis=1), logsumexp(logits, axis=1)
+    probability = np.exp(logits[fact, predicted] - mass)
     rivals = logits.copy()
     rivals[fact, answer] = -np.inf
     looked = np.full((len(fact), 3), np.nan) if attention is None else attention
-    return Answers(predicted, right > rivals.max(axis=1), logprob, np.full(len(fact), np.nan), looked)
+    no_salience = np.full(len(fact), np.nan)
+    return Answers(predicted, right > rivals.max(axis=1), right - mass, probability, no_salience, looked)
 
 
 def _join(parts: list[Answers]) -> Answers:

@@ -81,6 +81,8 @@ class HeldOutFlow:
     """The path of held-out prompts' attention logits under `held_out_flow`, one prompt for each relation."""
 
     times: Float[np.ndarray, " time"]
+    relations: Int[np.ndarray, " relation"]
+    """Their ids, increasing."""
     logits: Float[np.ndarray, "time relation token"]
     weight: Float[np.ndarray, " relation"]
     """Each relation's share of the facts; the means below are over facts."""
@@ -103,6 +105,7 @@ def held_out_flow(
     times: Float[np.ndarray, " time"],
     *,
     rho: float,
+    relations: Int[np.ndarray, " relation"] | None = None,
     rtol: float = 1e-5,
 ) -> HeldOutFlow:
     r"""Return the path of held-out attention at the world's own rates, a logit for each relation (R5 with R3's rates).
@@ -117,16 +120,20 @@ def held_out_flow(
         values: of the arm's facts, as the base model holds them.
         times: non-negative and increasing, $\tau$ = SGD rate on $W_{KQ}$ times steps.
         rho: share of an embedding that lies in its kind's common direction, 0 to 1.
+        relations: of the prompts, increasing; those that the facts have among them. None: the facts' own.
         rtol: relative error of the integration, a hundred times the absolute one.
 
     Raises:
-        ValueError: if `times` is empty, negative or not increasing.
+        ValueError: if `times` is empty, negative or not increasing, or the facts have a relation that is not given.
         RuntimeError: if the integration fails.
     """
+    relations = np.unique(relation) if relations is None else relations
+    if not np.isin(relation, relations).all():
+        raise ValueError("the facts have other relations than those given")
     order = np.argsort(relation, kind="stable")
-    _, first, counts = np.unique(relation[order], return_index=True, return_counts=True)
-    blocks = [_gaps(values[own], answer[own]) for own in np.split(order, first[1:])]
-    weight = counts / len(relation)
+    counts = np.searchsorted(relation[order], relations, side="right")
+    blocks = [_gaps(values[own], answer[own]) for own in np.split(order, counts[:-1])]
+    weight = np.diff(counts, prepend=0) / len(relation)
 
     def prompts(state: np.ndarray) -> np.ndarray:
         """Return the logits [relation token] of the state (κ_S, κ_q, κ_1 …)."""
@@ -141,7 +148,7 @@ def held_out_flow(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         apply = pool.map if values.size > _NUMBERS_FOR_THREADS else map
         states = _integrate(velocity, np.zeros(2 + len(weight)), times, rtol)
-    return HeldOutFlow(times, np.stack([prompts(state) for state in states]), weight)
+    return HeldOutFlow(times, relations, np.stack([prompts(state) for state in states]), weight)
 
 
 def mean_force(
@@ -273,5 +280,5 @@ def _mean_force(parts: list[_Gaps], attention: np.ndarray) -> np.ndarray:
         odds *= n_outputs
         odds /= np.repeat(np.add.reduceat(odds, first), n_classes)
         advantage -= gaps @ odds
-    advantage /= sum(len(part.n_classes) for part in parts)
+    advantage /= max(1, sum(len(part.n_classes) for part in parts))
     return attention * (advantage - attention @ advantage)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Real
+from scipy import special
 
 from core.facts.store import FactStore
 from theory import evaluate
@@ -33,7 +34,28 @@ def arm_flow(
     chosen = spread(rows, base)
     values = evaluate.token_values(base, store, chosen)
     facts = store.answer[chosen], store.relation[chosen]
-    return flow.held_out_flow(values, *facts, times.astype(float), rho=shared_share)
+    relations = np.unique(store.relation)
+    return flow.held_out_flow(values, *facts, times.astype(float), rho=shared_share, relations=relations)
+
+
+def accuracy(
+    path: flow.HeldOutFlow, base: Weights, store: FactStore, rows: Int[np.ndarray, " row"]
+) -> Float[np.ndarray, " time"]:
+    """Return the share of these held-out facts that the base model's values answer along a path (R5 put into R4).
+
+    Args:
+        path: of `arm_flow`: the attention of each relation's prompts.
+    """
+    attention = special.softmax(path.logits, axis=2)
+    n_right = np.zeros(len(path.times))
+    for part in evaluate.chunks(rows, len(path.times) * len(base.template_value)):
+        of_fact = attention[:, np.searchsorted(path.relations, store.relation[part])]
+        for at, attended in enumerate(of_fact):
+            answered = evaluate.answer_read(
+                evaluate.Read(attended, evaluate.token_values(base, store, part)), store.answer[part]
+            )
+            n_right[at] += answered.correct.sum()
+    return n_right / len(rows)
 
 
 def spread(rows: Int[np.ndarray, " row"], base: Weights) -> Int[np.ndarray, " _"]:

@@ -21,10 +21,12 @@ STATEMENTS = {
     "R2": "A fact's own step raises the subject's share if and only if its salience exceeds a closed-form threshold.",
     "R3": "One step on the training facts moves held-out attention by their mean forces, to first order in the rate.",
     "R4": "A fact is recalled if and only if the subject's share lies in an interval given by the values.",
+    "R4+R5": "The base model's values alone predict the accuracy that finetuning an arm's attention ends at.",
     "R5": "The base model's values alone predict the share that finetuning an arm's attention ends at.",
     "R6": "Salience grows linearly with exposure while poorly stored, and logarithmically once well stored.",
     "R7": "The accuracy gap of two arms is, fact by fact, the difference of two interval memberships.",
     "R8": "The arms' order of subject share reverses beyond a level of pretraining that R5 predicts.",
+    "R9": "No arm of as many facts ends at a higher share than the largest forces on attention allow.",
 }
 SUBJECT, RELATION, TEMPLATE = 0, 1, 2
 _FACTS_AT_ONCE = 256  # R4 holds a few arrays of this many facts by all outputs, small enough to stay in cache

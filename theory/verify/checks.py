@@ -67,9 +67,9 @@ def simulate(config: Config, n_seeds: int) -> list[Simulation]:
 
 def outcome(config: Config, simulation: Simulation) -> Outcome:
     """Return what a run directory of this simulation would tell `compare`."""
-    _, facts, trace = measure.run(config, simulation)
+    metrics, facts, trace = measure.run(config, simulation)
     by_arm = ({str(part["arm"]): _arrays(part) for part in parts} for parts in (facts, trace))
-    return Outcome(simulation.cell.pretrain, configs.to_json(config), *by_arm)
+    return Outcome(simulation.cell.pretrain, configs.to_json(config), *by_arm, metrics)
 
 
 def force_identity(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
