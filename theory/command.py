@@ -85,7 +85,7 @@ class Select(Run):
     """How many facts each rule chooses: a share of the training facts below 1, or a number of facts."""
 
     def __call__(self) -> int:
-        ruled = tuple(f"{rule}@{size:g}" for size in self.sizes for rule in self.rules)
+        ruled = tuple(selection.name(rule, size) for size in self.sizes for rule in self.rules)
         config = replace(self.config, more_arms=tuple(dict.fromkeys((*self.config.more_arms, *ruled))))
         return Run.__call__(replace(self, config=config, name=f"select-{self.name}"))
 

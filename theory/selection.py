@@ -54,6 +54,11 @@ class Rule(NamedTuple):
         return int(self.size) if self.size >= 1 else int(self.size * n_facts)
 
 
+def name(rule: str, size: float) -> str:
+    """Return the arm's name."""
+    return f"{rule}@{size:.12g}"
+
+
 def parse(arm: str) -> Rule | None:
     """Return the arm's rule; None if its name is of another kind."""
     found = _NAME.fullmatch(arm)

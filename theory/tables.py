@@ -47,7 +47,7 @@ def print_selection(experiment: str, runs: Sequence[Run], console: Console) -> N
     printed = Table("facts", *SELECTION.values(), title=title, caption=caption)
     for arm, rule in rules.items():
         values = report_tables.by_world(runs, worlds, arm, SELECTION)
-        popular, best = (f"{name}@{rule.size:g}" for name in ("popular", selection.BEST))
+        popular, best = (selection.name(one, rule.size) for one in ("popular", selection.BEST))
         if popular in rules and popular != arm:
             of_popular = report_tables.by_world(runs, worlds, popular, {"accuracy": ""})["accuracy"]
             values["ahead"] = values["accuracy"] - of_popular
