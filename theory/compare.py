@@ -153,10 +153,13 @@ def bound(outcomes: Sequence[Outcome]) -> list[Row]:
         n_facts = metrics["n_trained"]
         alike = [name for name, other in outcomes[0].metrics.items() if other.get("n_trained") == n_facts]
         ends = np.array([[outcome.metrics[name]["subject_share"] for name in alike] for outcome in outcomes])
+        if "curriculum_subject_share" in metrics:
+            led = [outcome.metrics[arm]["curriculum_subject_share"] for outcome in outcomes]
+            ends = np.column_stack([ends, led])
         limits = np.array([outcome.metrics[arm]["bound_subject_share"] for outcome in outcomes])
         beyond = float((ends.max(axis=1) - limits).max())
         n_failing = sum(not outcome.metrics[arm]["is_resting"] for outcome in outcomes)
-        note = f"the highest share of {len(alike)} arms of as many facts, and the bound; error = farthest beyond it"
+        note = f"highest share of {ends.shape[1]} choices of as many facts, and the bound; error = farthest beyond it"
         assumed = _meets_assumptions(outcomes[0].config)
         judged.append(
             {"result": "R9", "arm": arm, "predicted": over_worlds(outcomes, limits).mean, "error": max(0.0, beyond)}

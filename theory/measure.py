@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from core import split, statistics
 from core.facts.store import FactStore
-from theory import attention, evaluate, inputs, selection
+from theory import attention, curriculum, evaluate, inputs, selection
 from theory import config as configs
 from theory.config import Config
 from theory.evaluate import Answers
@@ -191,6 +191,10 @@ def _predictions(
             share = law.bound_share(best, path.times, rate=rate)[-1]
             known[arm] |= {"bound_subject_share": float(share), "resting_share": best.resting_share}
             known[arm]["is_resting"] = float(best.is_resting)
+            if config.finetune.train == "attention":
+                training = simulation.split.arms["whole"]
+                ended = curriculum.run(config, base, store, training, held_out, len(best.rows))
+                known[arm] |= {f"curriculum_{name}": value for name, value in ended._asdict().items()}
     return known
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +30,7 @@ SELECTION = {
     "ece": "ECE",
 }
 """What is printed of arms that rules chose."""
+CURRICULUM = ("curriculum_subject_share", "curriculum_accuracy")
 
 
 def print_arms(experiment: str, runs: Sequence[Run], console: Console) -> None:
@@ -62,3 +64,10 @@ def print_selection(experiment: str, runs: Sequence[Run], console: Console) -> N
         resting, n_failing = report_tables.interval(found["resting_share"]), int((found["is_resting"] < 1).sum())
         failing = f" In {n_failing} of {len(found['is_resting'])} worlds the premise fails (R9)." if n_failing else ""
         console.print(f"{arm}: no arm of as many facts rests at a share above {resting}.{failing}", style="dim")
+        led = report_tables.by_world(runs, worlds, arm, dict.fromkeys(CURRICULUM, ""))
+        if np.isfinite(led["curriculum_accuracy"]).all():
+            share, accuracy = (report_tables.interval(led[name]) for name in CURRICULUM)
+            console.print(
+                f"{arm}: chosen anew at every step they come to a share of {share} and an accuracy of {accuracy}.",
+                style="dim",
+            )

@@ -202,7 +202,7 @@ def test_an_arm_beyond_the_bound_of_its_size_fails_it(beyond, verdict):
     made[1].metrics["random@3"]["subject_share"] = 0.72 + beyond
     (row,) = compare.bound(made)
     assert (row["result"], row["arm"], row["verdict"]) == ("R9", "best@3", verdict)
-    assert row["error"] == pytest.approx(max(0.0, beyond)) and "of 2 arms" in row["note"]
+    assert row["error"] == pytest.approx(max(0.0, beyond)) and "of 2 choices" in row["note"]
     made[0].metrics["best@3"]["is_resting"] = 0.0
     assert "premise fails in 1 worlds" in compare.bound(made)[0]["note"]
     assert compare.bound(outcomes(AHEAD)) == []

@@ -112,6 +112,8 @@ def test_rules_are_compared_by_one_command_and_found_done(tmp_path, tell, small_
     assert [metrics[arm]["n_trained"] for arm in ("best@0.5", "best@100")] == [300, 100]
     for arm in ("best@0.5", "best@100"):
         assert metrics[arm]["subject_share"] <= metrics[arm]["bound_subject_share"] + 0.03
+        assert metrics[arm]["curriculum_subject_share"] <= metrics[arm]["bound_subject_share"] + 0.02
+        assert metrics[arm]["curriculum_subject_share"] >= metrics[arm]["subject_share"] - 0.02
         assert metrics[arm]["predicted_accuracy"] == pytest.approx(metrics[arm]["accuracy"], abs=0.1)
     rows = {
         (row["result"], row["arm"])
