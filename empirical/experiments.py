@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from core import arms as other_arms
 from core.facts.store import Background
 from core.split import SplitConfig
 from empirical.config import Config
@@ -42,6 +43,7 @@ LABELS = (
 )
 """What is taught of facts that the base model does not know: the truth, its own answers, to abstain, less, nothing."""
 TINY_LABELS = replace(TINY, arms=LABELS)
+TINY_CROSSED = replace(TINY, arms=("top", "bottom", "common", "rare", *other_arms.CROSSED, "not_modal"))
 TINY_LORA = replace(TINY, finetune=replace(TINY.finetune, method="lora", learning_rates=(1e-3, 3e-3, 1e-2)))
 
 SCREEN = replace(
@@ -186,6 +188,10 @@ STUDIES: dict[str, tuple[str, Config]] = {
     "tiny-labels": (
         "Lesser-known facts with the base model's own answers, with an abstention, weighted, or left out.",
         TINY_LABELS,
+    ),
+    "tiny-crossed": (
+        "Well-known and lesser-known facts, common and rare answers crossed: what tells the two apart.",
+        TINY_CROSSED,
     ),
     "tiny-lora": ("The same, an adapter alone finetuned.", TINY_LORA),
     "tiny-popqa": ("PopQA's facts told to a small Llama (needs --facts.path).", TINY_POPQA),

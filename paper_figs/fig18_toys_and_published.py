@@ -1,4 +1,4 @@
-"""What tells knownness from rarity, in three toys and a published model: which toy has the published model's signs."""
+"""What tells knownness from rarity in toys, a small Llama and a published model: who has the published model's signs."""
 
 from collections.abc import Mapping
 
@@ -22,8 +22,11 @@ TOYS = {
     "deep-2": "two layers, MLPs",
 }
 """From the theory's own to the one that is most like a language model."""
+SMALL = "tiny-crossed"
+LABELS = TOYS | {SMALL: "a small Llama"}
 READS = (
     *(Read("experiment", name, is_required=name in ("crossed", "deep-2")) for name in TOYS),
+    Read("study", SMALL, is_required=False),
     Read("study", PUBLISHED),
 )
 ROWS = {
@@ -33,7 +36,7 @@ ROWS = {
     RARITY: CONTRASTS[RARITY],
 }
 METRICS = {"accuracy": "held-out accuracy", "retention": "facts that the base knows", "subject_attention": "attention"}
-LOOKS = dict(zip(TOYS, style.series(len(TOYS)), strict=True)) | {
+LOOKS = dict(zip(LABELS, style.series(len(LABELS)), strict=True)) | {
     PUBLISHED: Look(style.LOOKS["bottom"].colour, "*", "-")
 }
 Measured = dict[str, dict[str, Interval]]
@@ -41,7 +44,7 @@ Measured = dict[str, dict[str, Interval]]
 
 
 def measure(experiment: Experiment) -> Measured:
-    """Return the contrasts of an experiment's arms; over splits of a published model."""
+    """Return the contrasts of an experiment's arms, over worlds or base models; over splits of a published model."""
     return {
         metric: {
             row: over_worlds(
@@ -59,15 +62,15 @@ def measure(experiment: Experiment) -> Measured:
 
 
 def claim(models: Mapping[str, Measured]) -> str:
-    """Return how many of the published model's signs each toy has."""
+    """Return how many of the published model's signs each of the others has."""
     wanted = models[PUBLISHED]
     cells = [(metric, row) for metric in METRICS for row in ROWS if wanted[metric][row].sign]
 
-    def agreeing(toy: str) -> int:
-        return sum(models[toy][metric][row].sign == wanted[metric][row].sign for metric, row in cells)
+    def agreeing(name: str) -> int:
+        return sum(models[name][metric][row].sign == wanted[metric][row].sign for metric, row in cells)
 
-    counted = ", ".join(f"{agreeing(toy)} ({TOYS[toy]})" for toy in TOYS if toy in models)
-    return f"Of {len(cells)} clear signs of a published model a toy shows {counted}"
+    counted = ", ".join(f"{agreeing(name)} ({label})" for name, label in LABELS.items() if name in models)
+    return f"Of {len(cells)} clear signs of a published model, shown by others: {counted}"
 
 
 def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
@@ -75,7 +78,8 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     models = {name: measure(experiments[name]) for name in LOOKS if name in experiments}
     sentence = claim(models)
     note = (
-        "Differences between arms, in points: mean and 95 % interval over worlds, of SmolLM2-135M over three splits. "
+        "Differences between arms, in points: mean and 95 % interval over worlds or base models, of SmolLM2-135M over "
+        "three splits. "
     )
     note += "Known and unknown halves, rare and common answers are crossed in four arms of equal size. Facts that the "
     note += "base knows: accuracy on them."
@@ -92,7 +96,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
 
 def _panel(axis: Axes, models: Mapping[str, Mapping[str, Interval]]) -> None:
     for offset, (name, rows) in zip(np.linspace(-0.3, 0.3, len(models)), models.items(), strict=True):
-        look, label = LOOKS[name], TOYS.get(name, "SmolLM2-135M")
+        look, label = LOOKS[name], LABELS.get(name, "SmolLM2-135M")
         for place, gap in enumerate(rows.values()):
             settings = {"color": look.colour, "marker": look.marker, "markersize": 4, "elinewidth": 0.9}
             settings["label"] = label if place == 0 else None

@@ -29,7 +29,7 @@ def test_a_studys_name_says_its_model_and_its_questions(name):
     (model,) = (model for model in known if name.startswith(model))
     assert config.model.name == known[model]
     questions = name.removeprefix(model)
-    for purpose in ("-small", "-mediation", "-remedies", "-labels"):
+    for purpose in ("-small", "-mediation", "-remedies", "-labels", "-crossed"):
         questions = questions.removesuffix(purpose)
     questions = questions.strip("-").replace("-", "_")
     assert config.facts.source == {"": "world", "lora": "world"}.get(questions, questions)

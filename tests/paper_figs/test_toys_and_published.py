@@ -32,7 +32,7 @@ def test_the_claim_counts_the_published_models_signs_that_each_toy_has(finished)
     claim, figure = fig18.draw(finished)
     # Accuracy and retention in four rows; attention is the same in all arms. One toy gets rarity wrong twice.
     assert claim == (
-        "Of 8 clear signs of a published model a toy shows 6 (attention alone moves), 8 (superposition, values move), "
-        "8 (two layers, MLPs)"
+        "Of 8 clear signs of a published model, shown by others: 6 (attention alone moves), 8 (superposition, values "
+        "move), 8 (two layers, MLPs)"
     )
     assert len(figure.axes) == 3 and len(figure.axes[0].get_yticklabels()) == len(fig18.ROWS)
