@@ -1,4 +1,4 @@
-"""What tells knownness from rarity in toys, a small Llama and a published model: who has the published model's signs."""
+"""What tells knownness from rarity in toys, a small Llama and a published model: who has that model's signs."""
 
 from collections.abc import Mapping
 
