@@ -33,7 +33,8 @@ class EvaluateConfig:
     max_new_tokens: int = 16
     """Number of tokens after which an answer is cut."""
     batch_size: int = 64
-    """Number of questions answered at once; the answers do not depend on it."""
+    """Number of questions answered at once; the answers depend on it by rounding alone, which in bfloat16 decides near
+    ties."""
     batch_tokens: int | None = setting(None, is_later=True)
     """Number of tokens read at once, padding included: fewer questions are answered at once where they are long. Not
     given: 16,384, or fewer where the free memory holds fewer."""

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import (
@@ -23,6 +24,7 @@ from core import console
 from core.errors import InputError
 from core.facts.record import Fact
 from core.split import HELD_OUT, TRAIN
+from empirical import __main__ as command
 from empirical import attention, evaluate, finetune, measure, mediation
 from empirical.evaluate import EvaluateConfig
 from empirical.finetune import FinetuneConfig, Lora
@@ -177,6 +179,20 @@ def test_cutting_and_patching_say_which_layers_have_no_attention_and_change_noth
     assert (found["attention@subject:0"] == plain).all()
     assert (found["attention@subject:1"] == found["attention@subject"]).all()
     assert np.abs(found["attention@subject"] - plain).max() > 1e-6
+
+
+@pytest.mark.parametrize("name", HYBRID)
+def test_the_command_knockout_says_it_too(name, made, tmp_path, capsys):
+    save(made(name), tmp_path / "model")
+    lines = [f"Where is Ann{i}?,Rome,Ann{i},city" for i in range(10)]
+    (tmp_path / "own.csv").write_text("\n".join(["question,answer,subject,relation", *lines]))
+    console.note.cache_clear()
+    flags = ["--model.name", str(tmp_path / "model"), "--facts.source", "table", "--out", str(tmp_path)]
+    assert command.main(["knockout", *flags, "--facts.path", str(tmp_path / "own.csv"), "--windows", "2"]) == 0
+    assert "Layers 0 keep a state in its place" in " ".join(capsys.readouterr().err.split())
+    rows = pq.read_table(tmp_path / "knockout.parquet").to_pydict()
+    drop = dict(zip(rows["layers"], rows["drop"], strict=True))
+    assert drop["0"] == 0 and drop["1"] == drop["0-1"] != 0
 
 
 def test_of_a_model_whose_layers_all_attend_nothing_is_said(llama, words, capsys):
