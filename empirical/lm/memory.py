@@ -5,6 +5,7 @@ batches and, but for rounding, the same numbers; what is drawn at random is draw
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import psutil
 import torch
@@ -63,14 +64,14 @@ def per_token(model: Model, share: float, *, trains: bool) -> float:
     own = (layer for name, layer in decoder.named_modules() if ".lora_" not in name)
     layers = [layer for layer in own if isinstance(layer, torch.nn.Linear | Conv1D)]
     width = sum(layer.nf if isinstance(layer, Conv1D) else layer.out_features for layer in layers)
-    vocabulary: int = model.get_output_embeddings().weight.shape[0]
-    logits = share * vocabulary * LOGITS[trains]
+    head: Any = model.get_output_embeddings()
+    logits = share * head.weight.shape[0] * LOGITS[trains]
     if trains:
         return KEPT * width * size + logits
     n_layers, n_heads = shape.n_layers(model), shape.n_heads(model)
     groups = getattr(config, "num_key_value_heads", None) or n_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // n_heads
-    keys_and_values = 2 * n_layers * groups * head  # kept, and copied where more are added
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // n_heads
+    keys_and_values = 2 * n_layers * groups * d_head  # kept, and copied where more are added
     return (2 * keys_and_values + KEPT * width / n_layers) * size + logits
 
 

@@ -137,7 +137,8 @@ def _measured(model: LanguageModel) -> dict[str, np.ndarray]:
     for name in ("answer_logprob", "knockout_drop", "subject_attention"):
         found[name] = np.asarray(arm.facts[name], dtype=float)
     found["cut"] = mediation.cut(model, None, mediation.Asked(ASKED, encoded))
-    found |= measure.eval_subset(model.network, encoded, model.pad)
+    traced = measure.eval_subset(model.network, encoded, model.pad)
+    found |= {name: np.array(value) for name, value in traced.items()}
     looking = heads.attribution.looking
     found["force"] = heads.each(
         ASKED, model, encoded, lambda own: looking(model.network, own).force(own.spans[:, 0]), lambda n: None

@@ -61,7 +61,7 @@ CHOICES = [
     Fact(f"c{i}", "", "cities", f"Which is largest{', say' * i}?", ("ABCD"[i],), choices=("Ulm", "Jena", "Hof", "Köln"))
     for i in range(4)
 ]
-REAL = {"popqa": "POPQA", "entity_questions": "QUESTIONS"}
+REAL: dict[facts.Source, str] = {"popqa": "POPQA", "entity_questions": "QUESTIONS"}
 N_REAL = 20
 """Rows of each real source, spread over all of it."""
 
