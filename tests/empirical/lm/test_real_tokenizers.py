@@ -160,7 +160,9 @@ def _spread(found: tuple[Fact, ...], n: int) -> list[Fact]:
 @pytest.fixture(scope="module")
 def asked() -> list[Fact]:
     """Return made-up questions, and real ones where there are any."""
-    paths = {source: Path(os.environ[name]) for source, name in REAL.items() if os.environ.get(name)}
+    paths: dict[facts.Source, Path] = {
+        source: Path(os.environ[name]) for source, name in REAL.items() if os.environ.get(name)
+    }
     real = {source: facts.read(source, Request(path)).facts for source, path in paths.items()}
     return FACTS + [fact for found in real.values() for fact in _spread(found, N_REAL) if fact.subject]
 
