@@ -126,14 +126,13 @@ COLUMNS = ("capture", "equal, full", "equal, LoRA", "letters equal")
 
 
 @pytest.fixture(scope="module")
-def told(request) -> Iterator[dict[str, dict[str, str]]]:
-    """Return what is to be printed when all is done, a row for each family."""
+def told() -> Iterator[dict[str, dict[str, str]]]:
+    """Return what is printed when all is done (by pytest -rP), a row for each family."""
     rows: dict[str, dict[str, str]] = {name: {} for name in FAMILIES}
     yield rows
-    write = request.config.pluginmanager.get_plugin("terminalreporter").write_line
-    write("\n" + "".join(f"{cell:<22}" for cell in ("family", *COLUMNS)))
+    print("\n" + "".join(f"{cell:<22}" for cell in ("family", *COLUMNS)))
     for name, row in rows.items():
-        write("".join(f"{cell:<22}" for cell in (name, *(row.get(column, "") for column in COLUMNS))))
+        print("".join(f"{cell:<22}" for cell in (name, *(row.get(column, "") for column in COLUMNS))))
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
