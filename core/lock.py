@@ -10,8 +10,11 @@ from core.errors import InputError
 
 
 @contextmanager
-def held(path: Path, *, wait: bool) -> Iterator[bool]:
+def held(path: Path, *, wait: bool, setting: str = "--out DIR") -> Iterator[bool]:
     """Hold the lock as long as the block runs, if it is free or we wait for it; gives whether it is held.
+
+    Args:
+        setting: What names another place.
 
     Raises:
         InputError: the file cannot be written, or its file system has no locks (some Lustre, NFS and FUSE mounts).
@@ -25,7 +28,7 @@ def held(path: Path, *, wait: bool) -> Iterator[bool]:
     except OSError as error:
         raise InputError(
             f"cannot lock {path}: {error.strerror or error}.\n"
-            "Fix the permissions there, or name a place on a disk with locks by --out DIR."
+            f"Fix the permissions there, or name a place on a disk with locks by {setting}."
         ) from error
     try:
         yield lock.is_locked

@@ -46,11 +46,11 @@ class Run:
         wanted = self.seeds.cells(pretrains=config.pretrains)
         if not config.pretrains and (self.seeds.pretrain_seeds or 1) > 1:
             raise InputError(f"--pretrain-seeds: {config.model.name} is one model.\nLeave it, or use --split-seeds.")
+        configs.check(config)
         if self.dry_run:
             cells = [cell._asdict() for cell in wanted]
             print(json.dumps({"config": configs.to_json(config), "needs": needs(config), "runs": cells}, indent=2))
             return 0
-        configs.check(config)
         for line in needs(config):
             ERRORS.print(f"[dim]{line}[/dim]")
         given = facts.load(config.facts)

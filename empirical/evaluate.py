@@ -33,9 +33,11 @@ class EvaluateConfig:
     max_new_tokens: int = 16
     """Number of tokens after which an answer is cut."""
     batch_size: int = 64
-    """Number of questions answered at once; the answers do not depend on it."""
-    batch_tokens: int = setting(batch.TOKENS, is_later=True)
-    """Number of tokens read at once, padding included: fewer questions are answered at once where they are long."""
+    """Number of questions answered at once; the answers depend on it by rounding alone, which in bfloat16 decides near
+    ties."""
+    batch_tokens: int | None = setting(None, is_later=True)
+    """Number of tokens read at once, padding included: fewer questions are answered at once where they are long. Not
+    given: 16,384, or fewer where the free memory holds fewer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +69,7 @@ class Answers:
 def check(config: EvaluateConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
     for name in ("max_new_tokens", "batch_size", "batch_tokens"):
-        if (value := getattr(config, name)) < 1:
+        if (value := getattr(config, name)) is not None and value < 1:
             raise InputError(f"--evaluate.{name.replace('_', '-')} is {value}: it must be at least 1.")
 
 

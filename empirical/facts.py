@@ -45,11 +45,9 @@ class FactsConfig:
 
 
 def check(config: FactsConfig) -> None:
-    """Raise InputError for settings that do not fit, naming the flag."""
+    """Raise InputError for settings that do not fit, naming the flag; a path is missed where it is read (`load`)."""
     if config.source == "world" and config.path is not None:
         raise InputError("--facts.path is of no use to a synthetic world.\nAdd --facts.source, or leave the path.")
-    if config.source != "world" and config.path is None:
-        raise InputError(f"the source {config.source} needs its file or folder.\nName it with --facts.path.")
     for flag, limit in {"limit": config.limit, "per-relation": config.per_relation}.items():
         if limit is not None and limit < 1:
             raise InputError(f"--facts.{flag} is {limit}: it must be at least 1.")
@@ -64,7 +62,8 @@ def load(config: FactsConfig) -> FactSet | None:
     check(config)
     if config.source == "world":
         return None
-    assert config.path is not None
+    if config.path is None:
+        raise InputError(f"the source {config.source} needs its file or folder.\nName it with --facts.path.")
     request = Request(config.path, config.part, config.relations, config.where, config.buckets, config.columns)
     return _limited(_limited_each(core_facts.read(config.source, request), config.per_relation), config.limit)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +18,10 @@ from core.errors import InputError
 from core.statistics import Interval
 from empirical import mediation, study, taught
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import attribution, batch
+from empirical.lm import attribution, batch, memory
 from empirical.lm import model as models
 from empirical.lm.batch import QuestionBatch
+from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.model_commands import OnModel
 from empirical.progress import Done
@@ -81,8 +82,8 @@ class Heads(OnModel):
         config, asked = self.config.evaluate, receiver.format.ask(chosen)
         with progress("heads", len(taught_facts) + len(asked)) as advance:
             facts, encoded = zip(*taught_facts, strict=True)
-            predicted = each(config, encoded, base.pad, force, lambda n: advance("force", n))
-            effect = each(config, asked, receiver.pad, gain, lambda n: advance("gain", n))
+            predicted = each(config, base, encoded, force, lambda n: advance("force", n))
+            effect = each(config, receiver, asked, gain, lambda n: advance("gain", n))
         clusters = study.identify(facts).subject, study.identify(chosen).subject
         columns = table(predicted, effect, clusters)
         place.write(pa.table(columns))
@@ -95,15 +96,18 @@ class Heads(OnModel):
 
 def each(
     config: EvaluateConfig,
+    model: LanguageModel,
     encoded: Sequence[Encoded],
-    pad: int,
     measure: Callable[[QuestionBatch], torch.Tensor],
     done: Done,
 ) -> Float[np.ndarray, "question layer head"]:
     """Return what is measured of each question, read in batches; `done` counts questions."""
     lengths, parts, order = [len(question.tokens) for question in encoded], [], []
-    for rows in batch.of_like_length(lengths, rows=config.batch_size, tokens=config.batch_tokens):
-        parts.append(measure(batch.of_questions([encoded[row] for row in rows], pad)).double().numpy())
+    scored = [len(question.completion) for question in encoded]
+    limits: dict[str, Any] = {"rows": config.batch_size, "trains": True}
+    tokens = memory.tokens(model.network, config.batch_tokens, lengths, scored, **limits)
+    for rows in batch.of_like_length(lengths, rows=config.batch_size, tokens=tokens):
+        parts.append(measure(batch.of_questions([encoded[row] for row in rows], model.pad)).double().numpy())
         order += rows
         done(len(rows))
     return np.concatenate(parts)[np.argsort(order)]

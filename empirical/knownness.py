@@ -19,7 +19,7 @@ from core.config_json import setting
 from core.errors import InputError
 from core.facts.record import Fact
 from empirical import processes
-from empirical.lm import batch, generate, multiple_choice, scores
+from empirical.lm import generate, multiple_choice, scores
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Prompt
 from empirical.pieces import UNKEPT, Pieces
@@ -52,11 +52,12 @@ class KnownnessConfig:
     """Number of tokens after which an answer is cut (measures `greedy` and `sampled`)."""
     batch_size: int = 64
     """Number of questions that the model reads at once."""
-    batch_tokens: int = setting(batch.TOKENS, is_later=True)
-    """Number of tokens that the model holds at once, those of the examples too: fewer questions where they are long."""
+    batch_tokens: int | None = setting(None, is_later=True)
+    """Number of tokens that the model holds at once, those of the examples too: fewer questions where they are long.
+    Not given: 16,384, or fewer where the free memory holds fewer."""
 
     @property
-    def at_once(self) -> dict[str, int]:
+    def at_once(self) -> dict[str, int | None]:
         """The settings of how much is read at once, by name."""
         return {"batch_size": self.batch_size, "batch_tokens": self.batch_tokens}
 
@@ -170,9 +171,8 @@ def check(config: KnownnessConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
     least = {"shots": 0, "n_prompts": 1, "samples": 1, "max_new_tokens": 1, "batch_size": 1, "batch_tokens": 1}
     for name, low in least.items():
-        if getattr(config, name) < low:
-            flag = name.replace("_", "-")
-            raise InputError(f"--knownness.{flag} is {getattr(config, name)}: it must be at least {low}.")
+        if (value := getattr(config, name)) is not None and value < low:
+            raise InputError(f"--knownness.{name.replace('_', '-')} is {value}: it must be at least {low}.")
     if not 0 < config.temperature < np.inf:
         raise InputError(f"--knownness.temperature is {config.temperature}: it must be above 0.")
 

@@ -17,7 +17,7 @@ from core.facts.record import Fact
 from core.split import ROLES
 from empirical import attention, choice, evaluate
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import batch, capture, completion, scores
+from empirical.lm import batch, capture, completion, memory, scores
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.lm.reading import Reading
@@ -152,21 +152,21 @@ def abstention(facts: Columns, text: str) -> dict[str, float | None]:
     return {"abstention_rate": float(abstains.mean()), "answered_accuracy": _mean(answered)}
 
 
-def eval_subset(
-    network: Model, encoded: Sequence[Encoded], pad: int, *, tokens: int = batch.TOKENS
-) -> dict[str, float]:
+def eval_subset(network: Model, encoded: Sequence[Encoded], pad: int, *, tokens: int | None = None) -> dict[str, float]:
     """Return accuracy (every answer token the most likely one) and mean subject attention, for the trace.
 
     Attention that cannot be measured is nan.
 
     Args:
-        tokens: Most tokens that are read at once, padding included.
+        tokens: Most tokens that are read at once, padding included; None: what memory holds (`memory.tokens`).
     """
     network.eval()
     is_seen = capture.refusal(network) is None
     lengths = [len(question.tokens) for question in encoded]
     n_right, subject, n_named = 0, 0.0, 0
-    for rows in batch.of_like_length(lengths, rows=len(encoded), tokens=tokens):
+    scored = [len(question.completion) for question in encoded]
+    limit = memory.tokens(network, tokens, lengths, scored, rows=len(encoded))
+    for rows in batch.of_like_length(lengths, rows=len(encoded), tokens=limit):
         own = [encoded[row] for row in sorted(rows)]
         questions, named = batch.of_questions(own, pad), sum(question.has_subject for question in own)
         n_right += int(completion.most_likely(network, questions, questions.completion).sum())

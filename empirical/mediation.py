@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from core.console import note
 from core.errors import InputError
 from core.shares import DONOR, PATCHES, RECEIVER, Outcome
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import batch, graft, knockout, patch, shape
+from empirical.lm import batch, capture, graft, knockout, memory, patch, shape
 from empirical.lm.batch import QuestionBatch
 from empirical.lm.model import LanguageModel
 from empirical.lm.patch import Patch, Scores
@@ -90,6 +91,16 @@ def windows(n_layers: int, n: int) -> list[tuple[int, ...]]:
     return [tuple(int(layer) for layer in part) for part in np.array_split(np.arange(n_layers), n)]
 
 
+def say_where(model: LanguageModel) -> None:
+    """Say in which layers there is no attention to be cut or given, if there are any."""
+    if absent := capture.without_attention(model.network):
+        note(
+            f"{model.name}: attention is cut and given in the layers that have it alone. Layers "
+            f"{', '.join(map(str, absent))} keep a state in its place: in these nothing changes, and what they carry "
+            "from the subject stays."
+        )
+
+
 def named(layers: Sequence[int]) -> str:
     """Return neighbouring layers as text."""
     return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])
@@ -103,8 +114,11 @@ def check_grafts(what: Sequence[str]) -> None:
 
 def in_windows(model: LanguageModel, what: Sequence[str], n_windows: int) -> list[str]:
     """Return these patches and each of them in every window of layers; InputError for one that the model cannot get."""
-    for part in "+".join(what).split("+"):
-        patch.check(model.network, Patch.parse(part))
+    parts = [Patch.parse(part) for part in "+".join(what).split("+")]
+    for part in parts:
+        patch.check(model.network, part)
+    if any(part.what == "attention" for part in parts):
+        say_where(model)
     if n_windows == 1:
         return list(what)
     if placed := [text for text in what if ":" in text]:
@@ -212,7 +226,9 @@ def _each(model: LanguageModel, asked: Asked, scoring: Callable[[QuestionBatch],
     """Return the outcome of all questions, read in batches."""
     config, encoded, done = asked
     lengths = [len(question.tokens) for question in encoded]
-    batches = batch.of_like_length(lengths, rows=config.batch_size, tokens=config.batch_tokens)
+    scored = [len(question.completion) for question in encoded]
+    tokens = memory.tokens(model.network, config.batch_tokens, lengths, scored, rows=config.batch_size)
+    batches = batch.of_like_length(lengths, rows=config.batch_size, tokens=tokens)
     logprob, is_right = np.zeros(len(encoded)), np.zeros(len(encoded), dtype=bool)
     for rows in batches:
         scored = scoring(batch.of_questions([encoded[row] for row in rows], model.pad))

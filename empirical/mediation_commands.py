@@ -138,6 +138,7 @@ class Knockout(OnModel):
             raise InputError("no held-out question names its subject, so there is nothing to cut.")
         rows = np.flatnonzero(has_subject)
         encoded, cluster = [asked[row] for row in rows], subject[rows]
+        mediation.say_where(model)
         n_layers = shape.n_layers(model.network)
         places = [tuple(range(n_layers)), *(mediation.windows(n_layers, self.windows) if self.windows > 1 else ())]
         found = []

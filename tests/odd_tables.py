@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from datetime import date, datetime
 
 import pyarrow as pa
@@ -113,3 +114,16 @@ def odd_file(rng, folder):
     path = folder / f"own{suffix}{'.gz' * packed}"
     path.write_bytes(gzip.compress(content) if packed else content)
     return path
+
+
+def counted(notes):
+    """Return the rows that the notes speak of, and those that they count as left out."""
+    number = r"([0-9,]+)"
+    read, left_out = set(), 0
+    for note in notes:
+        if row := re.match(rf"{number} of {number} rows .*: left out", note):
+            read.add(int(row[2].replace(",", "")))
+            left_out += int(row[1].replace(",", ""))
+        elif repeat := re.search(rf"^{number} of {number} facts repeat|: (?P<toy>[0-9,]+) less popular rows", note):
+            left_out += int((repeat["toy"] or repeat[1]).replace(",", ""))
+    return read, left_out

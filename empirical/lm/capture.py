@@ -144,6 +144,20 @@ def refusal(model: Model) -> InputError | None:
     return None
 
 
+@torch.no_grad()
+def without_attention(model: Model) -> list[int]:
+    """Return the layers, counted from 0, in which nothing attends: they keep a state (Qwen3-Next, LFM2).
+
+    Raises:
+        InputError: the model's attention cannot be captured.
+    """
+    tokens = torch.zeros((1, 2), dtype=torch.long)
+    rows = _Rows(torch.ones((1, 1), dtype=torch.long), torch.ones((1, 1, 2)), {})
+    with logits.only(model, torch.zeros_like(tokens, dtype=torch.bool)):
+        forward(model, WITH_ROWS, tokens, torch.ones_like(tokens), rows=rows)
+    return sorted(set(range(shape.n_layers(model))) - set(rows.mass))
+
+
 def nonsink(mass: Float[torch.Tensor, "*axes span"]) -> Float[torch.Tensor, "*axes rest"]:
     """Return the shares of subject, relation and template in the mass that is not the sink's; nan if all of it is."""
     *_, sink = SPANS

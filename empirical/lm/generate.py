@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase
 
-from empirical.lm import batch, logits, prefix, shape
+from empirical.lm import batch, logits, memory, prefix, shape
 from empirical.lm.batch import Batch
 from empirical.lm.likeliest import Likeliest
 from empirical.lm.prefix import Prefix
@@ -44,7 +44,7 @@ def greedy(
     pad: int,
     max_new_tokens: int = 16,
     batch_size: int = 64,
-    batch_tokens: int = batch.TOKENS,
+    batch_tokens: int | None = None,
     done: Done = uncounted,
 ) -> list[list[int]]:
     """Return each prompt's most probable continuation, token by token, up to the first token of `stop`.
@@ -67,7 +67,7 @@ def sample(
     pad: int,
     max_new_tokens: int = 16,
     batch_size: int = 64,
-    batch_tokens: int = batch.TOKENS,
+    batch_tokens: int | None = None,
     seed: int,
     done: Done = uncounted,
 ) -> list[list[int]]:
@@ -91,7 +91,7 @@ def answer_logprob(
     *,
     pad: int,
     batch_size: int = 64,
-    batch_tokens: int = batch.TOKENS,
+    batch_tokens: int | None = None,
     done: Done = uncounted,
 ) -> Float[np.ndarray, " question"]:
     """Return the log-probability of each completion after its prompt, in nats, summed over its tokens.
@@ -130,7 +130,7 @@ def token_logprobs(
     *,
     pad: int,
     batch_size: int = 64,
-    batch_tokens: int = batch.TOKENS,
+    batch_tokens: int | None = None,
     done: Done = uncounted,
 ) -> list[Float[np.ndarray, " wanted"]]:
     """Return, for each text, the log-probabilities in nats of its wanted (position, token) pairs.
@@ -148,7 +148,9 @@ def token_logprobs(
     first = min((place for pairs in wanted for place, _ in pairs), default=0)
     shared = prefix.read(model, read, longest=first - 1)
     found: list[np.ndarray] = [np.empty(0)] * len(texts)
-    for rows in batch.of_like_length([len(text) for text in read], rows=batch_size, tokens=batch_tokens):
+    lengths = [len(text) for text in read]
+    tokens = memory.tokens(model, batch_tokens, lengths, [len(pairs) for pairs in wanted], rows=batch_size)
+    for rows in batch.of_like_length(lengths, rows=batch_size, tokens=tokens):
         logprobs = _score(model, shared, [read[row] for row in rows], [wanted[row] for row in rows], pad)
         for row, values in zip(rows, logprobs, strict=True):
             found[row] = values
@@ -203,7 +205,7 @@ def _continue(
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
     batch_size: int,
-    batch_tokens: int,
+    batch_tokens: int | None,
     done: Done,
 ) -> list[list[int]]:
     """Return the continuations, without the stop token, in the order of the prompts."""
@@ -218,7 +220,8 @@ def _continue(
     n_new = cast(int, config.max_new_tokens)
     lengths = [len(text) + n_new for text in texts]
     batches = batch.of_one_length if shape.keeps_states(model) else batch.of_like_length
-    for rows in batches(lengths, rows=batch_size, tokens=batch_tokens):
+    limit = memory.tokens(model, batch_tokens, lengths, [1] * len(lengths), rows=batch_size)
+    for rows in batches(lengths, rows=batch_size, tokens=limit):
         rest = [texts[row][len(shared.tokens) :] for row in rows]
         padded = batch.pad_left(rest, cast(int, config.pad_token_id), prefix=shared.tokens)
         for row, tokens in zip(rows, _generate(model, padded, shared.expanded(len(rows)), config), strict=True):

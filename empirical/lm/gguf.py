@@ -5,9 +5,9 @@ are written here, as `save_pretrained` would have, and the tokenizer is held aga
 """
 
 import hashlib
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from core import lock
 from core.errors import InputError
 
 MAGIC = b"GGUF"
@@ -32,6 +33,13 @@ MEMORY_FACTOR = 2.5
 def cache() -> Path:
     """Return where converted models are kept: beside the hub's own cache, so that HF_HOME moves both."""
     return Path(constants.HF_HOME) / "finetuning-facts"
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Wait for processes that make this file or folder of the cache, and let others wait; InputError as `lock.held`."""
+    with lock.held(cache() / ".locks" / name, wait=True, setting="HF_HOME"):
+        yield
 
 
 def digest(path: Path) -> str:
@@ -47,7 +55,7 @@ def _digest(path: Path, size: int, modified: int) -> str:
 
 
 def convert(path: Path) -> Path:
-    """Return the checkpoint folder of a GGUF file, made now unless it is there.
+    """Return the checkpoint folder of a GGUF file, made now unless it is there; of several processes one makes it.
 
     Raises:
         InputError: no such file, one that is damaged or of an architecture that transformers does not read, a tokenizer
@@ -59,16 +67,18 @@ def convert(path: Path) -> Path:
     if (folder / "config.json").exists():
         return folder
     metadata, n_parameters = _inspect(path)
-    _check_memory(path, n_parameters)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        _write(path, metadata, partial)
-        if not folder.exists():
+    with alone(folder.name):
+        if folder.exists():  # another process has made it meanwhile
+            return folder
+        _check_memory(path, n_parameters)
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
+        partial.mkdir(parents=True)
+        try:
+            _write(path, metadata, partial)
             partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

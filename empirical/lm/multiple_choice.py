@@ -11,7 +11,7 @@ from jaxtyping import Float
 from core.errors import InputError
 from core.facts.record import LETTERS, Fact
 from empirical import processes
-from empirical.lm import batch, generate
+from empirical.lm import generate
 from empirical.lm.formats import Format
 from empirical.lm.model import LanguageModel
 from empirical.progress import Done, uncounted
@@ -43,7 +43,7 @@ def choose(
     *,
     pad: int,
     batch_size: int = 64,
-    batch_tokens: int = batch.TOKENS,
+    batch_tokens: int | None = None,
     done: Done = uncounted,
 ) -> Float[np.ndarray, "question letter"]:
     """Return the log-probability of each letter after each prompt, in nats, over the whole vocabulary.
@@ -67,7 +67,7 @@ def answer(
     shots: Sequence[Sequence[Fact]],
     *,
     batch_size: int = 64,
-    batch_tokens: int = batch.TOKENS,
+    batch_tokens: int | None = None,
     done: Done = uncounted,
 ) -> Float[np.ndarray, "fact letter"]:
     """Return the letters' log-probabilities for each fact after its own answered questions.

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from transformers import DynamicCache
 
 from empirical import processes
-from empirical.lm import batch, logits, shape
+from empirical.lm import batch, logits, memory, shape
 from empirical.lm.batch import QuestionBatch
 from empirical.lm.prompts import Encoded
 from empirical.lm.shape import Model
@@ -66,7 +66,7 @@ def each(
     measure: Callable[[Reading], dict[str, np.ndarray]],
     *,
     rows: int,
-    tokens: int,
+    tokens: int | None,
     pieces: Pieces = UNKEPT,
     done: Done = uncounted,
 ) -> dict[str, np.ndarray]:
@@ -75,25 +75,31 @@ def each(
     Args:
         measure: Arrays by name, an entry for each question of a reading.
         rows: Most questions that are read at once.
-        tokens: Most tokens that are read at once.
-        pieces: Keeps each reading's arrays, made by one process each.
-        done: Called with the number of questions of each reading.
+        tokens: Most tokens that are read at once; None: what memory holds (`memory.tokens`).
+        pieces: Keeps the arrays of so many questions as are read at once where memory suffices, made by one process.
+        done: Called with the number of questions of each piece.
     """
+    whole = batch.TOKENS if tokens is None else tokens
     if shape.keeps_states(model):  # their prompts end at one place without padding before them
-        batches = batch.of_one_length([question.n_prompt for question in encoded], rows=rows, tokens=tokens)
+        lengths, batching = [question.n_prompt for question in encoded], batch.of_one_length
     else:
-        batches = batch.of_like_length([len(question.tokens) for question in encoded], rows=rows, tokens=tokens)
+        lengths, batching = [len(question.tokens) for question in encoded], batch.of_like_length
+    batches = batching(lengths, rows=rows, tokens=whole)
+    limit = memory.tokens(model, tokens, lengths, [len(question.completion) for question in encoded], rows=rows)
     parts = {}
     for number, own in processes.share(batches):
 
         def make(own: list[int] = own) -> dict[str, np.ndarray]:
-            return measure(read(model, [encoded[row] for row in own], pad))
+            # What is kept, and by which process, does not depend on what memory happens to be free.
+            at_once = batch.in_turn([lengths[row] for row in own], rows=rows, tokens=limit)
+            readings = (read(model, [encoded[own[place]] for place in places], pad) for places in at_once)
+            return _joined([measure(reading) for reading in readings])
 
         parts[number] = pieces.arrays(f"questions_{number}", make)
         done(len(own))
-    found = processes.gathered(parts)
+    found = _joined(processes.gathered(parts))
     back = np.argsort(np.concatenate(batches)) if batches else []
-    return {name: np.concatenate([part[name] for part in found])[back] for name in (found[0] if found else ())}
+    return {name: values[back] for name, values in found.items()}
 
 
 def forward(
@@ -169,6 +175,11 @@ def of_first(
 def n_read(cache: DynamicCache | None) -> int:
     """Return how many places of each row are read already."""
     return 0 if cache is None else cache.get_seq_length()
+
+
+def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return arrays of several parts as one each, in their order; nothing of no parts."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
 
 
 def _places(mask: Int[torch.Tensor, "row token"]) -> Int[torch.Tensor, "row token"]:

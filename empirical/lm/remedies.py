@@ -76,7 +76,7 @@ class _Kept(Hook):
 
     def __init__(self, training: Training, questions: Sequence[Encoded]):
         self._network, self._pad = training.network, training.pad
-        self._passes = train.passes(questions, training.config)
+        self._passes = train.passes(questions, train.in_memory(training.config, training.network, questions))
         self._weights: dict[str, torch.Tensor] = {}
 
     def end(self) -> None:

@@ -6,7 +6,7 @@ checkpoints hold weights, optimizer, schedule and random states. Whatever else c
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from transformers import get_scheduler
 from core.config_json import setting
 from core.errors import InputError
 from empirical import processes
-from empirical.lm import batch, checkpoint, hook, logits
+from empirical.lm import batch, checkpoint, hook, logits, memory
 from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
 
@@ -34,8 +34,9 @@ class TrainConfig:
     """Number of facts per step, over all devices."""
     micro_batch_size: int | None = None
     """Number of facts per forward pass of one device; gradients are accumulated. Not given: all facts of the step."""
-    micro_batch_tokens: int = setting(batch.TOKENS, is_later=True)
-    """Number of tokens per forward pass of one device, padding included: where facts are long, it takes several."""
+    micro_batch_tokens: int | None = setting(None, is_later=True)
+    """Number of tokens per forward pass of one device, padding included: where facts are long, it takes several. Not
+    given: 16,384, or fewer where the free memory holds fewer."""
     schedule: Literal["cosine", "linear"] = "cosine"
     """How the learning rate falls to zero after the warm-up."""
     warmup: float = 0.1
@@ -106,6 +107,7 @@ def fit(
         model.gradient_checkpointing_enable()
     device = next(model.parameters()).device
     steps = n_steps(config, len(examples))
+    config = in_memory(config, model, examples)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=config.weight_decay)
     schedule = get_scheduler(config.schedule, optimizer, round(config.warmup * steps), steps)
@@ -186,11 +188,20 @@ def batch_rows(lengths: Sequence[int], config: TrainConfig, step: int, *, seed: 
     return batches[rng.permutation(len(batches))[place]]
 
 
+def in_memory(config: TrainConfig, model: Any, examples: Sequence[Encoded]) -> TrainConfig:
+    """Return the config with as many tokens per forward pass as memory holds of such examples, if none are given."""
+    lengths = [len(example.tokens) for example in examples]
+    scored = [len(example.completion) for example in examples]
+    rows = config.micro_batch_size or config.batch_size
+    tokens = memory.tokens(model, config.micro_batch_tokens, lengths, scored, rows=rows, trains=True)
+    return replace(config, micro_batch_tokens=tokens)
+
+
 def passes(examples: Sequence[Encoded], config: TrainConfig) -> list[list[Encoded]]:
     """Return a device's examples by forward pass, in their order."""
     lengths = [len(example.tokens) for example in examples]
-    rows = config.micro_batch_size or config.batch_size
-    batches = batch.in_turn(lengths, rows=rows, tokens=config.micro_batch_tokens)
+    tokens = batch.TOKENS if config.micro_batch_tokens is None else config.micro_batch_tokens
+    batches = batch.in_turn(lengths, rows=config.micro_batch_size or config.batch_size, tokens=tokens)
     return [[examples[row] for row in own] for own in batches]
 
 

@@ -75,7 +75,6 @@ def test_a_mixture_is_an_arm_where_its_share_is_given():
     ("changes", "flag"),
     [
         ({"facts": FactsConfig(path=Path("x"))}, "--facts.path"),
-        ({"facts": FactsConfig(source="popqa")}, "--facts.path"),
         ({"facts": FactsConfig(limit=0)}, "--facts.limit"),
         ({"model": ModelConfig("some/model")}, "--model.name"),
         ({"world": WorldConfig(n_subjects=0)}, "--world.n-subjects"),

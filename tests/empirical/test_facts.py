@@ -65,3 +65,9 @@ def test_the_limit_of_all_is_drawn_from_what_the_limit_of_each_leaves(table):
 def test_a_limit_below_one_is_refused(setting, flag, value, table):
     with pytest.raises(InputError, match=f"--facts.{flag} is {value}: it must be at least 1"):
         _load(table, **{setting: value})
+
+
+def test_facts_without_a_path_are_refused_where_they_are_read():
+    facts.check(FactsConfig(source="popqa"))  # a dry run reads none
+    with pytest.raises(InputError, match=r"popqa needs its file or folder.\nName it with --facts.path"):
+        facts.load(FactsConfig(source="popqa"))

@@ -50,6 +50,23 @@ def test_a_dry_run_prints_config_and_runs_and_writes_nothing(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--finetune.train.epochs", "0"], "--finetune.train.epochs"),
+        (["--knownness.batch-tokens", "0"], "--knownness.batch-tokens"),
+        (["--evaluate.batch-tokens", "0"], "--evaluate.batch-tokens"),
+        (["--finetune.train.micro-batch-tokens", "0"], "--finetune.train.micro-batch-tokens"),
+        (["--arms", "best"], "--arms best"),
+        (["--facts.path", "questions.csv"], "--facts.path is of no use"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_would_refuse(flags, said, capsys):
+    assert command.main(["run", "tiny", "--dry-run", *flags]) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err and printed.out == ""
+
+
+@pytest.mark.parametrize(
     ("study", "said"),
     [
         ("llama-2-7b-popqa", ("weights from the hub", "once for each of 4 rates")),

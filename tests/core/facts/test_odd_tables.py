@@ -1,7 +1,6 @@
 """Odd tables, as hand and library write them: none ends but by InputError, and no row is lost without a count."""
 
 import random
-import re
 
 import pytest
 
@@ -12,27 +11,14 @@ from core.facts.request import Request
 N_TABLES = 200
 
 
-def counted(found):
-    """Return the rows that the notes speak of, and those that they count as left out."""
-    number = r"([0-9,]+)"
-    read, left_out = set(), 0
-    for note in found.notes:
-        if row := re.match(rf"{number} of {number} rows .*: left out", note):
-            read.add(int(row[2].replace(",", "")))
-            left_out += int(row[1].replace(",", ""))
-        elif repeat := re.search(rf"^{number} of {number} facts repeat|: (?P<toy>[0-9,]+) less popular rows", note):
-            left_out += int((repeat["toy"] or repeat[1]).replace(",", ""))
-    return read, left_out
-
-
 @pytest.mark.parametrize(
     "read", [table.read, lambda request: keyed.read("table", request, min_facts=1)], ids=["table", "keyed"]
 )
-def test_an_odd_table_is_refused_by_name_or_all_of_its_rows_are_used_or_counted(odd_file, tmp_path, read):
+def test_an_odd_table_is_refused_by_name_or_all_of_its_rows_are_used_or_counted(odd_tables, tmp_path, read):
     rng = random.Random("odd tables")
     n_refused = n_read = 0
     for i in range(N_TABLES):
-        if (path := odd_file(rng, tmp_path)) is None:
+        if (path := odd_tables.odd_file(rng, tmp_path)) is None:
             continue
         try:
             found = read(Request(path))
@@ -42,7 +28,7 @@ def test_an_odd_table_is_refused_by_name_or_all_of_its_rows_are_used_or_counted(
             n_refused += 1
             continue
         n_read += 1
-        n_rows, left_out = counted(found)
+        n_rows, left_out = odd_tables.counted(found.notes)
         n_rows = n_rows or {len(table.files.read(path).numbers)}
         assert n_rows == {len(found.facts) + left_out}, (i, found.notes)
         assert all(fact.answers and all(fact.answers) for fact in found.facts), i

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,12 +108,17 @@ def _logits(net):
         return net(torch.tensor([[1, 5, 7, 9, 100, 33, 2, 250, 41]])).logits
 
 
+def _kept(cache):
+    """Return what the cache holds, beside the files that processes lock."""
+    return sorted(one for one in cache.iterdir() if one.name != ".locks") if cache.exists() else []
+
+
 def _refused(path, cache, match):
     """Check that the file is refused in a line or two, and that nothing of it is left."""
     with pytest.raises(InputError, match=match) as refused:
         model.load(ModelConfig(str(path)))
     assert str(refused.value).startswith(f"{path}: ") and len(str(refused.value).splitlines()) == 2
-    assert not cache.exists() or not list(cache.iterdir())
+    assert not _kept(cache)
 
 
 @pytest.mark.parametrize("is_tied", [False, True])
@@ -152,7 +158,7 @@ def test_a_chat_template_is_the_files(template, net, words, tmp_path):
 def test_a_file_is_converted_once_and_known_by_its_content(net, words, tmp_path, cache, monkeypatch):
     path = _write(tmp_path / "small.gguf", net, words)
     folder = gguf.convert(path)
-    assert folder.parent == cache and [one.name for one in cache.iterdir()] == [folder.name]
+    assert folder.parent == cache and _kept(cache) == [folder]
     with monkeypatch.context() as patch:
         patch.setattr(gguf, "_write", lambda *given: pytest.fail("converted again"))
         assert gguf.convert(path) == folder
@@ -160,21 +166,33 @@ def test_a_file_is_converted_once_and_known_by_its_content(net, words, tmp_path,
     with torch.no_grad():
         net.lm_head.weight.add_(1)
     other = gguf.convert(_write(path, net, words))
-    assert sorted(cache.iterdir()) == sorted([folder, other]) and other != folder
+    assert _kept(cache) == sorted([folder, other]) and other != folder
 
 
-def test_a_folder_that_another_process_finished_meanwhile_is_taken(net, words, tmp_path, cache, monkeypatch):
-    path, real = _write(tmp_path / "small.gguf", net, words), gguf._write
-    folder = cache / f"gguf-{gguf.digest(path)[:16]}"
+def test_of_two_that_convert_at_once_one_does(net, words, tmp_path, cache, monkeypatch):
+    path, real, found, written = _write(tmp_path / "small.gguf", net, words), gguf._write, [], []
+    other = threading.Thread(target=lambda: found.append(gguf.convert(path)))
 
-    def late(path, metadata, partial):
+    def meanwhile(path, metadata, partial):
+        written.append(partial)
+        if len(written) == 1:
+            other.start()
+            other.join(0.3)  # it waits; it would be through by then
         real(path, metadata, partial)
-        folder.mkdir()
-        (folder / "config.json").write_text("the other's")
 
-    monkeypatch.setattr(gguf, "_write", late)
-    assert gguf.convert(path) == folder and (folder / "config.json").read_text() == "the other's"
-    assert list(cache.iterdir()) == [folder]
+    monkeypatch.setattr(gguf, "_write", meanwhile)
+    folder = gguf.convert(path)
+    other.join()
+    assert found == [folder] and len(written) == 1 and _kept(cache) == [folder]
+
+
+def test_what_a_killed_process_left_is_written_over(net, words, tmp_path, cache):
+    path = _write(tmp_path / "small.gguf", net, words)
+    left = cache / f".gguf-{gguf.digest(path)[:16]}.partial"
+    left.mkdir(parents=True)
+    (left / "half").touch()
+    folder = gguf.convert(path)
+    assert _kept(cache) == [folder] and not (folder / "half").exists()
 
 
 def test_a_file_that_is_not_there_or_not_gguf_is_refused(tmp_path, cache):
@@ -247,4 +265,4 @@ def test_a_conversion_that_fails_leaves_nothing(net, words, tmp_path, cache, mon
     monkeypatch.setattr(gguf, "save_file", lambda *given, **more: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         gguf.convert(path)
-    assert not list(cache.iterdir())
+    assert not _kept(cache)

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import (
@@ -23,13 +24,15 @@ from core import console
 from core.errors import InputError
 from core.facts.record import Fact
 from core.split import HELD_OUT, TRAIN
-from empirical import attention, evaluate, finetune, measure
+from empirical import __main__ as command
+from empirical import attention, evaluate, finetune, measure, mediation
 from empirical.evaluate import EvaluateConfig
 from empirical.finetune import FinetuneConfig, Lora
 from empirical.lm import generate, knockout, patch, reading, shape
 from empirical.lm.model import LanguageModel, ModelConfig, load, save
 from empirical.lm.train import TrainConfig
 from empirical.measure import Questions
+from empirical.mediation import MediationConfig
 
 
 def _gemma2(sizes):
@@ -152,3 +155,46 @@ def test_what_needs_the_attention_itself_is_refused(name, made):
     for ask in (knockout.logprob, patch.scores) if name in EAGER else ():
         with pytest.raises(InputError, match="cannot be captured: "):
             ask(model.network, given.questions)
+
+
+@pytest.mark.parametrize("name", HYBRID)
+def test_cutting_and_patching_say_which_layers_have_no_attention_and_change_nothing_there(name, made, capsys):
+    model, other = made(name), made(name)
+    with torch.no_grad():
+        for weights in other.network.parameters():
+            weights += 0.05 * torch.randn_like(weights)
+    asked = mediation.Asked(EvaluateConfig(), model.format.ask(FACTS))
+    whole = mediation.cut(model, None, asked)
+    assert (mediation.cut(model, (0,), asked) == whole).all()
+    assert (mediation.cut(model, (1,), asked) == mediation.cut(model, (0, 1), asked)).all()
+    assert (np.abs(mediation.cut(model, (1,), asked) - whole) > 1e-6).all()
+
+    tried = mediation.interventions(MediationConfig(patches=("attention@subject",), windows=2, grafts=()), model)
+    assert (
+        capsys.readouterr().err.count(f"{name}: attention is cut and given in the layers that have it alone. Layers 0 ")
+        == 1
+    )
+    plain = mediation.plain(model, asked).logprob
+    found = {what: patched(model, other, asked).logprob for what, patched in tried.items()}
+    assert (found["attention@subject:0"] == plain).all()
+    assert (found["attention@subject:1"] == found["attention@subject"]).all()
+    assert np.abs(found["attention@subject"] - plain).max() > 1e-6
+
+
+@pytest.mark.parametrize("name", HYBRID)
+def test_the_command_knockout_says_it_too(name, made, tmp_path, capsys):
+    save(made(name), tmp_path / "model")
+    lines = [f"Where is Ann{i}?,Rome,Ann{i},city" for i in range(10)]
+    (tmp_path / "own.csv").write_text("\n".join(["question,answer,subject,relation", *lines]))
+    console.note.cache_clear()
+    flags = ["--model.name", str(tmp_path / "model"), "--facts.source", "table", "--out", str(tmp_path)]
+    assert command.main(["knockout", *flags, "--facts.path", str(tmp_path / "own.csv"), "--windows", "2"]) == 0
+    assert "Layers 0 keep a state in its place" in " ".join(capsys.readouterr().err.split())
+    rows = pq.read_table(tmp_path / "knockout.parquet").to_pydict()
+    drop = dict(zip(rows["layers"], rows["drop"], strict=True))
+    assert drop["0"] == 0 and drop["1"] == drop["0-1"] != 0
+
+
+def test_of_a_model_whose_layers_all_attend_nothing_is_said(llama, words, capsys):
+    mediation.say_where(LanguageModel(llama, words, "llama"))
+    assert capsys.readouterr().err == ""
