@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 
 from core import split, statistics
 from core.facts.store import FactStore
-from theory import attention, evaluate
 from theory import config as configs
+from theory import evaluate
 from theory.config import Config
 from theory.evaluate import Answers
 from theory.law import forecast, predict, theorem
@@ -38,16 +38,11 @@ class Ranked(Protocol):
 
 def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, float]], list[dict], list[dict]]:
     """Return metrics by arm, the columns of facts.parquet by arm, and those of trace.parquet by arm."""
-    store, halves = simulation.store, simulation.split
-    foreground = np.flatnonzero(~store.is_background)
-    base_correct = simulation.margin[foreground] > 0
-    rows = foreground if len(foreground) <= MAX_ROWS else _sample(foreground, store, halves)
-    generic_answers = {arm: evaluate.generic_answers(store, rows) for arm, rows in halves.arms.items()}
-    n_draws = config.pretrain.steps * config.pretrain.batch_size
+    store, foreground = simulation.store, np.flatnonzero(~simulation.store.is_background)
+    rows = foreground if len(foreground) <= MAX_ROWS else _sample(foreground, store, simulation.split)
     metrics, facts = {}, []
     for arm, weights in simulation.weights.items():
-        answers = evaluate.answer(weights, store, foreground)
-        columns = fact_columns(simulation, arm, answers, foreground, base_correct, generic_answers, n_draws=n_draws)
+        columns = _arm_columns(config, simulation, arm, foreground)
         metrics[arm] = metrics_of(columns, store.subject[foreground], seed=simulation.cell.split)
         kept = np.searchsorted(foreground, rows)
         columns = {name: value[kept] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
@@ -57,6 +52,23 @@ def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, flo
             )
         facts.append(named(columns | _theory_columns(weights, store, rows), store))
     return metrics, facts, trace_columns(config, simulation)
+
+
+def arm_metrics(config: Config, simulation: Simulation, arm: str) -> dict[str, float]:
+    """Return one arm's metrics, as `run` does."""
+    foreground = np.flatnonzero(~simulation.store.is_background)
+    columns = _arm_columns(config, simulation, arm, foreground)
+    return metrics_of(columns, simulation.store.subject[foreground], seed=simulation.cell.split)
+
+
+def _arm_columns(config: Config, simulation: Simulation, arm: str, foreground: np.ndarray) -> dict[str, Any]:
+    """Return what one arm does on each fact of the foreground."""
+    store = simulation.store
+    answers = evaluate.answer(simulation.weights[arm], store, foreground)
+    generic_answers = {name: evaluate.generic_answers(store, rows) for name, rows in simulation.split.arms.items()}
+    base_correct = simulation.margin[foreground] > 0
+    n_draws = config.pretrain.steps * config.pretrain.batch_size
+    return fact_columns(simulation, arm, answers, foreground, base_correct, generic_answers, n_draws=n_draws)
 
 
 def fact_columns(
@@ -114,14 +126,32 @@ def _theory_columns(weights: Weights, store: FactStore, rows: np.ndarray) -> dic
     """Return R2's and R4's prediction for each fact."""
     parts = []
     for part in evaluate.chunks(rows, 3 * len(weights.template_value)):
-        values = evaluate.token_values(weights, store, part)
-        attended = attention.measure(weights, store.subject[part], store.relation[part])
+        attended, values = evaluate.read(weights, store, part)
         answer = store.answer[part]
-        low, high = theorem.critical_attention(values, attended[:, 2], answer)
-        force = theorem.share_force(attended, values, answer)
-        parts.append((low, high, force, theorem.salience_threshold(attended, values, answer)))
-    names = ("critical_low", "critical_high", "share_force", "salience_threshold")
-    return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+        parts.append(share_columns(attended, values, answer) | critical_columns(attended, values, answer))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def share_columns(
+    attended: Float[np.ndarray, "fact token"],
+    values: Float[np.ndarray, "fact token output"],
+    answer: Int[np.ndarray, " fact"],
+) -> dict[str, np.ndarray]:
+    """Return what each fact's own step does to its share, and the salience at which that changes sign (R2)."""
+    return {
+        "share_force": theorem.share_force(attended, values, answer),
+        "salience_threshold": theorem.salience_threshold(attended, values, answer),
+    }
+
+
+def critical_columns(
+    attended: Float[np.ndarray, "fact token"],
+    values: Float[np.ndarray, "fact token output"],
+    answer: Int[np.ndarray, " fact"],
+) -> dict[str, np.ndarray]:
+    """Return the shares between which each fact is recalled (R4)."""
+    low, high = theorem.critical_attention(values, attended[:, 2], answer)
+    return {"critical_low": low, "critical_high": high}
 
 
 def metrics_of(columns: dict[str, Any], subject: np.ndarray, *, seed: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The verdicts of `verify`: kept with what they are of, so that the same code does not test the same config twice."""
+"""The verdicts of `verify`: kept with what they are of, so that one program does not test one config twice."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ PACKAGES = Path(provenance.__file__).parent, Path(configs.__file__).parent
 
 
 def read(path: Path, config: Config, n_seeds: int) -> list[Row] | None:
-    """Return the rows of an earlier `verify` of this config by this very code; None if there is none."""
+    """Return the rows of an earlier `verify` of this config by this code, on these libraries and device; else None."""
     if not (path / "report.json").exists():
         return None
     if runs.read_run(path).report["config_hash"] != config_json.config_hash(_stored(config, n_seeds)):
@@ -34,4 +34,5 @@ def write(path: Path, config: Config, n_seeds: int, rows: list[Row]) -> None:
 
 def _stored(config: Config, n_seeds: int) -> dict[str, Any]:
     """Return what verdicts depend on; the code is part of it, so that a corrected theorem is tested anew."""
-    return configs.to_json(config) | {"seeds": n_seeds, "code": provenance.code_hash(*PACKAGES)}
+    program = {name: provenance.environment()[name] for name in ("versions", "device")}
+    return configs.to_json(config) | {"seeds": n_seeds, "code": provenance.code_hash(*PACKAGES)} | program
