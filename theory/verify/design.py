@@ -27,7 +27,7 @@ TIED = 4096
 
 def arms(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
     """Return which subjects each arm's training moved, and how its halves are ordered."""
-    n_foreign, n_unordered, n = 0, 0, 0
+    n_foreign, n_unordered, n, lean = 0, 0, 0, 0.0
     for world in simulations:
         store, halves = world.store, world.split
         for arm, rows in halves.arms.items():
@@ -39,12 +39,15 @@ def arms(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
             top, bottom = (rows[group[rows] == each] for rows in (halves.arms["top"], halves.arms["bottom"]))
             known = world.knownness[bottom]
             n_unordered += int(np.sum(world.knownness[top] < known.max(initial=-np.inf)))
+        in_top = np.isin(halves.arms["random"], halves.arms["top"])
+        lean = max(lean, abs(float(in_top.mean()) - 0.5) * np.sqrt(len(in_top)))
     of_subjects = f"subjects of {n:,} outside their arm whose attention logit its training moved"
     return [
         judge.bounded("design", n_foreign, 0, of_subjects, "one subject that an arm was trained on and has not"),
         judge.bounded(
             "design", n_unordered, 0, "facts of top less known than a fact of bottom", "one fact in the wrong half"
         ),
+        judge.bounded("design", lean, 2.0, "share of random that is top's, less ½, in 1/√n", "a half not at random"),
     ]
 
 
