@@ -39,7 +39,7 @@ if importlib.util.find_spec("transformers"):  # the others need no language mode
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code: 0, 1 where too many mutations go unnoticed, 2 for a mistake in the settings, 130 if interrupted."""
+    """Return the exit code: 0, 1 where mutations go unnoticed, 2 for a mistake in the settings, 130 if interrupted."""
     try:
         settings = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m benchmarks", args=arguments)
         return RUN[type(settings)](settings) or 0

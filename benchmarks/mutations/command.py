@@ -1,21 +1,19 @@
 """`python -m benchmarks mutations`: breaks the program in one place after another, and tells what notices."""
 
 import json
-import os
-import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from rich.table import Table
 
 import core
 import theory
-from benchmarks.mutations import catalogue, plugin, verified
+from benchmarks.mutations import catalogue, tested, verified
 from benchmarks.mutations.apply import Mutation
 from core import provenance
 from core.console import OUTPUT, progress
@@ -34,7 +32,7 @@ class Settings:
     """Errors of the catalogue, by name; none for all."""
     out: Path = Path("runs/mutations.json")
     """What each was noticed by. What stands there of the same program is not asked again."""
-    asked: tuple[str, ...] = ("verify", "tests")
+    asked: tuple[Literal["verify", "tests"], ...] = ("verify", "tests")
     """Who is asked: verify, tests or both."""
 
 
@@ -44,40 +42,37 @@ def run(settings: Settings) -> int:
         raise InputError(f"no such error: {unknown[0]!r}.\nThe catalogue: {', '.join(catalogue.BY_NAME)}.")
     chosen = [catalogue.BY_NAME[name] for name in settings.names] or list(catalogue.ALL)
     code, found = _read(settings.out)
-    left = [(who, each) for who in settings.asked for each in chosen if who not in found.get(each.name, {})]
-    with progress("mutations", len(left)) as tell:
-        if any(who == "verify" for who, _ in left):
-            tell("the program as it is", 0)
-            verified.check()
-        for who, each in left:
-            tell(f"{who}: {each.name}", 0)
-            answer = verified.noticed(each) if who == "verify" else noticed_by_test(each)
-            found.setdefault(each.name, {})[who] = answer
-            _write(settings.out, code, found)
-            tell(f"{who}: {each.name}", 1)
+    left = {who: [each for each in chosen if who not in found.get(each.name, {})] for who in settings.asked}
+    with progress("mutations", sum(map(len, left.values()))) as tell:
+        for who in settings.asked:
+            tell(f"asking {who}", 0)
+            for name, answer in _answers(who, left[who]) if left[who] else ():
+                found.setdefault(name, {})[who] = answer
+                _write(settings.out, code, found)
+                tell(f"{who}: {name}", 1)
     return report([each.name for each in chosen], found)
 
 
-def noticed_by_test(mutation: Mutation) -> list[str]:
-    """Return the first test of the module's own file that fails, or what keeps its file from running; none if all pass.
+def _answers(who: str, left: Sequence[Mutation]) -> Iterator[tuple[str, list[str]]]:
+    """Return what notices each error, one after another.
 
     Raises:
-        InputError: pytest could not be run.
+        InputError: the tests could not be run.
     """
-    options = ("-x", "-q", "-p", "no:cacheprovider", "-p", plugin.__name__)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, mutation.test_file],
-        cwd=ROOT,
-        env=os.environ | {plugin.VARIABLE: mutation.name},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode == 0:
-        return []
-    if named := re.search(r"^(?:FAILED|ERROR) (\S+(?:::[^\n]*?)?)(?: - .*)?$", done.stdout, re.MULTILINE):
-        return [named[1]]
-    raise InputError(f"{mutation.test_file} could not be run:\n{(done.stdout + done.stderr).strip()[-300:]}")
+    if who == "verify":
+        verified.check()
+        for each in left:
+            yield each.name, verified.noticed(each)
+        return
+    command = [sys.executable, "-m", tested.__name__, *(each.name for each in left)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout
+        for line in worker.stdout:
+            yield tuple(json.loads(line))
+    if worker.returncode:
+        raise InputError(
+            "the tests could not be run: the reason stands above.\nMend that, and go on with this command."
+        )
 
 
 def report(names: Sequence[str], found: dict[str, dict[str, Any]]) -> int:

@@ -2,8 +2,12 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
+from core.facts.store import FactStore
+from theory import evaluate
 from theory.compare import Row
+from theory.law import theorem
 from theory.model import factored
 from theory.model.config import Weights
 from theory.pipeline import Simulation
@@ -30,3 +34,9 @@ def facts(simulation: Simulation, rows: np.ndarray) -> factored.Facts:
     """Return some of a world's facts; to be called under x64."""
     store = simulation.store
     return factored.Facts(*(jnp.asarray(ids[rows]) for ids in (store.subject, store.relation, store.answer)))
+
+
+def force(weights: Weights, store: FactStore, rows: Int[np.ndarray, " fact"]) -> Float[np.ndarray, "fact token"]:
+    """Return R1's force of each fact under a model."""
+    attended, values = evaluate.read(weights, store, rows)
+    return theorem.force(attended, values, theorem.probability(attended, values), store.answer[rows])

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from core import split
-from core.facts.store import FactStore
 from theory import attention, evaluate, measure
 from theory.compare import Row
 from theory.config import Config
@@ -123,7 +122,7 @@ def _errors(
     train, held_out = simulation.split.arms[arm], np.flatnonzero(simulation.split.role == split.HELD_OUT)
     before = attention.measure(weights, store.subject[held_out], store.relation[held_out])
     parts = evaluate.chunks(train, 3 * len(weights.template_value))
-    force = np.concatenate([_force(weights, store, part) for part in parts])
+    force = np.concatenate([judge.force(weights, store, part) for part in parts])
     relations, errors = (store.relation[train], store.relation[held_out]), []
     for rate in RATES:
         with jax.enable_x64(True):
@@ -133,9 +132,3 @@ def _errors(
         error = float(np.abs(predicted - change).max())
         errors.append((error, error / float(np.abs(change).max())))
     return errors
-
-
-def _force(weights: Weights, store: FactStore, rows: np.ndarray) -> Float[np.ndarray, "fact token"]:
-    """Return R1's force of each fact."""
-    attended, values = evaluate.read(weights, store, rows)
-    return theorem.force(attended, values, theorem.probability(attended, values), store.answer[rows])
