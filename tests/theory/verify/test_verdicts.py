@@ -18,12 +18,11 @@ def test_verdicts_are_remembered_for_this_config_count_of_worlds_code_libraries_
     with monkeypatch.context() as patch:
         patch.setattr(provenance, "code_hash", lambda *packages: "of other code")
         assert verdicts.read(tmp_path, config, 2) is None
-    found = provenance.environment()
-    for changed in ({"versions": found["versions"] | {"jax": "0"}}, {"device": "another"}):
+    for where, name in ((provenance, "device"), (verdicts.platform, "python_version"), (verdicts.metadata, "version")):
         with monkeypatch.context() as patch:
-            patch.setattr(provenance, "environment", lambda changed=changed: found | changed)
+            patch.setattr(where, name, lambda *_: "another")
             assert verdicts.read(tmp_path, config, 2) is None
-    monkeypatch.setattr(provenance, "environment", lambda: found | {"git_commit": "another"})
+    monkeypatch.setattr(provenance, "git_commit", lambda: "another")
     assert verdicts.read(tmp_path, config, 2)
 
 
