@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: no table was written", file=sys.stderr)
+        print("interrupted: no report was written", file=sys.stderr)
         return 130
 
 

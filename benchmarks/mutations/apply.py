@@ -50,10 +50,9 @@ def wrong_function(mutation: Mutation) -> tuple[Any, Any]:
     name = mutation.function.partition(":")[2]
     right = getattr(module, name)
     source = textwrap.dedent(inspect.getsource(inspect.unwrap(right)))
-    if source.count(mutation.right) != 1 or mutation.right == mutation.wrong:
-        raise ValueError(
-            f"{mutation.name}: {mutation.function} holds {mutation.right!r} {source.count(mutation.right)}×"
-        )
+    n_times = source.count(mutation.right)
+    if n_times != 1 or mutation.right == mutation.wrong:
+        raise ValueError(f"{mutation.name}: {mutation.function} holds {mutation.right!r} {n_times} times")
     made: dict[str, Any] = {}
     code = compile(source.replace(mutation.right, mutation.wrong), f"<mutation: {mutation.name}>", "exec")
     exec(code, vars(module), made)

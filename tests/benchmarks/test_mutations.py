@@ -2,16 +2,17 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
 from benchmarks.mutations import apply, catalogue, command, verified
-from core import closed_form
+from core import closed_form, split
 from core.seeds import Cell
-from theory import evaluate
-from theory.law import theorem
+from theory import evaluate, facts
+from theory.law import flow, theorem
+from theory.pipeline import Simulation
 from theory.verify import checks, design
 
 ROOT = Path(__file__).parents[2]
@@ -33,16 +34,24 @@ def test_an_error_whose_text_is_gone_is_named():
 
 
 def test_a_function_is_wrong_wherever_it_was_imported_and_right_again_afterwards():
-    right, lead = closed_form.boundary, [1.0, -1.0]
+    right, lead = closed_form.boundary, np.array([1.0, -1.0])
     mutation = catalogue.BY_NAME["reversal where the lead rises"]
-    from theory.law import flow
-
-    steps = flow.np.array([1.0, 4.0])
-    assert flow.reversal_boundary(steps, flow.np.array(lead)) == 2.0
+    steps = np.array([1.0, 4.0])
+    assert flow.reversal_boundary(steps, lead) == 2.0
     with apply.broken(mutation):
         assert closed_form.boundary is not right
-        assert flow.np.isnan(flow.reversal_boundary(steps, flow.np.array(lead)))
-    assert closed_form.boundary is right and flow.reversal_boundary(steps, flow.np.array(lead)) == 2.0
+        assert np.isnan(flow.reversal_boundary(steps, lead))
+    assert closed_form.boundary is right and flow.reversal_boundary(steps, lead) == 2.0
+
+
+def test_a_function_that_others_hold_by_name_is_replaced_there_too():
+    right = closed_form.recalled
+    assert design.recalled is theorem.recalled is right
+    places = apply.put(right, print)
+    assert design.recalled is theorem.recalled is closed_form.recalled is print
+    for module, name in places:
+        setattr(module, name, right)
+    assert design.recalled is theorem.recalled is closed_form.recalled is right
 
 
 @pytest.mark.parametrize(
@@ -50,7 +59,9 @@ def test_a_function_is_wrong_wherever_it_was_imported_and_right_again_afterwards
     [(TIES, evaluate, "answer_read"), ("answer as its own competitor", theorem, "_critical")],
 )
 def test_verify_notices_an_error_by_the_row_that_is_about_it(name, module, function, monkeypatch):
-    world = SimpleNamespace(cell=Cell(0, 0, 0))
+    store = facts.build(facts.FactsConfig(n_subjects=4, n_relations=2, n_answers=3), seed=0)
+    roles = split.Split(np.zeros(8, np.int8), {})
+    world = Simulation(Cell(0, 0, 0), store, roles, np.zeros(8), np.zeros(8), {}, {})
     monkeypatch.setattr(verified, "_sound", lambda: [world])
     monkeypatch.setattr(checks, "simulate", lambda *_: [world])
     monkeypatch.setattr(checks, "CHECKS", dict.fromkeys(verified.LAST, design.ties))
