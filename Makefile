@@ -44,7 +44,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test tokenizers lint docs reproduce sweeps studies published figures benchmark clean
+.PHONY: help setup test tokenizers lint docs reproduce sweeps studies published figures benchmark mutations clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -123,6 +123,9 @@ benchmark: $(DEV)  ## speed and memory: of one world, of sweeps, of attention's 
 	$(RUN) -m benchmarks theory $(ARGS)
 	$(RUN) -m benchmarks sweep $(ARGS)
 	$(RUN) -m benchmarks attention
+
+mutations: $(DEV)  ## 57 deliberate errors, one at a time: which row of verify and which test notices each; an hour
+	$(RUN) -m benchmarks mutations $(ARGS)
 
 clean:  ## removes .venv and caches, never results
 	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,4 +1,4 @@
-"""`python -m benchmarks theory|sweep|scale|attention|finetuning|interventions`: parse and call."""
+"""`python -m benchmarks theory|sweep|scale|mutations|attention|finetuning|interventions`: parse and call."""
 
 import importlib.util
 import sys
@@ -8,13 +8,20 @@ from typing import Any
 import tyro
 
 from benchmarks import scale, sweep, theory
+from benchmarks.mutations import command as mutations
 from core.errors import InputError
 
-COMMANDS: dict[str, type] = {"theory": theory.Settings, "sweep": sweep.Settings, "scale": scale.Settings}
-RUN: dict[type, Callable[[Any], None]] = {
+COMMANDS: dict[str, type] = {
+    "theory": theory.Settings,
+    "sweep": sweep.Settings,
+    "scale": scale.Settings,
+    "mutations": mutations.Settings,
+}
+RUN: dict[type, Callable[[Any], int | None]] = {
     theory.Settings: theory.run,
     sweep.Settings: sweep.run,
     scale.Settings: scale.run,
+    mutations.Settings: mutations.run,
 }
 if importlib.util.find_spec("transformers"):  # the others need no language models
     from benchmarks import attention, finetuning, interventions
@@ -32,17 +39,16 @@ if importlib.util.find_spec("transformers"):  # the others need no language mode
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code: 0, 2 for a mistake in the settings, 130 if interrupted."""
+    """Return the exit code: 0, 1 where mutations go unnoticed, 2 for a mistake in the settings, 130 if interrupted."""
     try:
         settings = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m benchmarks", args=arguments)
-        RUN[type(settings)](settings)
+        return RUN[type(settings)](settings) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print("interrupted: no report was written", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ PREDICTIONS = pa.schema(
         ("tolerance", DOUBLE),  # what the verdict allows it
         ("verdict", NAME),  # holds, fails, undecided or reported
         ("note", NAME),  # whatever else is to be known
+        ("refuted_by", NAME),  # the observation that makes the verdict "fails"; null where nothing does
     ]
 )
 """One row per statement of the theory beside what was measured."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from core import effects, shares, statistics
 from core.arms import CONTRASTS, MATCHED
@@ -154,7 +155,9 @@ def print_verdicts(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
             table.add_column(_NUMBERS[name], width=18 if name == "interval" else 9, justify="right")
         table.add_column("verdict", width=9)
         for row, numbers in zip(of_result, cells, strict=True):
-            what = ": ".join(part for part in (row.get("arm"), row.get("note")) if part)
+            what = Text(": ".join(part for part in (row.get("arm"), row.get("note")) if part))
+            if row.get("refuted_by"):
+                what.append(f"\nrefuted by {row['refuted_by']}", style="dim")
             verdict = f"[{VERDICT_STYLE[row['verdict']]}]{row['verdict']}[/]"
             table.add_row(what, *(numbers[name] for name in shown), verdict)
         console.print(table)

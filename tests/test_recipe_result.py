@@ -23,15 +23,15 @@ CHECK = '''def zero_sum(config: Config, simulations: Sequence[Simulation]) -> li
     """R10: the forces on a training fact's tokens sum to zero."""
     error = 0.0
     for world in simulations:
-        force = _force(world.weights["base"], world.store, world.split.arms["whole"])
+        force = judge.force(world.weights["base"], world.store, world.split.arms["whole"])
         error = max(error, float(np.abs(theorem.total_force(force)).max()))
-    return [_bounded("R10", error, 1e-12, "largest sum of a fact's forces")]
+    return [judge.bounded("R10", error, 1e-12, "largest sum of a fact's forces", "a larger sum")]
 
 
 '''
 CHANGES = {
     "theory/law/theorem.py": [
-        ("}\nSUBJECT, RELATION", '    "R10": "The forces on a prompt\'s tokens sum to zero.",\n}\nSUBJECT, RELATION'),
+        ('}\n"""The theory', '    "R10": "The forces on a prompt\'s tokens sum to zero.",\n}\n"""The theory'),
     ],
     "theory/verify/checks.py": [
         ("CHECKS: dict", f"{CHECK}CHECKS: dict"),
@@ -79,3 +79,4 @@ def test_a_result_is_a_function_a_statement_and_a_check_in_two_files(tmp_path):
     assert row["statement"] == "The forces on a prompt's tokens sum to zero."
     assert row["verdict"] == "holds" and 0 <= row["error"] <= row["tolerance"] == 1e-12
     assert row["note"] == "largest sum of a fact's forces" and row["experiment"] == "verify"
+    assert row["refuted_by"] == "a larger sum"

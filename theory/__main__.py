@@ -33,10 +33,10 @@ Flat = tyro.conf.arg(name="")
 
 @dataclass(frozen=True)
 class Verify:
-    """Test every result, R1 to R8, on fresh worlds; exit 1 if any fails."""
+    """Test every result, R1 to R8, on fresh worlds; exit 1 if any fails, or if default settings leave one undecided."""
 
     config: Annotated[Config, Flat] = field(default_factory=Config)
-    seeds: int = 3
+    seeds: int = checks.N_WORLDS
     """Fresh worlds, with seeds that no run uses by default."""
     out: Path = Path("runs")
     """Folder of results; the rows go to OUT/theory/verify/predictions.parquet."""
@@ -56,7 +56,12 @@ class Verify:
         report_tables.print_verdicts(rows, OUTPUT)
         n_failed = sum(row["verdict"] == "fails" for row in rows)
         OUTPUT.print(f"{n_failed or 'No'} row{'s' * (n_failed != 1)} failed ({done}). Rows: {path}", soft_wrap=True)
-        return int(n_failed > 0)
+        unsettled = checks.unsettled(rows)
+        must_decide = self.config == Config() and self.seeds >= checks.N_WORLDS
+        if unsettled:
+            hint = "default settings must decide all" if must_decide else "more --seeds or larger worlds may decide"
+            OUTPUT.print(f"Undecided, or without a verdict: {', '.join(unsettled)}; {hint}.", soft_wrap=True)
+        return int(n_failed > 0 or (must_decide and bool(unsettled)))
 
 
 @dataclass(frozen=True)

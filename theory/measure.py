@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from core import split, statistics
 from core.facts.store import FactStore
-from theory import attention, curriculum, evaluate, inputs, selection
+from theory import curriculum, evaluate, inputs, selection
 from theory import config as configs
 from theory.config import Config
 from theory.evaluate import Answers
@@ -42,20 +42,15 @@ class Ranked(Protocol):
 
 def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, float]], list[dict], list[dict]]:
     """Return metrics by arm, the columns of facts.parquet by arm, and those of trace.parquet by arm."""
-    store, halves = simulation.store, simulation.split
-    foreground = np.flatnonzero(~store.is_background)
-    base_correct = simulation.margin[foreground] > 0
-    rows = foreground if len(foreground) <= MAX_ROWS else _sample(foreground, store, halves)
-    generic_answers = {arm: evaluate.generic_answers(store, rows) for arm, rows in halves.arms.items()}
-    n_draws = config.pretrain.steps * config.pretrain.batch_size
+    store, foreground = simulation.store, np.flatnonzero(~simulation.store.is_background)
+    rows = foreground if len(foreground) <= MAX_ROWS else _sample(foreground, store, simulation.split)
     paths = predicted_paths(config, simulation)
     predictions = _predictions(config, simulation, paths)
-    metrics, facts = {}, []
+    generic_answers, metrics, facts = _generic_answers(simulation), {}, []
     for arm, weights in simulation.weights.items():
-        answers = evaluate.answer(weights, store, foreground)
-        columns = fact_columns(simulation, arm, answers, foreground, base_correct, generic_answers, n_draws=n_draws)
+        columns = _arm_columns(config, simulation, arm, foreground, generic_answers)
         metrics[arm] = metrics_of(columns, store.subject[foreground], seed=simulation.cell.split)
-        metrics[arm] |= {"n_trained": len(halves.arms[arm])} if arm != "base" else {}
+        metrics[arm] |= {"n_trained": len(simulation.split.arms[arm])} if arm != "base" else {}
         metrics[arm] |= predictions.get(arm, {})
         kept = np.searchsorted(foreground, rows)
         columns = {name: value[kept] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
@@ -65,6 +60,32 @@ def run(config: Config, simulation: Simulation) -> tuple[dict[str, dict[str, flo
             )
         facts.append(named(columns | _theory_columns(weights, store, rows), store))
     return metrics, facts, trace_columns(simulation, paths)
+
+
+def arm_metrics(config: Config, simulation: Simulation, arm: str) -> dict[str, float]:
+    """Return one arm's metrics, as `run` does."""
+    foreground = np.flatnonzero(~simulation.store.is_background)
+    columns = _arm_columns(config, simulation, arm, foreground, _generic_answers(simulation))
+    return metrics_of(columns, simulation.store.subject[foreground], seed=simulation.cell.split)
+
+
+def _generic_answers(simulation: Simulation) -> dict[str, Int[np.ndarray, " relation"]]:
+    """Return each relation's most frequent answer in every arm."""
+    return {arm: evaluate.generic_answers(simulation.store, rows) for arm, rows in simulation.split.arms.items()}
+
+
+def _arm_columns(
+    config: Config,
+    simulation: Simulation,
+    arm: str,
+    foreground: Int[np.ndarray, " row"],
+    generic_answers: Mapping[str, Int[np.ndarray, " relation"]],
+) -> dict[str, Any]:
+    """Return what one arm does on each fact of the foreground."""
+    answers = evaluate.answer(simulation.weights[arm], simulation.store, foreground)
+    base_correct = simulation.margin[foreground] > 0
+    n_draws = config.pretrain.steps * config.pretrain.batch_size
+    return fact_columns(simulation, arm, answers, foreground, base_correct, generic_answers, n_draws=n_draws)
 
 
 def fact_columns(
@@ -123,14 +144,32 @@ def _theory_columns(weights: Weights, store: FactStore, rows: np.ndarray) -> dic
     """Return R2's and R4's prediction for each fact."""
     parts = []
     for part in evaluate.chunks(rows, 3 * len(weights.template_value)):
-        values = evaluate.token_values(weights, store, part)
-        attended = attention.measure(weights, store.subject[part], store.relation[part])
+        attended, values = evaluate.read(weights, store, part)
         answer = store.answer[part]
-        low, high = theorem.critical_attention(values, attended[:, 2], answer)
-        force = theorem.share_force(attended, values, answer)
-        parts.append((low, high, force, theorem.salience_threshold(attended, values, answer)))
-    names = ("critical_low", "critical_high", "share_force", "salience_threshold")
-    return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+        parts.append(share_columns(attended, values, answer) | critical_columns(attended, values, answer))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def share_columns(
+    attended: Float[np.ndarray, "fact token"],
+    values: Float[np.ndarray, "fact token output"],
+    answer: Int[np.ndarray, " fact"],
+) -> dict[str, np.ndarray]:
+    """Return what each fact's own step does to its share, and the salience at which that changes sign (R2)."""
+    return {
+        "share_force": theorem.share_force(attended, values, answer),
+        "salience_threshold": theorem.salience_threshold(attended, values, answer),
+    }
+
+
+def critical_columns(
+    attended: Float[np.ndarray, "fact token"],
+    values: Float[np.ndarray, "fact token output"],
+    answer: Int[np.ndarray, " fact"],
+) -> dict[str, np.ndarray]:
+    """Return the shares between which each fact is recalled (R4)."""
+    low, high = theorem.critical_attention(values, attended[:, 2], answer)
+    return {"critical_low": low, "critical_high": high}
 
 
 def metrics_of(columns: dict[str, Any], subject: np.ndarray, *, seed: int) -> dict[str, float]:

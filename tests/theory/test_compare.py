@@ -26,6 +26,8 @@ def outcome(world: int = 0, *, top: float = 0.7, bottom: float = 0.5, predicted=
         own = share + np.array([-0.3, -0.1, -0.05, 0.0, 0.05, 0.2])
         facts[arm] = {
             "subject": np.array(["s0", "s0", "s1", "s1", "s2", "s2"]),
+            "relation": np.repeat("r0", N_FACTS),
+            "answer": np.array(["a0", "a0", "a1", "a1", "a1", "a2"]),
             "role": np.array(["train", "held_out"] * 3),
             "fact": np.arange(N_FACTS),
             "correct": own > 0.501,
@@ -81,7 +83,24 @@ def test_order_of_the_arms_is_judged_over_worlds(shares, verdict):
     assert (lead["p_value"] < 0.05) == (shares in (AHEAD, BEHIND))
     assert "before any finetuning" in lead["note"]
     assert [row["arm"] for row in arms] == ["top", "bottom"]
-    assert {row["verdict"] for row in arms} == {"reported"}
+
+
+def test_each_arms_share_is_judged_by_its_distance_from_the_prediction():
+    _, top, bottom = compare.order(outcomes(AHEAD))
+    assert top["error"] == pytest.approx(0.72 - np.mean([0.7, 0.72, 0.69])) and bottom["error"] == pytest.approx(0.05)
+    assert (top["verdict"], bottom["verdict"]) == ("holds", "fails")
+    assert top["tolerance"] == compare.MAX_DISTANCE == 0.02 and "0.02" in top["refuted_by"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "verdict"), [(AHEAD, "holds"), (BEHIND, "fails"), (EVEN, "undecided"), (AHEAD[:1], "undecided")]
+)
+def test_the_claim_is_judged_on_the_default_world_alone(shares, verdict):
+    runs = outcomes(shares)
+    row = compare.claim(runs, is_judged=True)
+    gaps = [run.facts["top"]["correct"][1::2].mean() - run.facts["bottom"]["correct"][1::2].mean() for run in runs]
+    assert row["measured"] == pytest.approx(np.mean(gaps)) and row["verdict"] == verdict
+    assert compare.claim(runs, is_judged=False)["verdict"] == "reported"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +112,8 @@ def test_order_of_the_arms_is_judged_over_worlds(shares, verdict):
     ],
 )
 def test_outside_its_assumptions_the_order_is_reported_without_a_verdict(config):
-    lead, *_ = compare.order(outcomes(AHEAD, config=config))
+    lead, *arms = compare.order(outcomes(AHEAD, config=config))
+    assert {row["verdict"] for row in arms} == {"reported"}
     assert lead["verdict"] == "reported" and "outside R5's assumptions" in lead["note"]
 
 
@@ -151,9 +171,21 @@ def test_growth_is_judged_on_the_default_world_by_subjects_means(noise, verdict)
             [-1, -1, 1, 1, 1, 1]
         )
     judged = compare.growth(runs, is_judged=True)
-    assert [row["verdict"] for row in judged] == [verdict, "reported", "reported"]
+    assert [row["verdict"] for row in judged[:3]] == [verdict, "reported", "reported"]
     assert judged[0]["note"] == "R², subjects" and judged[0]["tolerance"] == pytest.approx(0.05)
     assert {row["verdict"] for row in compare.growth(runs, is_judged=False)} == {"reported"}
+
+
+@pytest.mark.parametrize(("noise", "verdict"), [(0.0, "holds"), (1.0, "fails")])
+def test_growth_of_single_facts_is_judged_with_nothing_fitted(noise, verdict):
+    runs = outcomes(AHEAD)
+    for run in runs:
+        base = run.facts["base"]
+        ids = (np.unique(base[name], return_inverse=True)[1] for name in ("relation", "answer"))
+        exact = compare.predict.unfitted_salience(base["exposure"], *ids, run.config)
+        base["salience"] = exact + noise * np.array([1.0, -1, 1, -1, 1, -1])
+    row = compare.growth(runs, is_judged=True)[3]
+    assert "R6′" in row["note"] and row["verdict"] == verdict and row["tolerance"] == pytest.approx(0.015)
 
 
 def test_growth_says_nothing_of_saliences_that_do_not_vary():
@@ -171,7 +203,8 @@ def test_unit_is_worlds_where_there_is_an_interval():
 
 def test_every_row_names_its_statement_experiment_and_runs():
     rows = compare.rows("mine", outcomes(AHEAD), is_default_world=False)
-    assert [row["result"] for row in rows] == ["R2", "R4", *3 * ["R4+R5"], *3 * ["R5"], *3 * ["R6"], "R7"]
+    wanted = ["claim", "R2", "R4", *["R4+R5"] * 3, *["R5"] * 3, *["R6"] * 4, "R7"]
+    assert [row["result"] for row in rows] == wanted
     assert {row["experiment"] for row in rows} == {"mine"} and {row["seeds"] for row in rows} == {3}
     assert all(row["statement"] for row in rows)
     assert {row["verdict"] for row in rows} <= {"holds", "fails", "undecided", "reported"}

@@ -12,6 +12,7 @@ from theory import __main__ as command_line
 from theory import config as configs
 from theory import measure
 from theory.experiments import EXPERIMENTS
+from theory.law import theorem
 from theory.verify import checks
 
 
@@ -178,6 +179,8 @@ def verdicts(monkeypatch):
     """Stand in for the long checks: rows that tests may change, and how often they were asked for."""
     row = {"experiment": "verify", "seeds": 1, "result": "R1", "statement": "a force", "note": "error", "error": 0.5}
     rows, calls = [row | {"verdict": "holds"}, row | {"verdict": "reported"}], []
+    others = [name for name in theorem.STATEMENTS | theorem.BESIDE if name != "R1"]
+    rows += [row | {"result": name, "verdict": "holds", "refuted_by": "a distance"} for name in others]
     monkeypatch.setattr(checks, "run", lambda config, seeds, progress: calls.append(seeds) or rows)
     return rows, calls
 
@@ -189,8 +192,20 @@ def test_verify_ends_with_1_if_a_result_fails_and_0_if_none_does(verdicts, tmp_p
     rows[0]["verdict"] = "fails"
     told = tell("verify", "--out", tmp_path / "b")
     assert told.code == 1 and "1 row failed" in told.out
+    assert "refuted by a distance" in told.out
     written = pq.read_table(tmp_path / "b/theory/verify/predictions.parquet")
-    assert written["verdict"].to_pylist() == ["fails", "reported"]
+    assert written["verdict"].to_pylist()[:3] == ["fails", "reported", "holds"]
+    assert written["refuted_by"].to_pylist()[1:3] == [None, "a distance"]
+
+
+def test_what_default_settings_leave_undecided_fails_and_of_other_settings_is_told(verdicts, tmp_path, tell):
+    rows, _ = verdicts
+    rows[-1]["verdict"] = "undecided"
+    told = tell("verify", "--out", tmp_path / "a")
+    assert told.code == 1 and "without a verdict: design; default settings must decide all." in told.out
+    for options in (["--seeds", 1], ["--facts.n-subjects", 50]):
+        told = tell("verify", *options, "--out", tmp_path / "b")
+        assert told.code == 0 and "without a verdict: design; more --seeds" in told.out
 
 
 def test_verify_is_not_repeated_for_the_same_config_unless_asked(verdicts, tmp_path, tell):

@@ -1,4 +1,4 @@
-"""R5 and R6 applied to a world: where each arm's attention will go, and how salient each fact is."""
+"""R5, R6 and R6′ applied to a world: where each arm's attention will go, and how salient each fact is."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from scipy import special
 
 from core.facts.store import FactStore
 from theory import evaluate
-from theory.law import flow
+from theory.law import flow, theorem
 from theory.model.config import Weights
 
 ELEMENTS = 2**22
@@ -73,7 +73,34 @@ def salience(
         draws: expected number of times each fact was drawn in pretraining.
         config: the resolved config as JSON.
     """
-    rate = config["pretrain"]["learning_rate"] * (1 - config["model"]["shared_share"])
-    exposure = rate * PRETRAINING_ATTENTION * draws / config["pretrain"]["batch_size"]
+    exposure = _exposure(draws, config)
     competitors = flow.fit_competitors(exposure, measured, PRETRAINING_ATTENTION)
     return flow.salience_growth(exposure, PRETRAINING_ATTENTION, competitors)
+
+
+def unfitted_salience(
+    draws: Float[np.ndarray, " fact"],
+    relation: Int[np.ndarray, " fact"],
+    answer: Int[np.ndarray, " fact"],
+    config: Mapping[str, Any],
+) -> Float[np.ndarray, " fact"]:
+    """Return each fact's salience from its exposure and how many of its relation's facts have its answer (R6′).
+
+    Args:
+        draws: expected number of times each fact was drawn in pretraining.
+        relation, answer: ids of all facts of the world; an answer that relations share is counted in each.
+        config: the resolved config as JSON.
+    """
+    predicted, exposure = np.empty(len(draws)), _exposure(draws, config)
+    for each in np.unique(relation):
+        rows = relation == each
+        _, chosen, n_facts = np.unique(answer[rows], return_inverse=True, return_counts=True)
+        frequency = n_facts / n_facts.sum()
+        predicted[rows] = theorem.unfitted_salience(exposure[rows], chosen, frequency, PRETRAINING_ATTENTION)
+    return predicted
+
+
+def _exposure(draws: Float[np.ndarray, " fact"], config: Mapping[str, Any]) -> Float[np.ndarray, " fact"]:
+    """Return kτ of R6: rate of a subject's value times attention times expected draws."""
+    rate = config["pretrain"]["learning_rate"] * (1 - config["model"]["shared_share"])
+    return rate * PRETRAINING_ATTENTION * draws / config["pretrain"]["batch_size"]

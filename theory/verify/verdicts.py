@@ -1,6 +1,8 @@
-"""The verdicts of `verify`: kept with what they are of, so that the same code does not test the same config twice."""
+"""The verdicts of `verify`: kept with what they are of, so that one program does not test one config twice."""
 
 import json
+import platform
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ from theory.config import Config
 
 PACKAGES = Path(provenance.__file__).parent, Path(configs.__file__).parent
 """The code that verdicts depend on: core and theory."""
+LIBRARIES = ("jax", "jaxlib", "numpy", "optax", "scipy")
+"""The libraries that compute them, whether they are loaded yet or not."""
 
 
 def read(path: Path, config: Config, n_seeds: int) -> list[Row] | None:
-    """Return the rows of an earlier `verify` of this config by this very code; None if there is none."""
+    """Return the rows of an earlier `verify` of this config by this code, on these libraries and device; else None."""
     if not (path / "report.json").exists():
         return None
     if runs.read_run(path).report["config_hash"] != config_json.config_hash(_stored(config, n_seeds)):
@@ -34,4 +38,6 @@ def write(path: Path, config: Config, n_seeds: int, rows: list[Row]) -> None:
 
 def _stored(config: Config, n_seeds: int) -> dict[str, Any]:
     """Return what verdicts depend on; the code is part of it, so that a corrected theorem is tested anew."""
-    return configs.to_json(config) | {"seeds": n_seeds, "code": provenance.code_hash(*PACKAGES)}
+    versions = {name: metadata.version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+    program = {"code": provenance.code_hash(*PACKAGES), "versions": versions, "device": provenance.device()}
+    return configs.to_json(config) | {"seeds": n_seeds} | program

@@ -69,6 +69,15 @@ def test_the_predicted_order_of_the_arms_is_the_measured_one(simulations, small)
     assert np.mean(leads["predicted"]) == pytest.approx(np.mean(leads["measured"]), rel=0.3)
 
 
+def test_salience_of_single_facts_needs_nothing_but_exposure_and_frequency(one, small):
+    store, config = one.store, configs.to_json(small)
+    measured = one.weights["base"].subject_values[store.subject, store.answer].astype(float)
+    draws = store.exposure * small.pretrain.steps * small.pretrain.batch_size
+    found = predict.unfitted_salience(draws, store.relation, store.answer, config)
+    fitted = predict.salience(draws, measured, config)
+    assert closed_form.r_squared(found, measured) > 0.97 > closed_form.r_squared(fitted, measured)
+
+
 def test_many_facts_are_represented_by_evenly_spaced_ones(one, monkeypatch):
     base, rows = one.weights["base"], one.split.arms["whole"]
     np.testing.assert_array_equal(predict.spread(rows, base), rows)

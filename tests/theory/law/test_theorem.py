@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import optimize, special
+from scipy import integrate, optimize, special
 
 from core.closed_form import recalled
 from theory.law import theorem
@@ -221,3 +221,27 @@ def test_net_crossing_is_the_accuracy_gap_at_equal_template_attention_and_frozen
     assert theorem.net_crossing(share_a, share_b, lower, upper) == pytest.approx(gap, abs=1e-15)
     by_hand = np.array([0.3, 0.7, 0.5, 1.0]), np.array([1.0, 0.9, 0.6, 0.0])  # passed, not reached, both passed, empty
     assert theorem.net_crossing(np.full(4, 0.65), np.full(4, 0.2), *by_hand) == 0.25
+
+
+@pytest.mark.parametrize("frequency", [[0.6, 0.3, 0.1], [0.2, 0.8], list(np.arange(1, 31) ** -1.0)])
+def test_unfitted_salience_is_where_the_value_of_a_subject_goes(frequency):
+    frequency = np.array(frequency) / np.sum(frequency)
+    exposure, alpha = np.array([0.0, 0.3, 2.0, 10.0, 80.0, 800.0]), 0.5
+    for answer in (0, len(frequency) - 1):
+
+        def velocity(_, value, answer=answer):
+            p = special.softmax(alpha * value + np.log(frequency))
+            return (np.arange(len(frequency)) == answer) - p
+
+        path = integrate.solve_ivp(velocity, (0, 800), 0 * frequency, "LSODA", exposure, rtol=1e-9, atol=1e-9)
+        found = theorem.unfitted_salience(exposure, np.full(6, answer), frequency, alpha)
+        np.testing.assert_allclose(found, path.y[answer], atol=2e-3)
+
+
+def test_unfitted_salience_of_many_rare_competitors_is_that_of_a_fixed_mass():
+    from theory.law import flow
+
+    frequency = np.append(0.2, np.full(4000, 0.8 / 4000))
+    exposure = np.array([1.0, 5.0, 20.0])
+    found = theorem.unfitted_salience(exposure, np.zeros(3, int), frequency, 0.5)
+    np.testing.assert_allclose(found, flow.salience_growth(exposure, 0.5, 1 / 0.2 - 1), atol=5e-3)
