@@ -1,4 +1,4 @@
-"""Pages made of docstrings: one for every package, and the derivations of R1 to R8 from the theory's own modules."""
+"""Pages made of docstrings: one for every package, and the derivations of R1 to R9 from the theory's own modules."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("core", "theory", "empirical")
-DERIVATIONS = ("theory.law.theorem", "theory.law.flow")
+DERIVATIONS = ("theory.law.theorem", "theory.law.flow", "theory.law.selection")
 """Modules whose functions are the page on the theory, and are therefore left out of the pages of packages."""
 DERIVATION = re.compile(r"<!-- derivations: (R\d+) -->")
 MAP = "<!-- modules -->"

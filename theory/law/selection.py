@@ -1,11 +1,6 @@
-r"""R9: which facts move attention furthest to the subject, and how far no choice of facts moves it.
+"""R9: which facts move attention furthest to the subject, and how far no choice of facts moves it.
 
-The statement is ours. Values are frozen, the template is suppressed, and all questions have one share $t$: an arm $D$
-moves as $d\,\mathrm{logit}(t)/d\tau = 2\,E_D[g_f(t)]$, $g_f(t)$ being the subject force $G_s$ of fact $f$ (R5). With
-$\Phi_n(t)$ the mean of the $n$ largest forces, by comparison no arm of $n$ facts, and no curriculum over such arms, is
-ever ahead of $d\,\mathrm{logit}(t)/d\tau = 2\,\Phi_n(t)$ from the same start. Where $\Phi_n$ crosses zero once, at
-$t^*$, no arm rests above $t^*$, and the $n$ facts of largest force at $t^*$ rest exactly there if their mean force is
-positive from the start to $t^*$. Symbols as in `theorem.py`.
+The statement is ours. Symbols as in `theorem.py`.
 """
 
 from collections.abc import Callable
@@ -44,18 +39,29 @@ class Best(NamedTuple):
 def subject_force(
     values: Float[np.ndarray, "fact token output"], answer: Int[np.ndarray, " fact"], share: float
 ) -> Float[np.ndarray, " fact"]:
-    """Return each fact's force on the subject's logit at a share, the template suppressed (R1)."""
+    r"""Return each fact's force on the subject's logit, $g_f(t)$, at a share $t$, the template suppressed (R9).
+
+    $G_s$ of R1 at $\alpha = (t, 1-t, 0)$.
+    """
     attention = np.broadcast_to([share, 1 - share, 0.0], (len(answer), 3))
     return theorem.force(attention, values, theorem.probability(attention, values), answer)[:, theorem.SUBJECT]
 
 
 def tabulate(forces: Forces) -> Float[np.ndarray, "point fact"]:
-    """Return every fact's force at the shares from the start on that `best` reads."""
+    """Return every fact's force at the shares, from the start on, that `best` reads (R9)."""
     return np.stack([forces(share) for share in _shares()])
 
 
 def best(table: Float[np.ndarray, "point fact"], forces: Forces, n: int) -> Best:
-    """Return the n facts that rest highest, with the bound (R9).
+    r"""Return the n facts that rest highest, with the bound (R9).
+
+    Values are frozen, the template is suppressed, and all questions have one share $t$: an arm $D$ moves as
+    $d\,\mathrm{logit}(t)/d\tau = 2\,E_D[g_f(t)]$ (R5). With $\Phi_n(t)$ the mean of the $n$ largest forces,
+    $E_D[g_f(t)] \le \Phi_n(t)$ at every share, so by comparison no arm of $n$ facts, and no curriculum over such arms,
+    is ever ahead of
+    $$\frac{d\,\mathrm{logit}(t)}{d\tau} = 2\,\Phi_n(t)$$ from the same start. Where $\Phi_n$ crosses zero once, at
+    $t^*$, no arm rests above $t^*$, and the $n$ facts of largest force at $t^*$ rest exactly there if their mean force
+    is positive from the start to $t^*$. The higher share need not be the higher accuracy: R4 says which is.
 
     Args:
         table: what `tabulate` returns for these forces.
@@ -78,7 +84,7 @@ def best(table: Float[np.ndarray, "point fact"], forces: Forces, n: int) -> Best
 
 
 def bound_share(best: Best, times: Float[np.ndarray, " time"], *, rate: float = 2.0) -> Float[np.ndarray, " time"]:
-    r"""Return the share that no arm of as many facts is ahead of, at each time, from uniform attention.
+    r"""Return the share that no arm of as many facts is ahead of, at each time, from uniform attention (R9).
 
     Args:
         times: increasing from 0, $\tau$ = SGD rate on $W_{KQ}$ times steps.
