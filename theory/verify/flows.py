@@ -157,8 +157,8 @@ def _batched(
         base, store = simulation.weights["base"], simulation.store
         constants = traced.of(config.model, store.n_answers, config.precision)
         n_outputs = len(base.template_value) if constants.multiplicity is None else len(constants.multiplicity)
-        parts = [part[..., :n_outputs] for part in base[:3]]
-        values = factored.Values(*parts, np.zeros((2, n_outputs), parts[0].dtype))
+        subject, relation, template = (part[..., :n_outputs] for part in base[:3])
+        values = factored.Values(subject, relation, template, np.zeros((2, n_outputs), template.dtype))
         stacked.append((values, factored.Facts(store.subject, store.relation, store.answer), constants))
     sizes = np.array([[len(arm) for arm in of_world] for of_world in rows])
     padded = np.zeros((*sizes.shape, sizes.max()), np.int32)
@@ -166,7 +166,8 @@ def _batched(
         padded[place][:size] = rows[place[0]][place[1]]
     with jax.enable_x64(config.precision == "float64"):
         times = np.full(len(simulations), horizon)
-        return forecast.integrate(*stack(stacked), padded, sizes, horizon=times).subject_share
+        values, facts, constants = stack(stacked)
+        return forecast.integrate(values, facts, constants, padded, sizes, horizon=times).subject_share
 
 
 def _reference(

@@ -162,7 +162,7 @@ def asked() -> list[Fact]:
     paths: dict[facts.Source, Path] = {
         source: Path(os.environ[name]) for source, name in REAL.items() if os.environ.get(name)
     }
-    real = {source: facts.read(source, Request(path)).facts for source, path in paths.items()}
+    real = {source: facts.read(source, Request(path, "dev")).facts for source, path in paths.items()}
     return FACTS + [fact for found in real.values() for fact in _spread(found, N_REAL) if fact.subject]
 
 
