@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from core.errors import InputError
-from theory.model.factored import MAX_LOSS
+from theory.model.config import MAX_LOSS
 
 State = TypeVar("State")
 
@@ -24,7 +24,7 @@ class Trace(NamedTuple):
     measured: Any
     """What the caller's `measure` returned, with a leading record axis."""
     diverged_at: Int[Array | np.ndarray, ""]
-    """The first step whose loss was not finite or at least `factored.MAX_LOSS`; -1 if there is none."""
+    """The first step whose loss was not finite or at least `MAX_LOSS`; -1 if there is none."""
 
 
 class _Progress(NamedTuple):

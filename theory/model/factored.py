@@ -13,11 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from theory.model.config import ModelConfig, Prompt, Weights
+from theory.model.config import MAX_LOSS, ModelConfig, Prompt, Weights
 from theory.model.traced import Constants, Rates, rates
-
-MAX_LOSS = 80.0
-"""Nats. A larger loss is a diverged run: exp(80) is still finite in float32, so nothing overflows before it is seen."""
 
 
 class Values(NamedTuple):
@@ -262,13 +259,20 @@ def _add_logits(logits: Logits, batch: Facts, change: Float[Array, "token fact"]
     )
 
 
-def weights(values: Values, logits: Logits, *, n_filler: int = 1) -> Weights:
-    """Return the model as its measurements see it, the last output as often as it stands for a filler."""
+def weights(values: Values, logits: Logits, *, n_filler: int = 1, alike: Weights | None = None) -> Weights:
+    """Return the model as its measurements see it, the last output as often as it stands for a filler.
+
+    Args:
+        alike: a model of the same values, whose arrays are taken: the filler is not repeated once more.
+    """
     value: Any
     value, logit = jax.tree.map(np.asarray, (values, logits))
     subject_logit = logit.shared[0] + logit.subject
     if logit.shared_by_relation.size:
         subject_logit = subject_logit[:, None] + logit.shared_by_relation + logit.subject_by_relation
+    relation_logit = logit.shared[1] + logit.relation
+    if alike is not None:
+        return alike._replace(subject_logit=subject_logit, relation_logit=relation_logit, template_logit=logit.template)
     if n_filler > 1:
         repeats = np.append(np.ones(value.template.shape[-1] - 1, int), n_filler)
         value = jax.tree.map(lambda rows: np.repeat(rows, repeats, axis=-1), value)
@@ -278,6 +282,6 @@ def weights(values: Values, logits: Logits, *, n_filler: int = 1) -> Weights:
         value.relation + value.shared[1] if is_shared else value.relation,
         value.template,
         subject_logit,
-        logit.shared[1] + logit.relation,
+        relation_logit,
         logit.template,
     )

@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import InputError
 from theory.engine import loop
-from theory.model.factored import MAX_LOSS
+from theory.model.config import MAX_LOSS
 
 ROOT = Path(__file__).resolve().parents[3]
 
