@@ -57,7 +57,7 @@ def integers(key: Array, shape: tuple[int, ...], low: Number, high: Number, *, m
     Args:
         most: the largest span that there may be, below 2³¹. The numbers drawn do not depend on it.
     """
-    if most <= ROW or jax.config.jax_enable_x64:  # with 64 bits nothing overflows
+    if most <= ROW or jnp.result_type(int) == jnp.int64:  # with 64 bits nothing overflows
         return jax.random.randint(key, shape, low, high)
     high_key, low_key = jax.random.split(key)
     span = jnp.maximum(high - low, 1).astype(jnp.uint32)

@@ -129,8 +129,7 @@ def _program(layout: tuple[tuple[int, tuple[int, ...]], ...]) -> Program:
             return share, _attention(end.state)[:, 0] @ weight, end.is_late, overflows
 
         groups = [(rows[np.array(arms), :width], sizes[np.array(arms)]) for width, arms in layout]
-        with jax.default_matmul_precision("highest"):
-            forecasts = [jax.lax.map(one_arm, group) for group in groups]
+        forecasts = [jax.lax.map(one_arm, group) for group in groups]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts)[order], *forecasts)
 
     # What pads a turn has `is_real` 0, hence horizon 0, and takes no time.
