@@ -1,5 +1,6 @@
 """The whole experiment's configuration: the stages' own, nested."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from theory.facts import FactsConfig
 from theory.finetune import FinetuneConfig
 from theory.knownness import KnownnessConfig
 from theory.model import config as model_config
-from theory.model.config import ModelConfig
+from theory.model.config import MAX_LOSS, ModelConfig
 from theory.pretrain import PretrainConfig
 
 
@@ -53,6 +54,8 @@ def check(config: Config) -> None:
     remedies.check_dev(config.finetune, config.split.dev)
     if config.model.parametrisation == "factored":
         _check_factored(config)
+    if config.finetune.prompt == "template":
+        _check_template(config.model)
     if config.finetune.prompt == "fresh_relation":
         _check_fresh_relation(config)
 
@@ -78,6 +81,17 @@ def _check_factored(config: Config) -> None:
     wanted = [flag for flag, is_set in needs_dense.items() if is_set]
     if wanted:
         raise InputError(f"{', '.join(wanted)}: not for the factored model.\nAdd --model.parametrisation dense.")
+
+
+def _check_template(model: ModelConfig) -> None:
+    """Raise InputError where the filler alone makes a fact that is not stored count as diverged, before any step."""
+    n_tokens, of_count = 3, math.log(model.n_filler)
+    loss, limit = model.template_strength / n_tokens + of_count, n_tokens * (MAX_LOSS - of_count)
+    if loss >= MAX_LOSS:
+        raise InputError(
+            f"--model.template-strength is {model.template_strength:g}: a fact that is not stored begins at a loss of "
+            f"{loss:.0f} nats, and {MAX_LOSS:.0f} count as diverged.\nTake less than {limit:.0f}."
+        )
 
 
 def _check_fresh_relation(config: Config) -> None:

@@ -15,10 +15,10 @@ from core.config_json import is_used, setting, structure
 from core.errors import InputError
 from core.remedies import Remedies
 from theory import remedies
-from theory.engine import loop
+from theory.engine import loop, sampling
 from theory.engine.batched import Program
 from theory.model import factored, finetuners
-from theory.model.config import ModelConfig, Prompt
+from theory.model.config import ModelConfig, Prompt, check_rate
 from theory.model.finetuners import Rates, Task, Tuned
 
 BLOCK = 10
@@ -55,12 +55,8 @@ def check(config: FinetuneConfig) -> None:
     for flag, value in {"steps": config.steps, "batch-size": config.batch_size}.items():
         if value < 1:
             raise InputError(f"--finetune.{flag} is {value}: it must be at least 1.")
-    for flag, value in {
-        "learning-rate": config.learning_rate,
-        "value-learning-rate": config.value_learning_rate,
-    }.items():
-        if not 0 < value < math.inf:
-            raise InputError(f"--finetune.{flag} is {value}: it must be a positive number.")
+    check_rate("finetune.learning-rate", config.learning_rate)
+    check_rate("finetune.value-learning-rate", config.value_learning_rate)
     shared.check(config)
     if not 0 <= config.attention_floor < math.inf:
         raise InputError(f"--finetune.attention-floor is {config.attention_floor}: it must be a number, at least 0.")
@@ -152,7 +148,7 @@ def _draw(
 ) -> Int[Array, "step fact"]:
     """Return the facts of the block of steps from step n on."""
     block = remedies.Block(config, task, rows, size, n + jnp.arange(BLOCK)[:, None], n_steps)
-    return remedies.rows(block, lambda key: rows[jax.random.randint(key, block.shape, 0, size)])(key)
+    return remedies.rows(block, lambda key: rows[sampling.integers(key, block.shape, 0, size, most=len(rows))])(key)
 
 
 def _spread(rows: Int[Array, " row"], size: Int[Array, ""]) -> tuple[Int[Array, " own"], Bool[Array, " own"]]:

@@ -238,14 +238,17 @@ def _simulation(trained: Trained, seconds: dict[str, float]) -> Simulation:
     prepared = trained.prepared
     config, of = prepared.unit.config, prepared.world
     rows = {arm: index for index, arm in enumerate(prepared.split.arms)}
-    weights = {arm: weights_of(config, of, prepared.base, pick(trained.tuned, row)) for arm, row in rows.items()}
+    base = weights_of(config, of, prepared.base)
+    tuned = {arm: pick(trained.tuned, row) for arm, row in rows.items()}
+    weights = {arm: weights_of(config, of, prepared.base, one, alike=base) for arm, one in tuned.items()}
+    asked = base if config.finetune.prompt == "template" else _asked(config, of, prepared.base)
     return Simulation(
         prepared.unit.cell,
         prepared.store,
         prepared.split,
         prepared.knownness,
-        knownness.margin(_asked(config, of, prepared.base), prepared.store),
-        {"base": weights_of(config, of, prepared.base)} | weights,
+        knownness.margin(asked, prepared.store),
+        {"base": base} | weights,
         {"base": prepared.trace} | {arm: pick(trained.trace, row) for arm, row in rows.items()},
         seconds,
         prepared.bounds,
@@ -257,8 +260,19 @@ def _asked(config: Config, of: pretrain.World, base: Any) -> Weights:
     return weights_of(replace(config, finetune=replace(config.finetune, prompt="template")), of, base)
 
 
-def weights_of(config: Config, of: pretrain.World, base: Any, tuned: finetuners.Tuned | None = None) -> Weights:
-    """Return a model as its measurements see it: tuned, or the base at the question prompt."""
+def weights_of(
+    config: Config,
+    of: pretrain.World,
+    base: Any,
+    tuned: finetuners.Tuned | None = None,
+    *,
+    alike: Weights | None = None,
+) -> Weights:
+    """Return a model as its measurements see it: tuned, or the base at the question prompt.
+
+    Args:
+        alike: the base as it is seen, whose arrays are shared where the values stayed its own.
+    """
     prompt: Prompt = config.finetune.prompt
     if config.model.parametrisation == "dense":
         parameters = tuned.parameters if tuned else base
@@ -266,9 +280,10 @@ def weights_of(config: Config, of: pretrain.World, base: Any, tuned: finetuners.
         return dense.weights(parameters, of.vectors, config.model, prompt)
     values, logits = finetuners.start(base, prompt)
     if tuned:
+        alike = alike if tuned.values is None else None
         values, logits = tuned.values or values, tuned.logits
     assert logits is not None
-    return factored.weights(values, logits, n_filler=config.model.n_filler)
+    return factored.weights(values, logits, n_filler=config.model.n_filler, alike=alike)
 
 
 class Clock:

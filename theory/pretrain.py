@@ -1,6 +1,5 @@
 """Pretraining: the model stores the facts, popular ones first."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,7 +15,7 @@ from core.errors import InputError
 from theory.engine import loop, sampling
 from theory.engine.batched import Program
 from theory.model import dense, factored, traced
-from theory.model.config import ModelConfig
+from theory.model.config import ModelConfig, check_rate
 from theory.model.embeddings import Embeddings
 
 LANES = 16
@@ -52,8 +51,7 @@ def check(config: PretrainConfig) -> None:
     for flag, value in {"steps": config.steps, "batch-size": config.batch_size}.items():
         if value < 1:
             raise InputError(f"--pretrain.{flag} is {value}: it must be at least 1.")
-    if not 0 < config.learning_rate < math.inf:
-        raise InputError(f"--pretrain.learning-rate is {config.learning_rate}: it must be a positive number.")
+    check_rate("pretrain.learning-rate", config.learning_rate)
 
 
 class World(NamedTuple):

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from core import config_json
+from theory.engine import sampling
 from theory.model import factored
 from theory.model.factored import Term
 from theory.model.finetuners import Task
@@ -107,7 +108,7 @@ class Curriculum(Remedy):
         half = block.size // 2
         of_known = is_first if block.config.curriculum == "known_first" else ~is_first
         low, high = jnp.where(of_known, 0, half), jnp.where(of_known, half, block.size)
-        return lambda key: block.rows[jax.random.randint(key, block.shape, low, high)]
+        return lambda key: block.rows[sampling.integers(key, block.shape, low, high, most=len(block.rows))]
 
 
 class KnownWeight(Remedy):
@@ -136,7 +137,8 @@ class Replay(Remedy):
 
         def with_repeats(key: Array) -> Int[Array, "step fact"]:
             key, repeat_key, known_key = jax.random.split(key, 3)
-            repeated = jnp.asarray(task.known)[jax.random.randint(known_key, block.shape, 0, task.n_rows[2])]
+            known = jnp.asarray(task.known)
+            repeated = known[sampling.integers(known_key, block.shape, 0, task.n_rows[2], most=len(known))]
             is_repeated = jax.random.uniform(repeat_key, block.shape) < share
             return jnp.where(is_repeated, repeated, draw(key))
 

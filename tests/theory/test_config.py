@@ -85,10 +85,29 @@ DENSE = ModelConfig(parametrisation="dense")
         (Config(finetune=FinetuneConfig(steps=0)), "--finetune.steps is 0"),
         (Config(finetune=FinetuneConfig(batch_size=0)), "--finetune.batch-size is 0"),
         (Config(n_records=0), "--n-records is 0"),
-        (Config(pretrain=PretrainConfig(learning_rate=0.0)), "--pretrain.learning-rate is 0.0: .* a positive number."),
+        (
+            Config(pretrain=PretrainConfig(learning_rate=0.0)),
+            "--pretrain.learning-rate is 0.0: .* a positive number, at",
+        ),
         (Config(finetune=FinetuneConfig(learning_rate=-1.0)), "--finetune.learning-rate is -1.0"),
         (Config(finetune=FinetuneConfig(learning_rate=math.nan)), "--finetune.learning-rate is nan"),
         (Config(finetune=FinetuneConfig(value_learning_rate=math.inf)), "--finetune.value-learning-rate is inf"),
+        (
+            Config(pretrain=PretrainConfig(learning_rate=1e39)),
+            r"--pretrain.learning-rate is 1e\+39: .* most 1,000,000",
+        ),
+        (
+            Config(finetune=FinetuneConfig(learning_rate=1e20)),
+            r"--finetune.learning-rate is 1e\+20: .* most 1,000,000",
+        ),
+        (Config(finetune=FinetuneConfig(value_learning_rate=2e6)), "--finetune.value-learning-rate is 2000000.0"),
+        (Config(model=ModelConfig(template_strength=math.nan)), "--model.template-strength is nan"),
+        (Config(model=ModelConfig(template_strength=-math.inf)), "--model.template-strength is -inf"),
+        (
+            Config(model=ModelConfig(template_strength=280.0)),
+            "--model.template-strength is 280: .* a loss of 97 nats, and 80 count as diverged.\nTake less than 228.",
+        ),
+        (Config(model=replace(DENSE, template_strength=240.0, n_filler=1)), "Take less than 240."),
         (Config(model=ModelConfig(shared_share=1.0)), "--model.shared-share is 1.0"),
         (Config(model=ModelConfig(n_filler=0)), "--model.n-filler is 0"),
         (
@@ -132,6 +151,8 @@ def test_settings_that_mean_nothing_are_refused_with_their_flag(config, named):
         ),
         Config(model=ModelConfig(shared_share=0.0, value_share=1.0)),
         Config(finetune=FinetuneConfig(prompt="fresh_relation", train="everything")),
+        Config(model=ModelConfig(template_strength=228.0)),
+        Config(model=ModelConfig(template_strength=280.0), finetune=FinetuneConfig(prompt="bare")),
         Config(facts=FactsConfig(background=Background(size=2.0)), split=SplitConfig(dev=0.1)),
     ],
 )

@@ -90,6 +90,8 @@ def test_attention_alone_leaves_every_value_as_it_was(simulations):
             for name in ("subject_values", "relation_values", "template_value"):
                 np.testing.assert_array_equal(getattr(one.weights[arm], name), getattr(one.weights["base"], name))
             assert one.weights[arm].template_logit < 0 < np.median(one.weights[arm].subject_logit)
+            # One copy for all arms: with the filler repeated, values are most of a large world's memory.
+            assert np.shares_memory(one.weights[arm].subject_values, one.weights["base"].subject_values)
 
 
 def test_a_fresh_relation_token_starts_without_a_value_and_other_prompts_with_the_stored_one(small):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from core import split
 from core.errors import InputError
@@ -219,6 +220,21 @@ def test_facts_are_drawn_in_proportion_to_their_weights_by_knownness(power, task
     assert found.sum() == pytest.approx(1)
     np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(expected.max() / drawn.size))
     assert expected.max() - expected.min() > 10 * np.sqrt(expected.max() / drawn.size)
+
+
+@pytest.mark.parametrize("changes", [{}, {"curriculum": "known_first"}, {"replay": 0.5}])
+def test_forty_million_facts_are_drawn_alike(changes, task_of):
+    """A draw that overflows takes the lowest ones, a third of them, half a per cent too often."""
+    config, task, _ = task_of(**changes)
+    n_facts, n_draws = 40_000_000, 2_000_000
+    rows = jnp.arange(n_facts if "curriculum" not in changes else 2 * n_facts, dtype=jnp.int32)
+    if "replay" in changes:
+        task = task._replace(known=rows, n_rows=jnp.array([0, 0, n_facts]))
+    config = replace(config, batch_size=n_draws // finetune.BLOCK)
+    numbers = jnp.asarray(len(rows)), jnp.asarray(config.steps), jax.random.key(0), jnp.asarray(0)
+    drawn = np.asarray(finetune._draw(config, task, rows, *numbers))
+    n_low = int((drawn < 2**32 % n_facts).sum())
+    assert stats.binomtest(n_low, n_draws, (2**32 % n_facts) / n_facts).pvalue > 1e-3
 
 
 def test_stopping_early_returns_the_record_with_the_least_loss_on_dev_facts():

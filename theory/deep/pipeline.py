@@ -178,7 +178,8 @@ def _finetuning(config: DeepConfig, size: Sizes) -> batched.Program:
 
     def finetune(records: Array, base: PyTree, world: World, arm: Arm, probe: Array):
         def draw(key: Array, _: Array) -> Array:
-            return arm.rows[jax.random.randint(key, (BLOCK, config.finetune.batch_size), 0, arm.size)]
+            shape = BLOCK, config.finetune.batch_size
+            return arm.rows[sampling.integers(key, shape, 0, arm.size, most=len(arm.rows))]
 
         def measure(state: State) -> Measured:
             output = read(config, size, state.parameters, world.prompts[probe])

@@ -143,7 +143,8 @@ class Program:
             function = jax.shard_map(
                 function, mesh=self._mesh, in_specs=specs, out_specs=self._specs[1], check_vma=False
             )
-        compiled = jax.jit(function).lower(*arguments).compile()
+        with jax.default_matmul_precision("highest"):  # a GPU rounds float32 factors to 10 bits otherwise (TF32)
+            compiled = jax.jit(function).lower(*arguments).compile()
         self._cost.compilations += 1
         memory: Any = compiled.memory_analysis()
         n_devices = self._n_devices if n_slots > 1 else 1

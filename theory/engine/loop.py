@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from core.errors import InputError
-from theory.model.factored import MAX_LOSS
+from theory.model.config import MAX_LOSS
+from theory.model.factored import on_cpu
 
 State = TypeVar("State")
 
@@ -24,7 +25,7 @@ class Trace(NamedTuple):
     measured: Any
     """What the caller's `measure` returned, with a leading record axis."""
     diverged_at: Int[Array | np.ndarray, ""]
-    """The first step whose loss was not finite or at least `factored.MAX_LOSS`; -1 if there is none."""
+    """The first step whose loss was not finite or at least `MAX_LOSS`; -1 if there is none."""
 
 
 class _Progress(NamedTuple):
@@ -109,16 +110,30 @@ def _segment(step: Callable, draw: Callable, measure: Callable, block: int, key:
             first_loss,
         )
 
-    def one_block(progress: _Progress, stop) -> _Progress:
+    def rest_of_block(progress: _Progress, stop) -> _Progress:
         which = progress.n_done // block
         batches = draw(jax.random.fold_in(key, which), which * block)
         stop = jnp.minimum(stop, (which + 1) * block)
         return jax.lax.while_loop(lambda p: p.n_done < stop, lambda p: advance(p, batches, which * block), progress)
 
+    def whole_block(progress: _Progress) -> _Progress:
+        n_first = progress.n_done
+        batches = draw(jax.random.fold_in(key, n_first // block), n_first)
+        return jax.lax.fori_loop(0, block, lambda _, p: advance(p, batches, n_first), progress)
+
+    def some_blocks(progress: _Progress, stop) -> _Progress:
+        if not on_cpu():
+            # A GPU asks the host before each turn of a loop whose length it does not know: so once a block.
+            def is_whole(progress: _Progress):
+                return (progress.n_done % block == 0) & (progress.n_done + block <= stop)
+
+            progress = jax.lax.while_loop(is_whole, whole_block, progress)
+        return rest_of_block(progress, stop)
+
     def segment(progress: _Progress, stop):
         n_before = progress.n_done
         progress = progress._replace(total_loss=jnp.zeros_like(progress.total_loss))
-        progress = jax.lax.while_loop(lambda p: p.n_done < stop, lambda p: one_block(p, stop), progress)
+        progress = jax.lax.while_loop(lambda p: p.n_done < stop, lambda p: some_blocks(p, stop), progress)
         n_steps = jnp.maximum(progress.n_done - n_before, 1)
         return progress, (progress.n_done, progress.total_loss / n_steps, measure(progress.state))
 

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int, UInt
 
 ROW = 2**16
 """Cells of a row in a large table. `jax.random.randint` is uniform up to this span; of 4·10⁷ it favours some numbers by
-1 %, because a product within it overflows 32 bits."""
+1 %, because a product within it overflows 32 bits: use `integers`."""
+Number = int | Int[np.ndarray | Array, "..."]
 
 
 class AliasTable(NamedTuple):
@@ -46,6 +47,25 @@ def alias_table(probability: Float[np.ndarray, " fact"]) -> AliasTable:
         alias[large[passes_on]] = large[passes_on + 1]
     threshold = np.minimum(np.round(keep.clip(0, 1) * 2.0**32), 2.0**32 - 1).astype(np.uint32)
     return AliasTable(threshold, alias.astype(np.int32))
+
+
+def integers(key: Array, shape: tuple[int, ...], low: Number, high: Number, *, most: int) -> Int[Array, "..."]:
+    """Return integers from `low` to `high` - 1, uniform to 2⁻³³ of each one's probability.
+
+    They are 64 random bits modulo the span, which up to `ROW` is just what `jax.random.randint` returns.
+
+    Args:
+        most: the largest span that there may be, below 2³¹. The numbers drawn do not depend on it.
+    """
+    if most <= ROW or jnp.result_type(int) == jnp.int64:  # with 64 bits nothing overflows
+        return jax.random.randint(key, shape, low, high)
+    high_key, low_key = jax.random.split(key)
+    span = jnp.maximum(high - low, 1).astype(jnp.uint32)
+    upper, lower = (jax.random.bits(bits_key, shape, jnp.uint32) % span for bits_key in (high_key, low_key))
+    # 2³² times the upper bits, modulo the span: doubled 32 times, for a product would overflow. The difference wraps
+    # round where it is negative, and is then the larger.
+    shifted = jax.lax.fori_loop(0, 32, lambda _, rest: jnp.minimum(2 * rest, 2 * rest - span), upper)
+    return low + ((shifted + lower) % span).astype(jnp.int32)
 
 
 def draw(key: Array, table: AliasTable, shape: tuple[int, ...]) -> Int[Array, "..."]:

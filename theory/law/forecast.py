@@ -68,7 +68,8 @@ def integrate(
 
     Finetuning is by SGD on W_KQ alone, of question prompts with the template. Of an arm with more than
     `predict.ELEMENTS` values, evenly spaced facts stand for all, as in `predict.arm_flow`. nan where the base model is
-    not finite, the arm empty, or the flow not at its end after `MAX_STEPS`: of the last there is a warning.
+    not finite, the arm empty, the odds against an answer beyond the precision's range, or the flow not at its end after
+    `MAX_STEPS`: of the last two there is a warning.
 
     Args:
         values: the base models', stacked over worlds.
@@ -89,10 +90,10 @@ def integrate(
     rows = np.pad(rows, ((0, 0), (0, 0), (0, widths.max())))[..., : widths.max()]
     is_real = np.ones(len(rows), values.template.dtype)
     worlds = (values, facts, constants, rows, sizes, horizon.astype(is_real.dtype))
-    share, attention, is_late = _program(layout)(is_real, *worlds)
-    if is_late.any():
-        message = f"R5: {is_late.sum()} of {is_late.size} flows were not at their end after {MAX_STEPS} steps: nan"
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    share, attention, is_late, overflows = _program(layout)(is_real, *worlds)
+    for which, what in ((is_late, f"were not at their end after {MAX_STEPS} steps"), (overflows, "overflow")):
+        if which.any():
+            warnings.warn(f"R5: {which.sum()} of {which.size} flows {what}: nan", RuntimeWarning, stacklevel=2)
     return Forecast(share, attention)
 
 
@@ -124,11 +125,11 @@ def _program(layout: tuple[tuple[int, tuple[int, ...]], ...]) -> Program:
             end = _flow(arm, constants.shared_share, is_real * horizon)
             weight = arm.weight.sum(axis=1)
             share = jax.nn.sigmoid(end.state[0] - end.state[2:]) @ weight
-            return share, _attention(end.state)[:, 0] @ weight, end.is_late
+            overflows = jnp.isfinite(arm.gap).all() & jnp.isfinite(weight).all() & jnp.isnan(share) & ~end.is_late
+            return share, _attention(end.state)[:, 0] @ weight, end.is_late, overflows
 
         groups = [(rows[np.array(arms), :width], sizes[np.array(arms)]) for width, arms in layout]
-        with jax.default_matmul_precision("highest"):
-            forecasts = [jax.lax.map(one_arm, group) for group in groups]
+        forecasts = [jax.lax.map(one_arm, group) for group in groups]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts)[order], *forecasts)
 
     # What pads a turn has `is_real` 0, hence horizon 0, and takes no time.

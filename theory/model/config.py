@@ -8,6 +8,7 @@ It is trained in two parametrisations: `factored` holds the values and attention
 and W_KQ. Both are measured through `Weights`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,11 @@ from core.config_json import is_used, setting
 from core.errors import InputError
 
 Prompt = Literal["template", "bare", "fresh_relation"]
+
+MAX_LOSS = 80.0
+"""Nats. A larger loss is a diverged run: exp(80) is still finite in float32, so nothing overflows before it is seen."""
+MAX_RATE = 1e6
+"""The largest SGD rate: float32 numbers that one step moves so far keep no decimals."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,12 @@ class ModelConfig:
     """The template's value on every filler token, in nats at full attention: the format gap that finetuning closes."""
 
 
+def check_rate(flag: str, rate: float) -> None:
+    """Raise InputError for an SGD rate that is not positive, or that overflows within a few steps."""
+    if not 0 < rate <= MAX_RATE:
+        raise InputError(f"--{flag} is {rate}: it must be a positive number, at most {MAX_RATE:,.0f}.")
+
+
 def check(config: ModelConfig) -> None:
     """Raise InputError for a setting out of range, naming the flag."""
     if config.n_filler < 1:
@@ -50,6 +62,8 @@ def check(config: ModelConfig) -> None:
         raise InputError(f"--model.shared-share is {config.shared_share}: it must be at least 0 and below 1.")
     if not 0 <= config.value_share <= 1:
         raise InputError(f"--model.value-share is {config.value_share}: it must lie between 0 and 1.")
+    if not math.isfinite(config.template_strength):
+        raise InputError(f"--model.template-strength is {config.template_strength}: it must be a number.")
     if config.dimension is not None and config.dimension < 2:
         raise InputError(f"--model.dimension is {config.dimension}: it must be at least 2.")
 

@@ -13,11 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from theory.model.config import ModelConfig, Prompt, Weights
+from theory.model.config import MAX_LOSS, ModelConfig, Prompt, Weights
 from theory.model.traced import Constants, Rates, rates
-
-MAX_LOSS = 80.0
-"""Nats. A larger loss is a diverged run: exp(80) is still finite in float32, so nothing overflows before it is seen."""
 
 
 class Values(NamedTuple):
@@ -109,10 +106,10 @@ def loss_and_residual(
     for the maximum is needed. Gaps above `MAX_LOSS` are cut, which leaves a loss of at least `MAX_LOSS`: divergence.
     """
     gap = output - jnp.take_along_axis(output, answer[:, None], axis=-1, mode="promise_in_bounds")
-    odds = jax.lax.optimization_barrier(jnp.exp(jnp.minimum(gap, MAX_LOSS)))
+    odds = _apart(jnp.exp(jnp.minimum(gap, MAX_LOSS)))
     # As a product with a vector: a CPU's sum along rows is slow.
     counted = jnp.ones((output.shape[-1], 1), output.dtype) if count is None else jnp.asarray(count)[:, None]
-    total = jnp.matmul(odds, counted, precision="highest")
+    total = odds @ counted
     is_answer = jnp.arange(output.shape[-1]) == answer[:, None]
     return jnp.log(total[:, 0]), is_answer - odds * (1 / total)
 
@@ -148,7 +145,30 @@ def _count(values: Values, constants: Constants) -> Float[Array, " output"] | No
 
 def _rows(values: Float[Array, "token output"], ids: Int[Array | np.ndarray, " fact"]) -> Float[Array, "fact output"]:
     """Return the tokens' rows, copied out before anything is computed from them (fused, a CPU gathers one by one)."""
-    return jax.lax.optimization_barrier(values.at[ids].get(mode="promise_in_bounds"))
+    return _apart(values.at[ids].get(mode="promise_in_bounds"))
+
+
+def on_cpu() -> bool:
+    """Return whether programs are compiled for a CPU, which is fast at other things than an accelerator."""
+    return jax.default_backend() == "cpu"
+
+
+def _apart(computed: Array) -> Array:
+    """Return the array, on a CPU computed before what reads it; a GPU's kernels are few if they are fused."""
+    return jax.lax.optimization_barrier(computed) if on_cpu() else computed
+
+
+def _add_rows(
+    to: Float[Array, "row ..."], ids: Int[Array | np.ndarray, " fact"], change: Float[Array | np.ndarray, "fact ..."]
+) -> Float[Array, "row ..."]:
+    """Return the few rows with what each fact adds to its own.
+
+    A GPU would add the many facts of a row one at a time, in an order of its own: there it is a product.
+    """
+    if on_cpu():
+        return to.at[ids].add(change, mode="promise_in_bounds")
+    is_own = jnp.arange(len(to))[:, None] == ids
+    return to + is_own.astype(change.dtype) @ change
 
 
 def fact_step(
@@ -230,7 +250,7 @@ def _add_values(
     relation_residual = by_relation[:, None] * residual
     moved = values._replace(
         subject=values.subject.at[batch.subject].add(own * subject_residual, mode="promise_in_bounds"),
-        relation=values.relation.at[batch.relation].add(own * relation_residual, mode="promise_in_bounds"),
+        relation=_add_rows(values.relation, batch.relation, own * relation_residual),
     )
     if by_template is not None:
         moved = moved._replace(template=values.template + by_template @ residual)
@@ -243,7 +263,7 @@ def _add_values(
 def _add_logits(logits: Logits, batch: Facts, change: Float[Array, "token fact"], rate: Rates) -> Logits:
     """Return the logits moved by `change`, summed over the batch, each part at its rate."""
     subject, relation, template = change
-    by_relation = jnp.zeros_like(logits.relation).at[batch.relation].add(relation)
+    by_relation = _add_rows(jnp.zeros_like(logits.relation), batch.relation, relation)
     moved = Logits(
         logits.shared + jnp.stack([rate.shared[0] * subject.sum(), rate.shared[1] * relation.sum()]),
         logits.subject.at[batch.subject].add(rate.subject * subject),
@@ -262,13 +282,20 @@ def _add_logits(logits: Logits, batch: Facts, change: Float[Array, "token fact"]
     )
 
 
-def weights(values: Values, logits: Logits, *, n_filler: int = 1) -> Weights:
-    """Return the model as its measurements see it, the last output as often as it stands for a filler."""
+def weights(values: Values, logits: Logits, *, n_filler: int = 1, alike: Weights | None = None) -> Weights:
+    """Return the model as its measurements see it, the last output as often as it stands for a filler.
+
+    Args:
+        alike: a model of the same values, whose arrays are taken: the filler is not repeated once more.
+    """
     value: Any
     value, logit = jax.tree.map(np.asarray, (values, logits))
     subject_logit = logit.shared[0] + logit.subject
     if logit.shared_by_relation.size:
         subject_logit = subject_logit[:, None] + logit.shared_by_relation + logit.subject_by_relation
+    relation_logit = logit.shared[1] + logit.relation
+    if alike is not None:
+        return alike._replace(subject_logit=subject_logit, relation_logit=relation_logit, template_logit=logit.template)
     if n_filler > 1:
         repeats = np.append(np.ones(value.template.shape[-1] - 1, int), n_filler)
         value = jax.tree.map(lambda rows: np.repeat(rows, repeats, axis=-1), value)
@@ -278,6 +305,6 @@ def weights(values: Values, logits: Logits, *, n_filler: int = 1) -> Weights:
         value.relation + value.shared[1] if is_shared else value.relation,
         value.template,
         subject_logit,
-        logit.shared[1] + logit.relation,
+        relation_logit,
         logit.template,
     )

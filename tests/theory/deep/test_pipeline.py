@@ -1,11 +1,13 @@
 """The deep toy's stages: small networks trained together, and each as if alone."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+import theory
 from core import split
 from core.errors import InputError
 from core.facts.store import Background
@@ -119,3 +121,9 @@ def test_a_training_that_diverges_is_named_with_its_stage_seed_and_remedy(runs, 
 def test_settings_are_checked_before_anything_is_trained():
     with pytest.raises(InputError, match="--layers is 0"):
         pipeline.simulate(replace(TINY, layers=0), [0])
+
+
+def test_facts_are_drawn_by_the_one_function_that_is_uniform_over_any_number_of_them():
+    """An arm so large that the difference would show does not fit a test of this toy."""
+    draws = {path.name for path in Path(theory.__file__).parent.rglob("*.py") if "randint" in path.read_text()}
+    assert draws == {"sampling.py"}

@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import InputError
 from theory.engine import loop
-from theory.model.factored import MAX_LOSS
+from theory.model.config import MAX_LOSS
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -82,6 +82,15 @@ def test_a_shorter_run_is_the_beginning_of_a_longer_one_wherever_either_is_recor
     longer = random_numbers(23, 4)
     assert random_numbers(11, 3) == longer[:11]
     assert random_numbers(11, 11) == longer[:11]
+
+
+@pytest.mark.parametrize(("n_steps", "n_records"), [(12, 4), (23, 2), (20, 1), (3, 3)])
+def test_an_accelerators_whole_blocks_are_the_same_steps(n_steps, n_records, monkeypatch):
+    one_by_one, (_, trace) = random_numbers(n_steps, n_records), count(n_steps, n_records)
+    monkeypatch.setattr(loop, "on_cpu", lambda: False)
+    assert random_numbers(n_steps, n_records) == one_by_one
+    for one, other in zip(count(n_steps, n_records)[1], trace, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_with_a_score_the_state_is_that_of_the_best_record():

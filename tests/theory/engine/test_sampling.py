@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -88,3 +89,14 @@ def test_cells_of_forty_million_facts_are_equally_likely():
     share = (2**32 % n_cells) / n_cells
     n_low = (drawn < 2**32 % n_cells).sum()
     assert stats.binomtest(int(n_low), n_draws, share).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("span", [1, 2, 777, sampling.ROW, sampling.ROW + 1, 40_000_000, 2**31 - 6])
+def test_an_integer_is_sixty_four_random_bits_modulo_the_span_and_randints_up_to_a_row(span):
+    key, shape = jax.random.key(7), (4, 250)
+    found = sampling.integers(key, shape, 5, jnp.asarray(5 + span), most=2**31 - 1)
+    if span <= sampling.ROW:
+        np.testing.assert_array_equal(found, jax.random.randint(key, shape, 5, jnp.asarray(5 + span)))
+        np.testing.assert_array_equal(found, sampling.integers(key, shape, 5, jnp.asarray(5 + span), most=span))
+    upper, lower = (np.asarray(jax.random.bits(part, shape)).astype(object) for part in jax.random.split(key))
+    np.testing.assert_array_equal(np.asarray(found) - 5, (2**32 * upper + lower) % span)

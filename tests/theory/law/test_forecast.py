@@ -178,6 +178,16 @@ def test_a_flow_that_is_not_at_its_end_is_nan_and_warned_of(worlds):
         np.testing.assert_array_equal(np.isnan(mean), np.arange(4)[:, None] == [2, 2, 2])
 
 
+def test_a_flow_whose_odds_overflow_is_nan_and_warned_of(worlds):
+    """The template's filler is e^93 times as likely as an answer that is not stored."""
+    values, *others = worlds[0]
+    template = values.template.copy()
+    template[2, -50:] = 280.0
+    with pytest.warns(RuntimeWarning, match="R5: 3 of 12 flows overflow: nan"):
+        found = forecast.integrate(values._replace(template=template), *others, horizon=np.full(4, 5.0))
+    np.testing.assert_array_equal(np.isnan(found.subject_share), np.arange(4)[:, None] == [2, 2, 2])
+
+
 @pytest.mark.parametrize("bad", [-1.0, np.nan])
 def test_a_horizon_before_the_start_is_refused(worlds, bad):
     with pytest.raises(ValueError, match="not negative"):

@@ -158,6 +158,16 @@ def test_a_step_moves_no_row_of_a_subject_outside_the_batch(prompt):
         np.testing.assert_array_equal(logits.subject_by_relation != moved_logits.subject_by_relation, pairs)
 
 
+def test_an_accelerators_products_move_the_rows_as_a_cpus_additions_do(monkeypatch):
+    values, logits = state("template")
+    rates = jnp.asarray(RATE), jnp.asarray(VALUE_RATE)
+    added = factored.question_step(values, logits, batch(), *rates, constants(), "template")
+    monkeypatch.setattr(factored, "on_cpu", lambda: False)
+    multiplied = factored.question_step(values, logits, batch(), *rates, constants(), "template")
+    for one, other in zip(jax.tree.leaves(multiplied), jax.tree.leaves(added), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
+
+
 def test_values_without_a_rate_stay_as_they_are():
     values, logits = state("template")
     same, moved_logits, _ = factored.question_step(
