@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 
 from core import split, statistics
 from core.facts.store import FactStore
-from theory import curriculum, evaluate, inputs, selection
 from theory import config as configs
+from theory import curriculum, evaluate, inputs, selection
 from theory.config import Config
 from theory.evaluate import Answers
 from theory.law import forecast, predict, theorem
