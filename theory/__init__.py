@@ -8,7 +8,7 @@ tokens every question shares, for all subjects at once. Held-out facts that the 
 the relation's generic answer.
 
 The model, the salience and the claim are those of Ghosal, Hashimoto and Raghunathan (ICML 2024, arXiv 2406.14785). The
-statements R1 to R8 in `theory.law.theorem` and `theory.law.flow` are our own derivations from them.
+statements R1 to R9 in `theory.law.theorem` and `theory.law.flow` are our own derivations from them.
 
 Symbols of the paper and the names used here:
 

@@ -33,7 +33,7 @@ Flat = tyro.conf.arg(name="")
 
 @dataclass(frozen=True)
 class Verify:
-    """Test every result, R1 to R8, on fresh worlds; exit 1 if any fails, or if default settings leave one undecided."""
+    """Test every result, R1 to R9, on fresh worlds; exit 1 if any fails, or if default settings leave one undecided."""
 
     config: Annotated[Config, Flat] = field(default_factory=Config)
     seeds: int = checks.N_WORLDS

@@ -40,8 +40,8 @@ def read(run: Run) -> Outcome:
     """Return the outcome of a run directory."""
     numbers = ["fact", "correct", "salience", "exposure", "salience_threshold", "critical_low", "critical_high"]
     columns = ["arm", "subject", "relation", "answer", "role", *numbers, "subject_attention", "relation_attention"]
-    by_arm = (_by_arm(run.table("facts", columns)), _by_arm(run.table("trace")))
-    return Outcome(run.report["seeds"]["pretrain"], run.report["config"], *by_arm, run.report["metrics"])
+    facts, trace = _by_arm(run.table("facts", columns)), _by_arm(run.table("trace"))
+    return Outcome(run.report["seeds"]["pretrain"], run.report["config"], facts, trace, run.report["metrics"])
 
 
 def rows(experiment: str, outcomes: Sequence[Outcome], *, is_default_world: bool) -> list[Row]:

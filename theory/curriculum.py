@@ -1,6 +1,6 @@
 """R9's curriculum: at every step the facts whose force on attention to the subject is largest where it is by then."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def run(
             # A held-out subject's own logit never moves.
             return jax.nn.sigmoid(logits.shared[0] - logits.shared[1] - logits.relation[asked.relation]).mean()
 
-        def step(logits: factored.Logits, _: None) -> tuple[factored.Logits, None]:
+        def step(logits: factored.Logits, _: Any) -> tuple[factored.Logits, None]:
             share = mean_share(logits)
             p = jax.nn.softmax(share * of_subject + (1 - share) * of_relation, axis=1)
             lead = at_answer[0] - at_answer[1] - (p * (of_subject - of_relation)).sum(axis=1)

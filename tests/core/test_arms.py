@@ -168,7 +168,7 @@ def test_facts_without_the_most_frequent_answer_come_first_and_of_them_the_best_
     training = made(seed, n_facts, 1, is_modal=np.random.default_rng(seed).random(n_facts) < share)
     rows = drawn(["not_modal"], training, seed)["not_modal"]
     assert len(rows) == n_facts // 2
-    is_left, is_modal = np.ones(n_facts, bool), training.is_modal
+    is_left, is_modal = np.ones(n_facts, bool), np.asarray(training.is_modal)
     is_left[rows] = False
     if is_modal[rows].any():  # only where the others do not suffice
         assert is_modal[is_left].all()

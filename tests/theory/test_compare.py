@@ -181,8 +181,8 @@ def test_growth_of_single_facts_is_judged_with_nothing_fitted(noise, verdict):
     runs = outcomes(AHEAD)
     for run in runs:
         base = run.facts["base"]
-        ids = (np.unique(base[name], return_inverse=True)[1] for name in ("relation", "answer"))
-        exact = compare.predict.unfitted_salience(base["exposure"], *ids, run.config)
+        relation, answer = (np.unique(base[name], return_inverse=True)[1] for name in ("relation", "answer"))
+        exact = compare.predict.unfitted_salience(base["exposure"], relation, answer, run.config)
         base["salience"] = exact + noise * np.array([1.0, -1, 1, -1, 1, -1])
     row = compare.growth(runs, is_judged=True)[3]
     assert "R6′" in row["note"] and row["verdict"] == verdict and row["tolerance"] == pytest.approx(0.015)

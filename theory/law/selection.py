@@ -72,9 +72,10 @@ def best(table: Float[np.ndarray, "point fact"], forces: Forces, n: int) -> Best
     falls = np.flatnonzero((bound[:-1] > 0) & (bound[1:] <= 0))
     if len(falls):
         first = int(falls[0])
-        resting = float(
-            optimize.brentq(lambda share: _largest(forces(share)[None], n).mean(), shares[first], shares[first + 1])
+        found = optimize.root_scalar(
+            lambda share: _largest(forces(share)[None], n).mean(), bracket=(shares[first], shares[first + 1])
         )
+        resting = float(found.root)
     else:
         resting = float(shares[-1] if bound[0] > 0 else shares[0])
     rows = np.sort(np.argsort(-forces(resting), kind="stable")[:n])

@@ -1,6 +1,7 @@
 """Every result tested against simulation on fresh worlds: what needs more than a finished run."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ FIRST_SEED = 1000
 """Fresh worlds: seeds that no run uses by default."""
 N_WORLDS = 3
 """Worlds by default, enough to decide every row of the default settings."""
+RULED = ("popular@0.5", "rarest@0.5", "best@0.5")
+"""Arms beside the halves: R9's best facts, and others of as many that must not pass its bound."""
 
 Check = Callable[[Config, Sequence[Simulation]], list[Row]]
 
@@ -31,7 +34,7 @@ def run(
     *,
     is_paper: bool | None = None,
 ) -> list[Row]:
-    """Return the rows of every result, R1 to R8, of the claim, and of the experiment's own design.
+    """Return the rows of every result, R1 to R9, of the claim, and of the experiment's own design.
 
     Args:
         progress: told which check is next, and how many more are done.
@@ -42,7 +45,7 @@ def run(
     """
     configs.check(config)
     if config.finetune.prompt != "template":
-        raise InputError("R1 to R8 are about prompts with a template.\nLeave --finetune.prompt at template.")
+        raise InputError("R1 to R9 are about prompts with a template.\nLeave --finetune.prompt at template.")
     progress("worlds", 0)
     simulations = simulate(config, n_seeds)
     is_paper = config == PAPER if is_paper is None else is_paper
@@ -65,7 +68,8 @@ def unsettled(rows: Sequence[Row]) -> list[str]:
 
 
 def simulate(config: Config, n_seeds: int) -> list[Simulation]:
-    """Return fresh worlds, pretrained and finetuned."""
+    """Return fresh worlds, pretrained and finetuned, on R9's arms too."""
+    config = replace(config, more_arms=tuple(dict.fromkeys((*config.more_arms, *RULED))))
     cells = [Cell(k, k, k) for k in range(FIRST_SEED, FIRST_SEED + n_seeds)]
     return [world for group in pipeline.groups(config, cells) for world in pipeline.simulate(config, group)]
 
@@ -73,8 +77,8 @@ def simulate(config: Config, n_seeds: int) -> list[Simulation]:
 def outcome(config: Config, simulation: Simulation) -> Outcome:
     """Return what a run directory of this simulation would tell `compare`."""
     metrics, facts, trace = measure.run(config, simulation)
-    by_arm = ({str(part["arm"]): _arrays(part) for part in parts} for parts in (facts, trace))
-    return Outcome(simulation.cell.pretrain, configs.to_json(config), *by_arm, metrics)
+    by_fact, by_step = ({str(part["arm"]): _arrays(part) for part in parts} for parts in (facts, trace))
+    return Outcome(simulation.cell.pretrain, configs.to_json(config), by_fact, by_step, metrics)
 
 
 def force_identity(config: Config, simulations: Sequence[Simulation]) -> list[Row]:

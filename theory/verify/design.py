@@ -121,5 +121,5 @@ def _by_definition(weights: Weights, store: FactStore, rows: np.ndarray) -> dict
         "accuracy": float(np.mean(n_as_likely == 1)),
         "subject_attention": float(s.mean()),
         "subject_share": float((s / (s + r)).mean()),
-        "loss": float((special.logsumexp(output, axis=1) - right).mean()),
+        "loss": float((np.asarray(special.logsumexp(output, axis=1)) - right).mean()),
     }

@@ -157,8 +157,8 @@ def _batched(
         base, store = simulation.weights["base"], simulation.store
         constants = traced.of(config.model, store.n_answers, config.precision)
         n_outputs = len(base.template_value) if constants.multiplicity is None else len(constants.multiplicity)
-        subject, relation, template = (part[..., :n_outputs] for part in base[:3])
-        values = factored.Values(subject, relation, template, np.zeros((2, n_outputs), template.dtype))
+        subject, relation, template = (jnp.asarray(part[..., :n_outputs]) for part in base[:3])
+        values = factored.Values(subject, relation, template, jnp.zeros((2, n_outputs), template.dtype))
         stacked.append((values, factored.Facts(store.subject, store.relation, store.answer), constants))
     sizes = np.array([[len(arm) for arm in of_world] for of_world in rows])
     padded = np.zeros((*sizes.shape, sizes.max()), np.int32)

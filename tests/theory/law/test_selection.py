@@ -21,7 +21,8 @@ def facts(simulations):
 
 @pytest.fixture(scope="module")
 def forces(facts):
-    return lambda share: selection.subject_force(*facts, share)
+    values, answer = facts
+    return lambda share: selection.subject_force(values, answer, share)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def path(facts, chosen) -> np.ndarray:
 
 def test_the_mean_of_the_forces_is_the_arms(facts, forces):
     for share in (0.3, 0.5, 0.9):
-        (mean,) = flow.mean_force(*facts, np.array([share]))
+        (mean,) = flow.mean_force(facts[0], facts[1], np.array([share]))
         assert forces(share).mean() == pytest.approx(mean, rel=1e-9)
 
 
