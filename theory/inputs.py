@@ -39,6 +39,12 @@ class Prepared(NamedTuple):
     bounds: dict[str, Best] = {}
     """R9's bound for every arm that is drawn by it."""
 
+    @property
+    def diverged_at(self) -> int:
+        """The step of the unit's own pretraining at which it diverged; -1 if it did not, whatever longer ones did."""
+        step = int(self.trace.diverged_at)
+        return step if step < self.unit.config.pretrain.steps else -1
+
 
 def n_bytes(config: Config, seed: int) -> int:
     """Return the size of one base model."""

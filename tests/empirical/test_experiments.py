@@ -6,6 +6,7 @@ import pytest
 
 from core.errors import InputError
 from empirical import config as configs
+from empirical import facts
 from empirical.experiments import RELATIONS, SCREEN, STUDIES, TINY, TINY_LORA
 
 
@@ -14,7 +15,7 @@ def test_a_named_study_passes_its_checks_once_it_has_its_file_and_survives_json(
     sentence, config = STUDIES[name]
     if config.facts.source != "world":
         with pytest.raises(InputError, match="--facts.path"):
-            configs.check(config)
+            facts.load(config.facts)
         config = replace(config, facts=replace(config.facts, path=Path("file")))
     configs.check(config)
     assert sentence.endswith((".", ")")) and config.pretrains == name.startswith("tiny")

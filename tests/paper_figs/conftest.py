@@ -135,6 +135,7 @@ class Results(studies.Studies):
         self.add_screen(n_models=n_worlds)
         self.add_crossed()
         self.add_crossed("gemma-3-270m-entity-questions")
+        self.add_crossed("tiny-crossed")
         for world in range(n_worlds):
             self.add_remedies(world=world)
         self.add_remedies("smollm2-135m-entity-questions-remedies")

@@ -26,7 +26,8 @@ def test_collected_results_give_every_figure_the_same_claim(results, tmp_path, c
         r"runs: crossed 3, deep-1 3, .*, stored 3; sweeps: dose-share, .*, remedies; "
         r"studies: gemma-3-270m-entity-questions 3, smollm2-135m-entity-questions 3, "
         r"smollm2-135m-entity-questions-mediation 1, smollm2-135m-entity-questions-remedies 1, tiny 3, "
-        r"tiny-entity-questions 3, tiny-lora 3, tiny-mediation 1, tiny-popqa 3, tiny-remedies 3, screen$",
+        r"tiny-crossed 3, tiny-entity-questions 3, tiny-lora 3, tiny-mediation 1, tiny-popqa 3, "
+        r"tiny-remedies 3, screen$",
         printed,
     )
     whole, kept = load.results(results.folder), load.results(tmp_path / "kept")

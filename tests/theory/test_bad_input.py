@@ -26,7 +26,7 @@ def files(out: Path) -> list[Path]:
         (["run", "paper", "--finetune.step", "5"], "--finetune.steps"),
         (["run", "paper", "--pretrain.steps", "many"], "--pretrain.steps"),
         (["run", "paper", "--model.parametrisation", "tabel"], "'factored', 'dense'"),
-        (["runn"], "run, sweep, deep, verify, compare, list"),
+        (["runn"], "run, select, sweep, deep, verify, compare, list"),
     ],
 )
 def test_a_misspelt_command_is_refused_with_a_suggestion(arguments, suggestion, capsys):

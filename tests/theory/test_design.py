@@ -43,7 +43,7 @@ def test_the_fields_are_the_leaves_of_the_stored_config_in_its_order():
     assert design.fields(BASE)["facts.background.share"] is float
     assert design.fields(BASE)["n_records"] is int
     assert design.fields(BASE)["facts.path"] == Path | None
-    assert design.fields(BASE)["knownness.measure"] == Literal["popularity", "salience", "margin"]
+    assert design.fields(BASE)["knownness.measure"] == Literal["popularity", "salience", "margin", "logprob"]
 
 
 def test_every_field_is_of_a_type_that_an_axis_can_take():
@@ -166,7 +166,7 @@ BAD = [
     ("facts.answer_skew=None", "facts.answer_skew cannot be 'None'.\nIt takes a number."),
     ("facts.facts_per_subject=all", "cannot be 'all'.\nIt takes a whole number or None."),
     ("split.within_relation=1", "split.within_relation cannot be '1'.\nIt takes true or false."),
-    ("knownness.measure=fame", "cannot be 'fame'.\nIt takes popularity or salience or margin."),
+    ("knownness.measure=fame", "cannot be 'fame'.\nIt takes popularity or salience or margin or logprob."),
     ("knownness.measure=a:b:3", "knownness.measure cannot be 'a:b:3'.\nIt takes popularity"),
     ("facts.answer_skew=0::3", "facts.answer_skew cannot be ''.\nIt takes a number."),
     ("facts.answer_skew=0:1:1.5", "'1.5'.\nIt takes a whole number."),

@@ -62,7 +62,7 @@ def test_a_run_leaves_its_directory_and_the_experiments_predictions(finished):
     assert list(report["metrics"]) == ["base", "top", "bottom", "whole", "random"]
     assert len(facts["arm"]) == 5 * 1200 and len(trace["arm"]) == 5 * 5
     predictions = pq.read_table(finished / "theory/paper/predictions.parquet")
-    assert {"R2", "R4", "R5", "R6", "R7"} == set(predictions["result"].to_pylist())
+    assert {"claim", "R2", "R4", "R4+R5", "R5", "R6", "R7"} == set(predictions["result"].to_pylist())
     assert set(predictions["seeds"].to_pylist()) == {2}
 
 

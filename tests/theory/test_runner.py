@@ -56,6 +56,7 @@ def test_the_table_of_facts_is_recomputed_from_the_saved_weights_alone(saved, ar
         "correct": correct,
         "predicted": names[logits.argmax(axis=1)],
         "answer_logprob": logits[fact, a] - logsumexp(logits),
+        "predicted_probability": np.exp(logits.max(axis=1) - logsumexp(logits)),
         "answer_probability": np.exp(logits[fact, a] - logsumexp(logits)),
         "subject_attention": attention[:, 0],
         "relation_attention": attention[:, 1],

@@ -44,13 +44,17 @@ def applies(config: Config) -> bool:
 
 
 def run(prepared: Sequence[Prepared], arms: Sequence[str]) -> Forecast:
-    """Return the forecast of these arms, as `integrate` does, for factored models of one structure."""
+    """Return the forecast of these arms, as `integrate` does, for factored models of one structure.
+
+    Of a base model that diverged it means nothing, and says nothing of an overflow.
+    """
     sizes = np.array([[len(base.split.arms[arm]) for arm in arms] for base in prepared])
     rows = np.zeros((*sizes.shape, sizes.max()), np.int32)
     for (world, arm), size in np.ndenumerate(sizes):
         rows[world, arm, :size] = prepared[world].split.arms[arms[arm]]
     finetunings = [base.unit.config.finetune for base in prepared]
     horizon = np.array([finetuning.learning_rate * finetuning.steps for finetuning in finetunings])
+    horizon[[base.diverged_at >= 0 for base in prepared]] = 0.0
     values, facts, constants = stack([(of.base, of.world.facts, of.world.constants) for of in prepared])
     return integrate(values, facts, constants, rows, sizes, horizon=horizon)
 
@@ -91,6 +95,7 @@ def integrate(
     is_real = np.ones(len(rows), values.template.dtype)
     worlds = (values, facts, constants, rows, sizes, horizon.astype(is_real.dtype))
     share, attention, is_late, overflows = _program(layout)(is_real, *worlds)
+    overflows = overflows & (horizon[:, None] > 0)
     for which, what in ((is_late, f"were not at their end after {MAX_STEPS} steps"), (overflows, "overflow")):
         if which.any():
             warnings.warn(f"R5: {which.sum()} of {which.size} flows {what}: nan", RuntimeWarning, stacklevel=2)

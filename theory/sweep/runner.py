@@ -286,9 +286,8 @@ def _rows(name: str, trained: Trained, arms: Sequence[str], forecasts: Sequence[
     for index, arm in enumerate(arms):
         measured = {field: float(values[index]) for field, values in trained.measured._asdict().items()}
         rows.append(common | {"arm": arm, "n_trained": len(prepared.split.arms[arm])} | measured | forecasts[index])
-    in_pretraining = int(prepared.trace.diverged_at)
     for index, row in enumerate(rows):
-        at = in_pretraining if 0 <= in_pretraining < config.pretrain.steps else -1
+        at = prepared.diverged_at
         at = at if at >= 0 or index == 0 else int(trained.trace.diverged_at[index - 1])
         if at >= 0:
             row |= dict.fromkeys(finetune.Measured._fields) | dict.fromkeys(forecasts[0]) | {"diverged_at": at}
