@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int, Real
+from jaxtyping import Bool, Float, Int, Real
 
 from core.errors import InputError
 
@@ -86,6 +86,12 @@ def ranks(
     return place, size[group]
 
 
+def modal_last(knownness: Real[np.ndarray, " fact"], is_modal: Bool[np.ndarray, " fact"]) -> Float[np.ndarray, " fact"]:
+    """Return values that rank facts by knownness, those with their relation's most frequent answer after all others."""
+    _, rank = np.unique(knownness, return_inverse=True)
+    return rank - np.where(is_modal, float(len(rank)), 0.0)
+
+
 def _frequency(training: Training) -> Int[np.ndarray, " fact"]:
     if training.frequency is None:
         raise InputError("arms by how frequent an answer is need the answers.")
@@ -141,9 +147,7 @@ def _not_modal(training: Training, rng: np.random.Generator) -> dict[str, Rows]:
     """Half of the facts: those whose answer is not their relation's most frequent one, the best known first."""
     if training.is_modal is None:
         raise InputError("arms by how frequent an answer is need the answers.")
-    _, by_knownness = np.unique(training.knownness, return_inverse=True)
-    value = by_knownness - np.where(training.is_modal, len(by_knownness), 0)
-    return {"not_modal": halves(training.group, value, rng)[0]}
+    return {"not_modal": halves(training.group, modal_last(training.knownness, training.is_modal), rng)[0]}
 
 
 def _equal(cells: dict[str, np.ndarray], group: Int[np.ndarray, " fact"], rng: np.random.Generator) -> dict[str, Rows]:

@@ -130,7 +130,7 @@ def roles(
     else:
         role[own] = _draw_roles(component, config, rng)
     check_leaks(role, subject, question)
-    _check_arms(_groups(relation[role == TRAIN], config), len(own), config)
+    _check_arms(groups(relation[role == TRAIN], config), len(own), config)
     return Roles(role, rng)
 
 
@@ -164,7 +164,7 @@ def arms(
     n_unknown = int(np.isnan(knownness[train]).sum())
     if n_unknown:
         raise InputError(f"the knownness of {n_unknown} of {len(train)} training facts is not a number.")
-    group = _groups(relation[train], config)
+    group = groups(relation[train], config)
     halves = _halve(group, knownness[train], rng)
     rows = halves | {"whole": np.arange(len(train))}
     if config.known_share is not None:
@@ -279,7 +279,7 @@ def tied(
     halves: Split, relation: Int[np.ndarray, " fact"], knownness: Real[np.ndarray, " fact"], config: SplitConfig
 ) -> Int[np.ndarray, " _"]:
     """Return the training facts whose equals are in the other half too: chance alone said which half they are in."""
-    group = np.unique(_groups(relation, config), return_inverse=True)[1]
+    group = np.unique(groups(relation, config), return_inverse=True)[1]
     values, value = np.unique(knownness, return_inverse=True)
     alike = group * len(values) + value
     top, bottom = halves.arms["top"], halves.arms["bottom"]
@@ -287,8 +287,8 @@ def tied(
     return rows[np.isin(alike[rows], np.intersect1d(alike[top], alike[bottom]))]
 
 
-def _groups(relation: Int[np.ndarray, " fact"], config: SplitConfig) -> Int[np.ndarray, " fact"]:
-    """Return the groups that are ranked and halved each on its own."""
+def groups(relation: Int[np.ndarray, " fact"], config: SplitConfig) -> Int[np.ndarray, " fact"]:
+    """Return the groups that are ranked and halved each on its own: relations, or all facts as one."""
     return relation if config.within_relation else np.zeros_like(relation)
 
 

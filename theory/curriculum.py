@@ -40,11 +40,10 @@ def run(
     """
     constants = traced.uncounted(config.model)
     with jax.enable_x64(True):
-        subject, relation, template = (jnp.asarray(values, jnp.float64) for values in base[:3])
-        values = factored.Values(subject, relation, template, jnp.zeros((2, len(template))))
+        values, start = factored.of_weights(base)
         facts = factored.Facts(*(jnp.asarray(ids) for ids in (store.subject, store.relation, store.answer)))
         own, asked = facts.take(train), facts.take(held_out)
-        of_subject, of_relation = subject[own.subject], relation[own.relation]
+        of_subject, of_relation = values.subject[own.subject], values.relation[own.relation]
         at_answer = [jnp.take_along_axis(of, own.answer[:, None], axis=1)[:, 0] for of in (of_subject, of_relation)]
 
         def mean_share(logits: factored.Logits) -> Float[Array, ""]:
@@ -59,7 +58,6 @@ def run(
             batch, rate = own.take(chosen), jnp.asarray(config.finetune.learning_rate)
             return factored.question_step(values, logits, batch, rate, None, constants, "template")[1], None
 
-        start = factored.initial_logits(values, "template")
         end = jax.jit(lambda start: jax.lax.scan(step, start, length=config.finetune.steps)[0])(start)
         answers = evaluate.answer(factored.weights(values, end), store, held_out)
         return End(float(mean_share(end)), float(answers.correct.mean()))

@@ -153,8 +153,7 @@ def _value(
         frequency = split.frequencies(relation, store.answer[train])
         if rule == "rarest":
             return -frequency.astype(float)
-        _, rank = np.unique(popularity, return_inverse=True)
-        return rank - np.where(split.is_modal(relation, frequency), float(len(rank)), 0.0)
+        return arms.modal_last(popularity, split.is_modal(relation, frequency))
     return knownness.score(MEASURES[rule], base, store)[train]
 
 
@@ -165,6 +164,5 @@ def _place(
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " fact"]:
     """Return each fact's place by value, 0 to 1, the highest first, ties at random: among all, or in its relation."""
-    group = relation if config.within_relation else np.zeros_like(relation)
-    place, size = arms.ranks(group, value, rng)
+    place, size = arms.ranks(split.groups(relation, config), value, rng)
     return (place + 0.5) / size

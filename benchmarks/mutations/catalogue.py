@@ -163,7 +163,7 @@ STAGES = (
     ),
     Mutation("alias where the cell is kept", "theory.engine.sampling:draw", "where(is_kept,", "where(~is_kept,"),
     Mutation("top and bottom swapped", f"{SPLIT}:_halve", "argsort(-knownness", "argsort(knownness"),
-    Mutation("halves not within relation", f"{SPLIT}:_groups", "relation if config.within_relation else ", ""),
+    Mutation("halves not within relation", f"{SPLIT}:groups", "relation if config.within_relation else ", ""),
     Mutation(
         "held-out facts trained on",
         f"{SPLIT}:arms",

@@ -50,11 +50,9 @@ def accuracy(
     n_right = np.zeros(len(path.times))
     for part in evaluate.chunks(rows, len(path.times) * len(base.template_value)):
         of_fact = attention[:, np.searchsorted(path.relations, store.relation[part])]
+        values, answer = evaluate.token_values(base, store, part), store.answer[part]
         for at, attended in enumerate(of_fact):
-            answered = evaluate.answer_read(
-                evaluate.Read(attended, evaluate.token_values(base, store, part)), store.answer[part]
-            )
-            n_right[at] += answered.correct.sum()
+            n_right[at] += evaluate.answer_read(evaluate.Read(attended, values), answer).correct.sum()
     return n_right / len(rows)
 
 

@@ -282,6 +282,14 @@ def _add_logits(logits: Logits, batch: Facts, change: Float[Array, "token fact"]
     )
 
 
+def of_weights(weights: Weights) -> tuple[Values, Logits]:
+    """Return a model as its measurements see it as one that is trained on, in float64; to be called under x64."""
+    subject, relation, template, *logits = (jnp.asarray(part, jnp.float64) for part in weights)
+    values = Values(subject, relation, template, jnp.zeros((2, len(template))))
+    start = initial_logits(values, "template")
+    return values, start._replace(subject=logits[0], relation=logits[1], template=logits[2])
+
+
 def weights(values: Values, logits: Logits, *, n_filler: int = 1, alike: Weights | None = None) -> Weights:
     """Return the model as its measurements see it, the last output as often as it stands for a filler.
 

@@ -50,7 +50,7 @@ def mean_force(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
             base, store, chosen = world.weights["base"], world.store, world.split.arms[arm]
             points = np.array([*SHARES, float(world.traces[arm].measured.subject_share[-1])])
             with jax.enable_x64(True):
-                (values, logits), batch = judge.state(base), judge.facts(world, chosen)
+                (values, logits), batch = factored.of_weights(base), judge.facts(world, chosen)
                 change = np.array([moved(values, logits, batch, t) for t in points])
             force = flow.mean_force(evaluate.token_values(base, store, chosen), store.answer[chosen], points)
             error = max(error, float(np.abs(2 * force - change).max() / np.abs(change).max()))
@@ -67,7 +67,7 @@ def held_out_terms(config: Config, simulations: Sequence[Simulation]) -> list[Ro
         base, store, chosen = world.weights["base"], world.store, world.split.arms["bottom"]
         held_out = np.flatnonzero(world.split.role == split.HELD_OUT)
         with jax.enable_x64(True):
-            (values, logits), batch = judge.state(base), judge.facts(world, chosen)
+            (values, logits), batch = factored.of_weights(base), judge.facts(world, chosen)
             _, after, _ = factored.question_step(values, logits, batch, jnp.asarray(1.0), None, constants, "template")
         # A held-out subject has no logit of its own that moves.
         subject = float(after.shared[0] + after.subject[store.subject[held_out[0]]])
@@ -127,7 +127,7 @@ def _path_error(
     held_out = store.subject[np.flatnonzero(simulation.split.role == split.HELD_OUT)[0]]
     start = (float(tuned.subject_logit[held_out]), float(tuned.relation_logit.mean()), float(tuned.template_logit))
     with jax.enable_x64(True):
-        values, logits = judge.state(base)
+        values, logits = factored.of_weights(base)
         logits = logits._replace(shared=jnp.asarray(start[:2]), template=jnp.asarray(start[2]))
         odds = np.asarray(path(values, logits, judge.facts(simulation, rows), jnp.asarray(np.diff(times))))
     reduced = flow.reduced_flow(evaluate.token_values(base, store, rows), store.answer[rows], times, start=start)

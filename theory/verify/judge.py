@@ -12,22 +12,12 @@ from theory.model import factored
 from theory.model.config import Weights
 from theory.pipeline import Simulation
 
-State = tuple[factored.Values, factored.Logits]
-
 
 def bounded(result: str, error: float | int, tolerance: float | int, note: str, refuted_by: str) -> Row:
     """Return the row of a result whose error must not exceed its tolerance; one that is not a number does."""
     verdict = "holds" if error <= tolerance else "fails"
     numbers = {"error": float(error), "tolerance": float(tolerance)}
     return {"result": result, "note": note, "refuted_by": refuted_by, "verdict": verdict} | numbers
-
-
-def state(weights: Weights) -> State:
-    """Return a model as the factored model that goes on training it; to be called under x64."""
-    subject, relation, template, *logits = (jnp.asarray(part, jnp.float64) for part in weights)
-    values = factored.Values(subject, relation, template, jnp.zeros((2, len(template))))
-    start = factored.initial_logits(values, "template")
-    return values, start._replace(subject=logits[0], relation=logits[1], template=logits[2])
 
 
 def facts(simulation: Simulation, rows: np.ndarray) -> factored.Facts:

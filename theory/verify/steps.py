@@ -97,7 +97,7 @@ def _own_change(model: ModelConfig) -> Callable[[Simulation, Weights, np.ndarray
 
     def run(simulation: Simulation, weights: Weights, rows: np.ndarray) -> Float[np.ndarray, " fact"]:
         with jax.enable_x64(True):
-            return np.asarray(every(*judge.state(weights), judge.facts(simulation, rows)))
+            return np.asarray(every(*factored.of_weights(weights), judge.facts(simulation, rows)))
 
     return run
 
@@ -127,7 +127,7 @@ def _errors(
     for rate in RATES:
         with jax.enable_x64(True):
             facts = judge.facts(simulation, train), judge.facts(simulation, held_out)
-            change = np.asarray(measured(*judge.state(weights), *facts, rate)) - before
+            change = np.asarray(measured(*factored.of_weights(weights), *facts, rate)) - before
         predicted = theorem.transfer(force, relations[0], before, relations[1], rho=model.shared_share, rate=rate)
         error = float(np.abs(predicted - change).max())
         errors.append((error, error / float(np.abs(change).max())))
