@@ -131,22 +131,25 @@ def _program(config: PretrainConfig, model: ModelConfig, sizes: Sizes, keep: Lit
 
 
 def _factored_parts(model: ModelConfig, world: World, sizes: Sizes, dtype: jnp.dtype) -> _Parts:
-    # One filler for all; the template's value is the caller's to set.
-    values = factored.initial_values(replace(model, n_filler=1), *sizes, dtype)
-    n_outputs = len(values.template)
-    padding = -n_outputs % LANES
+    # Trained less a filler's values, which are then 0 and need no column: probabilities do not tell the difference.
+    assert world.constants.multiplicity is not None
+    n_filler = jnp.asarray(world.constants.multiplicity[-1])
+    constants = world.constants._replace(multiplicity=None)
+    values = factored.initial_values(replace(model, n_filler=0), *sizes, dtype)
+    padding = -sizes.n_answers % LANES
 
     def pad(rows: Float[Array, "*token output"]) -> Float[Array, "*token padded"]:
         return jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, padding)], constant_values=NEVER)
 
     def finish(values: factored.Values) -> factored.Values:
-        return jax.tree.map(lambda rows: rows[..., :n_outputs], values)
+        # The template's value is the caller's to set.
+        return jax.tree.map(lambda rows: factored.with_filler(rows[..., : sizes.n_answers], n_filler), values)
 
     def outputs(values, facts):
-        return factored.fact_logits(values, facts, world.constants)
+        return jnp.pad(factored.fact_logits(values, facts, constants), ((0, 0), (0, 1)))
 
     def step(values, batch):
-        return factored.fact_step(values, batch, jnp.asarray(world.learning_rate), world.constants)
+        return factored.fact_step(values, batch, jnp.asarray(world.learning_rate), constants, n_filler=n_filler)
 
     return _Parts(jax.tree.map(pad, values), step, outputs, finish)
 

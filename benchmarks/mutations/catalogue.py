@@ -122,6 +122,8 @@ STAGES = (
     Mutation(
         "values learnt at the dense rate", f"{FACTORED}:_add_values", "own = 1 - constants.shared_share", "own = 1"
     ),
+    Mutation("filler counted once", f"{FACTORED}:loss_and_residual", "n_filler * filler", "filler"),
+    Mutation("filler's value left out", f"{FACTORED}:with_filler", "rows + filler", "rows"),
     Mutation("pretraining at full attention", f"{FACTORED}:fact_logits", "0.5 * (_rows", "1.0 * (_rows"),
     Mutation(
         "template followed by nothing", f"{FACTORED}:template_value", "= config.template_strength", "= 0", CHECKED

@@ -1,5 +1,6 @@
 """Functions of one world, compiled and run for many worlds: on all local devices, within the memory there is."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from jaxtyping import PyTree
 
 MEMORY_SHARE = 0.5
 """What share of the free memory the worlds that run together may take."""
+VECTOR_WIDTH = "xla_cpu_prefer_vector_width"
+"""XLA's option: half of what AVX-512 computes at once is taken unless it says 512; other processors take no notice."""
 CPU_SLOTS = 8
 """Worlds in one call for each core: they run one after another, so more would gain nothing."""
 
@@ -144,12 +147,16 @@ class Program:
                 function, mesh=self._mesh, in_specs=specs, out_specs=self._specs[1], check_vma=False
             )
         with jax.default_matmul_precision("highest"):  # a GPU rounds float32 factors to 10 bits otherwise (TF32)
-            compiled = jax.jit(function).lower(*arguments).compile()
+            compiled = jax.jit(function).lower(*arguments).compile(self._options())
         self._cost.compilations += 1
         memory: Any = compiled.memory_analysis()
         n_devices = self._n_devices if n_slots > 1 else 1
         total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
         return compiled, total * n_devices // n_slots
+
+    def _options(self) -> dict[str, Any] | None:
+        """Return what the compiler is told, unless XLA_FLAGS says it."""
+        return {VECTOR_WIDTH: 512} if self._is_cpu and VECTOR_WIDTH not in os.environ.get("XLA_FLAGS", "") else None
 
 
 def stack(trees: Sequence[PyTree]) -> PyTree:

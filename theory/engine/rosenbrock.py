@@ -51,7 +51,7 @@ def integrate(
     start: Vector,
     horizon: Float[Array, ""],
     *,
-    tolerance: float,
+    tolerance: float | Float[Array, ""],
     max_steps: int,
 ) -> End:
     r"""Return the state at $\tau$ = `horizon` of the flow that begins at `start`.

@@ -97,6 +97,8 @@ def loss_and_residual(
     output: Float[Array, "fact output"],
     answer: Int[Array | np.ndarray, " fact"],
     count: Float[Array | np.ndarray, " output"] | None = None,
+    *,
+    n_filler: Float[Array | np.ndarray, ""] | None = None,
 ) -> tuple[Float[Array, " fact"], Float[Array, "fact output"]]:
     r"""Return the loss $-\log p_a$ and its negative gradient on the output logits, $e_a - p$.
 
@@ -104,14 +106,21 @@ def loss_and_residual(
 
     The softmax is shifted by the answer's logit, not by the largest: the loss is then the log of the sum, and no pass
     for the maximum is needed. Gaps above `MAX_LOSS` are cut, which leaves a loss of at least `MAX_LOSS`: divergence.
+
+    Args:
+        n_filler: how many more outputs there are, all of logit 0; the gradients are then less a filler's.
     """
-    gap = output - jnp.take_along_axis(output, answer[:, None], axis=-1, mode="promise_in_bounds")
-    odds = _apart(jnp.exp(jnp.minimum(gap, MAX_LOSS)))
+    at_answer = jnp.take_along_axis(output, answer[:, None], axis=-1, mode="promise_in_bounds")
+    odds = _apart(jnp.exp(jnp.minimum(output - at_answer, MAX_LOSS)))
     # As a product with a vector: a CPU's sum along rows is slow.
     counted = jnp.ones((output.shape[-1], 1), output.dtype) if count is None else jnp.asarray(count)[:, None]
     total = odds @ counted
     is_answer = jnp.arange(output.shape[-1]) == answer[:, None]
-    return jnp.log(total[:, 0]), is_answer - odds * (1 / total)
+    if n_filler is None:
+        return jnp.log(total[:, 0]), is_answer - odds * (1 / total)
+    filler = jnp.exp(jnp.minimum(-at_answer, MAX_LOSS))
+    total += n_filler * filler
+    return jnp.log(total[:, 0]), is_answer - (odds - filler) * (1 / total)
 
 
 def probability(
@@ -134,13 +143,6 @@ def fact_logits(values: Values, facts: Facts, constants: Constants) -> Float[Arr
     """Return the output logits of pretraining prompts (subject, relation) under uniform attention."""
     output = 0.5 * (_rows(values.subject, facts.subject) + _rows(values.relation, facts.relation))
     return output + 0.5 * values.shared.sum(axis=0) if constants.value_share is not None else output
-
-
-def _count(values: Values, constants: Constants) -> Float[Array, " output"] | None:
-    """Return how many outputs each stands for, none for those that pad the values."""
-    if constants.multiplicity is None:
-        return None
-    return jnp.pad(jnp.asarray(constants.multiplicity), (0, len(values.template) - constants.multiplicity.shape[-1]))
 
 
 def _rows(values: Float[Array, "token output"], ids: Int[Array | np.ndarray, " fact"]) -> Float[Array, "fact output"]:
@@ -172,13 +174,33 @@ def _add_rows(
 
 
 def fact_step(
-    values: Values, batch: Facts, rate: Float[Array, ""], constants: Constants
+    values: Values,
+    batch: Facts,
+    rate: Float[Array, ""],
+    constants: Constants,
+    *,
+    n_filler: Float[Array | np.ndarray, ""] | None = None,
 ) -> tuple[Values, Float[Array, " fact"]]:
-    """Return the values after one SGD step on prompts (subject, relation) under uniform attention, and the losses."""
-    count = _count(values, constants)
-    loss, residual = loss_and_residual(fact_logits(values, batch, constants), batch.answer, count)
+    """Return the values after one SGD step on prompts (subject, relation) under uniform attention, and the losses.
+
+    Args:
+        n_filler: how many fillers there are, if the values are less a filler's, which then is none of the outputs.
+    """
+    output = fact_logits(values, batch, constants)
+    loss, residual = loss_and_residual(output, batch.answer, constants.multiplicity, n_filler=n_filler)
     weight = jnp.full_like(loss, 0.5 * rate / len(loss))
     return _add_values(values, batch, (weight, weight, None), residual, constants), loss
+
+
+def with_filler(
+    rows: Float[Array, "*token answer"], n_filler: Float[Array | np.ndarray, ""]
+) -> Float[Array, "*token output"]:
+    """Return values with one filler's after the answers', from values less the filler's.
+
+    A step leaves the sum over all outputs as it is, which is 0 at the start: residuals add up to nothing.
+    """
+    filler = rows.sum(axis=-1, keepdims=True) * (-1 / (rows.shape[-1] + n_filler))
+    return jnp.concatenate([rows + filler, filler], axis=-1)
 
 
 def forward(
@@ -217,7 +239,7 @@ def question_step(
     forces; the losses are without them.
     """
     attention, token_values, output = forward(values, logits, batch, constants)
-    count = _count(values, constants)
+    count = constants.multiplicity
     loss, residual = loss_and_residual(output, batch.answer, count)
     residuals = [term.residual for term in terms if term.residual is not None]
     if residuals:

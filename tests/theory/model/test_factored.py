@@ -138,6 +138,24 @@ def test_a_step_on_pretraining_prompts_is_sgd_on_the_autodiff_gradient(derive, v
         np.testing.assert_allclose(one, other, atol=1e-12)
 
 
+@pytest.mark.parametrize("value_share", [0.0, 0.3])
+def test_steps_on_values_less_a_fillers_are_steps_on_all_values(value_share):
+    count = np.append(np.ones(N_ANSWERS), float(N_FILLER))
+    whole = factored.initial_values(ModelConfig(n_filler=1), N_SUBJECTS, N_RELATIONS, N_ANSWERS, jnp.dtype(jnp.float64))
+    less = jax.tree.map(lambda rows: rows[..., :-1], whole)
+    counted = constants(value_share)._replace(multiplicity=count)
+    for rate in jnp.array([RATE, 20.0, 5.0]):
+        whole, losses = factored.fact_step(whole, batch(), rate, counted)
+        less, found = factored.fact_step(
+            less, batch(), rate, constants(value_share), n_filler=jnp.asarray(float(N_FILLER))
+        )
+        np.testing.assert_allclose(found, losses, rtol=1e-12)
+    for name in ("subject", "relation", "shared"):
+        rows = factored.with_filler(getattr(less, name), jnp.asarray(float(N_FILLER)))
+        np.testing.assert_allclose(rows, getattr(whole, name), atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(rows @ count, 0, atol=1e-12)
+
+
 @pytest.mark.parametrize("prompt", ["template", "bare"])
 def test_a_step_moves_no_row_of_a_subject_outside_the_batch(prompt):
     values, logits = state(prompt)
