@@ -147,16 +147,18 @@ class Program:
                 function, mesh=self._mesh, in_specs=specs, out_specs=self._specs[1], check_vma=False
             )
         with jax.default_matmul_precision("highest"):  # a GPU rounds float32 factors to 10 bits otherwise (TF32)
-            compiled = jax.jit(function).lower(*arguments).compile(self._options())
+            compiled = jax.jit(function).lower(*arguments).compile(options())
         self._cost.compilations += 1
         memory: Any = compiled.memory_analysis()
         n_devices = self._n_devices if n_slots > 1 else 1
         total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
         return compiled, total * n_devices // n_slots
 
-    def _options(self) -> dict[str, Any] | None:
-        """Return what the compiler is told, unless XLA_FLAGS says it."""
-        return {VECTOR_WIDTH: 512} if self._is_cpu and VECTOR_WIDTH not in os.environ.get("XLA_FLAGS", "") else None
+
+def options() -> dict[str, Any] | None:
+    """Return what the compiler is told, unless XLA_FLAGS says it."""
+    is_said = VECTOR_WIDTH in os.environ.get("XLA_FLAGS", "")
+    return None if is_said or jax.default_backend() != "cpu" else {VECTOR_WIDTH: 512}
 
 
 def stack(trees: Sequence[PyTree]) -> PyTree:

@@ -247,7 +247,9 @@ def question_step(
         residual = sum((of(tuned) for of in residuals), start=residual)
     if rate is not None:
         total_residual = residual if count is None else residual * count
-        advantage = jnp.stack([(total_residual * value).sum(axis=-1) for value in token_values])
+        # As products with a vector: a CPU's sum along rows is slow.
+        ones = jnp.ones((total_residual.shape[-1], 1), total_residual.dtype)
+        advantage = jnp.stack([((total_residual * value) @ ones)[:, 0] for value in token_values])
         force = attention * (advantage - (attention * advantage).sum(axis=0))
         forces = [term.force for term in terms if term.force is not None]
         force = sum((of(attention) for of in forces), start=force)
