@@ -230,7 +230,8 @@ def _predictions(
             share = law.bound_share(best, path.times, rate=rate)[-1]
             known[arm] |= {"bound_subject_share": float(share), "resting_share": best.resting_share}
             known[arm]["is_resting"] = float(best.is_resting)
-            if config.finetune.train == "attention":
+            # It steps through tokens that share no direction of their own, as structured embeddings do.
+            if config.finetune.train == "attention" and config.model.embeddings == "structured":
                 training = simulation.split.arms["whole"]
                 ended = curriculum.run(config, base, store, training, held_out, len(best.rows))
                 known[arm] |= {f"curriculum_{name}": value for name, value in ended._asdict().items()}
@@ -258,7 +259,7 @@ def predicted_path(config: Config, simulation: Simulation, arm: str) -> HeldOutF
     """Return R5's path of the arm at the steps its trace records."""
     base, store, rows = simulation.weights["base"], simulation.store, simulation.split.arms[arm]
     times = config.finetune.learning_rate * np.asarray(simulation.traces[arm].step)
-    return predict.arm_flow(base, store, rows, times, shared_share=config.model.shared_share)
+    return predict.arm_flow(base, store, rows, times, shared_share=config.model.shared_share, own_logits=True)
 
 
 def _sample(foreground: np.ndarray, store: FactStore, halves: split.Split) -> np.ndarray:

@@ -78,7 +78,7 @@ LAW = (
         "held-out flow's template at ρ", f"{FLOW}:held_out_flow", "subject, template]", "subject, rho * template]"
     ),
     Mutation(
-        "held-out flow's relations not weighted", f"{FLOW}:held_out_flow", "force = weight[:, None] * np", "force = np"
+        "held-out flow's relations not weighted", f"{FLOW}:held_out_flow", "motion(weight[:, None] * np", "motion(np"
     ),
     Mutation("outputs of one class counted once", f"{FLOW}:_mean_force", "odds *= n_outputs", "pass"),
     Mutation("mean force at 1 − t", f"{FLOW}:mean_force", "[t, 1 - t, 0.0]", "[1 - t, t, 0.0]"),

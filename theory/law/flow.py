@@ -13,10 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Real
-from scipy import integrate, optimize, special
+from scipy import integrate, interpolate, optimize, special
 
 from core import closed_form
 
+OWN_LOGIT_TURNS = 2
+"""How often a path is found anew with the subjects' own logits of the one before."""
+OWN_LOGIT_TIMES = 40
+"""Times between which the own logits are linear."""
 _NUMBERS_AT_ONCE = 2**17  # gaps of so many stay in cache, which halves the force's time
 _NUMBERS_FOR_THREADS = 2**20  # gaps of fewer facts take less time than threads take to be told
 
@@ -106,6 +110,7 @@ def held_out_flow(
     *,
     rho: float,
     relations: Int[np.ndarray, " relation"] | None = None,
+    subject: Int[np.ndarray, " fact"] | None = None,
     rtol: float = 1e-5,
 ) -> HeldOutFlow:
     r"""Return the path of held-out attention at the world's own rates, a logit for each relation (R5 with R3's rates).
@@ -114,13 +119,16 @@ def held_out_flow(
     rest as well:
     $$\dot\kappa_S = \rho E[G_s], \quad \dot\kappa_r = \rho E[G_r] + (1-\rho) E[1\{r'=r\} G_{r'}], \quad
         \dot\kappa_q = E[G_q].$$
-    Error: the learning rate's, and a training subject's own logit, which is left out (one of many facts of a batch).
+    A training prompt sees its own subject's logit as well, $\dot\kappa_s = (1-\rho) E[1\{s'=s\} G_{s'}]$, which matters the
+    more the fewer subjects there are. It is left out unless `subject` is given; then the path is found anew with what
+    its own logits would be along the path before, `OWN_LOGIT_TURNS` times. Error: the learning rate's.
 
     Args:
         values: of the arm's facts, as the base model holds them.
         times: non-negative and increasing, $\tau$ = SGD rate on $W_{KQ}$ times steps.
         rho: share of an embedding that lies in its kind's common direction, 0 to 1.
         relations: of the prompts, increasing; those that the facts have among them. None: the facts' own.
+        subject: of each fact, for the subjects' own logits.
         rtol: relative error of the integration, a hundred times the absolute one.
 
     Raises:
@@ -132,22 +140,52 @@ def held_out_flow(
         raise ValueError("the facts have other relations than those given")
     order = np.argsort(relation, kind="stable")
     counts = np.searchsorted(relation[order], relations, side="right")
-    blocks = [_gaps(values[own], answer[own]) for own in np.split(order, counts[:-1])]
+    blocks = [_gaps(values[rows], answer[rows]) for rows in np.split(order, counts[:-1])]
     weight = np.diff(counts, prepend=0) / len(relation)
 
     def prompts(state: np.ndarray) -> np.ndarray:
         """Return the logits [relation token] of the state (κ_S, κ_q, κ_1 …)."""
         return np.stack([np.full(len(weight), state[0]), state[2:], np.full(len(weight), state[1])], axis=1)
 
-    def velocity(_: float, state: np.ndarray) -> np.ndarray:
-        attention = special.softmax(prompts(state), axis=1)
-        force = weight[:, None] * np.array(list(apply(_mean_force, blocks, attention)))
-        subject, of_relation, template = force.sum(axis=0)
-        return np.concatenate([[rho * subject, template], rho * of_relation + (1 - rho) * force[:, 1]])
+    def motion(force: np.ndarray) -> np.ndarray:
+        """Return the state's velocity under the mean forces [relation token]."""
+        of_subject, of_relation, template = force.sum(axis=0)
+        return np.concatenate([[rho * of_subject, template], rho * of_relation + (1 - rho) * force[:, 1]])
 
+    def without_own(_: float, state: np.ndarray) -> np.ndarray:
+        attention = special.softmax(prompts(state), axis=1)
+        return motion(weight[:, None] * np.array(list(apply(_mean_force, blocks, attention))))
+
+    def forces(state: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
+        """Return the force [token fact] on every fact's prompt, by relation, where subjects have logits of their own."""
+        logits = [np.repeat(one[:, None], n, axis=1) for one, n in zip(prompts(state), sizes, strict=True)]
+        for one, of_facts in zip(logits, np.split(own[place], counts[:-1]), strict=True):
+            one[0] += of_facts
+        return list(apply(_forces, blocks, [special.softmax(one, axis=0) for one in logits]))
+
+    sizes = np.diff(counts, prepend=0)
+    start = np.zeros(2 + len(weight))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         apply = pool.map if values.size > _NUMBERS_FOR_THREADS else map
-        states = _integrate(velocity, np.zeros(2 + len(weight)), times, rtol)
+        if subject is None:
+            states = _integrate(without_own, start, times, rtol)
+        else:
+            place = np.unique(subject, return_inverse=True)[1][order]
+            # The first moves are the fastest.
+            grid = np.union1d(times, times[-1] * np.linspace(0, 1, OWN_LOGIT_TIMES) ** 2)
+            path, own = _integrate(without_own, start, grid, rtol), np.zeros((len(grid), place.max() + 1))
+            for _ in range(OWN_LOGIT_TURNS):
+                of_facts = [np.concatenate(forces(*at), axis=1)[0] for at in zip(path, own, strict=True)]
+                drift = np.array([np.bincount(place, force) for force in of_facts]) * (1 - rho) / len(place)
+                found = integrate.cumulative_trapezoid(drift, grid, axis=0, initial=0)
+                own = (own + found) / 2 if own.any() else found  # what follows overshoots, now up and now down
+                at_time = interpolate.make_interp_spline(grid, own, k=1)
+
+                def with_own(time: float, state: np.ndarray, own=at_time) -> np.ndarray:
+                    return motion(np.array([force.sum(axis=1) for force in forces(state, own(time))]) / len(place))
+
+                path = _integrate(with_own, start, grid, rtol)
+            states = path[np.searchsorted(grid, times)]
     return HeldOutFlow(times, relations, np.stack([prompts(state) for state in states]), weight)
 
 
@@ -282,3 +320,17 @@ def _mean_force(parts: list[_Gaps], attention: np.ndarray) -> np.ndarray:
         advantage -= gaps @ odds
     advantage /= max(1, sum(len(part.n_classes) for part in parts))
     return attention * (advantage - attention @ advantage)
+
+
+def _forces(parts: list[_Gaps], attention: np.ndarray) -> np.ndarray:
+    """Return each fact's force G [token fact], where every fact has attention [token fact] of its own: R1."""
+    forces, done = [], 0
+    for gaps, n_outputs, n_classes in parts:
+        first = np.cumsum(n_classes) - n_classes
+        attended = attention[:, done : done + len(n_classes)]
+        done += len(n_classes)
+        odds = sum(np.repeat(weight, n_classes) * gap for weight, gap in zip(attended, gaps, strict=True))
+        odds = n_outputs * np.exp(odds - np.repeat(np.maximum.reduceat(odds, first), n_classes))
+        advantage = -np.add.reduceat(gaps * odds, first, axis=1) / np.add.reduceat(odds, first)
+        forces.append(attended * (advantage - (attended * advantage).sum(axis=0)))
+    return np.concatenate(forces, axis=1) if forces else np.zeros((3, 0))

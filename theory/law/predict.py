@@ -14,6 +14,8 @@ from theory.model.config import Weights
 
 ELEMENTS = 2**22
 """An arm's mean force is taken over as many of its facts, evenly spaced, as have this many values."""
+SMALL_ARM = 500
+"""Facts of an arm up to which its subjects' own logits count: in larger ones each is one of many, and they take long."""
 PRETRAINING_ATTENTION = 0.5
 """Attention on the subject in pretraining, uniform over (subject, relation)."""
 
@@ -25,17 +27,22 @@ def arm_flow(
     times: Real[np.ndarray, " time"],
     *,
     shared_share: float,
+    own_logits: bool = False,
 ) -> flow.HeldOutFlow:
     """Return the predicted path of held-out prompts' attention while the facts in `rows` are finetuned on (R5, R3).
 
     Args:
+        own_logits: whether the subjects' own logits count in arms of up to `SMALL_ARM` facts.
         times: rate of W_KQ times steps.
     """
     chosen = spread(rows, base)
     values = evaluate.token_values(base, store, chosen)
     facts = store.answer[chosen], store.relation[chosen]
     relations = np.unique(store.relation)
-    return flow.held_out_flow(values, *facts, times.astype(float), rho=shared_share, relations=relations)
+    is_small = len(rows) <= SMALL_ARM and len(chosen) == len(rows)
+    subject = store.subject[rows] if own_logits and is_small else None
+    options: dict[str, Any] = {"rho": shared_share, "relations": relations, "subject": subject}
+    return flow.held_out_flow(values, *facts, times.astype(float), **options)
 
 
 def accuracy(

@@ -174,13 +174,36 @@ def test_the_held_out_flow_follows_small_full_batch_steps_with_relations_apart()
     np.testing.assert_allclose(path.weight, [0.75, 0.25])
 
 
+def test_the_held_out_flow_with_own_logits_follows_small_full_batch_steps_that_move_them():
+    values, answer = arm(12, seed=7)
+    relation, owner, rho, step, n_steps = np.repeat([3, 8], [8, 4]), np.arange(12) // 2, 0.4, 0.01, 2000
+    of = (relation == 8).astype(int)
+    state, by_relation, own = np.zeros(2), np.zeros(2), np.zeros(6)
+    for _ in range(n_steps):
+        logits = np.stack([state[0] + own[owner], by_relation[of], np.full(12, state[1])], axis=1)
+        attention = special.softmax(logits, axis=1)
+        force = theorem.force(attention, values, theorem.probability(attention, values), answer) / 12
+        state += step * np.array([rho * force[:, 0].sum(), force[:, 2].sum()])
+        by_relation += step * (rho * force[:, 1].sum() + (1 - rho) * np.bincount(of, force[:, 1]))
+        own += step * (1 - rho) * np.bincount(owner, force[:, 0])
+    times = np.array([0.0, step * n_steps])
+    without = flow.held_out_flow(values, answer, relation, times, rho=rho).logits[-1]
+    path = flow.held_out_flow(values, answer, relation, times, rho=rho, subject=owner + 100).logits[-1]
+    expected = np.stack([np.full(2, state[0]), by_relation, np.full(2, state[1])], axis=1)
+    assert np.abs(without - expected).max() > 0.1
+    np.testing.assert_allclose(path, expected, atol=0.01)
+
+
 def test_threads_change_no_bit_of_the_held_out_flow(monkeypatch):
     values, answer = arm(90, seed=4)
     relation, times = np.arange(90) % 5, np.linspace(0, 8, 4)
-    alone = flow.held_out_flow(values, answer, relation, times, rho=0.4)
+    alone, own = [
+        flow.held_out_flow(values, answer, relation, times, rho=0.4, subject=subject) for subject in (None, relation)
+    ]
     monkeypatch.setattr(flow, "_NUMBERS_FOR_THREADS", 0)
-    threaded = flow.held_out_flow(values, answer, relation, times, rho=0.4)
-    np.testing.assert_array_equal(threaded.logits, alone.logits)
+    for subject, before in ((None, alone), (relation, own)):
+        threaded = flow.held_out_flow(values, answer, relation, times, rho=0.4, subject=subject)
+        np.testing.assert_array_equal(threaded.logits, before.logits)
 
 
 @pytest.mark.parametrize(("decimals", "scale"), [(0, 1), (15, 1), (15, 1000)])
