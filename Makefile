@@ -44,7 +44,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test tokenizers lint docs reproduce sweeps studies published figures benchmark mutations clean
+.PHONY: help setup test tokenizers lint docs reproduce sweeps studies published figures benchmark device mutations clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -124,7 +124,10 @@ benchmark: $(DEV)  ## speed and memory: of one world, of sweeps, of attention's 
 	$(RUN) -m benchmarks sweep $(ARGS)
 	$(RUN) -m benchmarks attention
 
-mutations: $(DEV)  ## 57 deliberate errors, one at a time: which row of verify and which test notices each; an hour
+device: $(DEV)  ## on a GPU: every benchmark, verify, a sweep of 4,096 configs, 10⁸ subjects; what is done is not run again
+	$(RUN) -m benchmarks device --out $(OUT)/device $(ARGS)
+
+mutations: $(DEV)  ## 59 deliberate errors, one at a time: which row of verify and which test notices each; an hour
 	$(RUN) -m benchmarks mutations $(ARGS)
 
 clean:  ## removes .venv and caches, never results

@@ -1,4 +1,4 @@
-"""`python -m benchmarks theory|sweep|scale|mutations|attention|finetuning|interventions`: parse and call."""
+"""`python -m benchmarks theory|sweep|scale|mutations|device|attention|finetuning|interventions`: parse and call."""
 
 import importlib.util
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks import scale, sweep, theory
+from benchmarks import device, scale, sweep, theory
 from benchmarks.mutations import command as mutations
 from core.errors import InputError
 
@@ -16,12 +16,14 @@ COMMANDS: dict[str, type] = {
     "sweep": sweep.Settings,
     "scale": scale.Settings,
     "mutations": mutations.Settings,
+    "device": device.Settings,
 }
 RUN: dict[type, Callable[[Any], int | None]] = {
     theory.Settings: theory.run,
     sweep.Settings: sweep.run,
     scale.Settings: scale.run,
     mutations.Settings: mutations.run,
+    device.Settings: device.run,
 }
 if importlib.util.find_spec("transformers"):  # the others need no language models
     from benchmarks import attention, finetuning, interventions
