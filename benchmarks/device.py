@@ -35,7 +35,8 @@ N_CONFIGS = 4096
 @dataclass(frozen=True)
 class Settings:
     """Run every benchmark, verify, a sweep of 4,096 configs and a world of 10⁸ subjects on a GPU, and say what came of
-    each. A part that is there is not run again."""
+    each. A part that is there is not run again.
+    """
 
     device: Literal["cpu", "cuda"] = "cuda"
     """Where all of it runs; cuda needs builds of both torch and jax for it."""
