@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -145,6 +147,21 @@ def test_a_subject_is_swapped_wherever_the_question_names_it_in_another_case():
 )
 def test_where_there_is_no_other_subject_or_no_place_for_it_nothing_is_swapped(facts):
     assert evaluate.swapped(facts, seed=0) == [None, None]
+
+
+def test_a_swapped_question_has_the_answers_of_every_fact_about_the_other_subject():
+    facts = [_fact(0, "Ann"), _fact(1, "Bo"), replace(_fact(2, "BO"), answers=("Ulm", "Pisa"))]
+    other = evaluate.swapped(facts, seed=0)[0]
+    assert other is not None and (other.subject, other.answers) == ("Bo", (*facts[1].answers, "Ulm", "Pisa"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [(("Rome",), ("Ulm",), False), (("Rome", "Roma"), ("Ulm", "the roma."), True), (("C",), ("C++",), False)],
+)
+def test_facts_are_alike_where_one_accepted_answer_is_right_of_both(one, other, expected):
+    pair = replace(_fact(0, "Ann"), answers=one), replace(_fact(1, "Bo"), answers=other)
+    assert evaluate.is_alike(*pair) is evaluate.is_alike(*pair[::-1]) is expected
 
 
 def test_swaps_are_a_seeds():
