@@ -34,12 +34,8 @@ class Lora:
     dropout: float = 0.05
     """Dropout probability on the adapter's input."""
     modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Linear layers that get an adapter, by the end of their name; all-linear: every one but the head."""
-
-    @property
-    def targets(self) -> str | list[str]:
-        """The layers, as peft takes them."""
-        return ALL if self.modules == (ALL,) else list(self.modules)
+    """Linear layers that get an adapter, by the end of their name; all-linear: every one but the head. The default's
+    names are Llama's: in a model that lacks one of them it means all-linear."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +106,16 @@ def check(config: FinetuneConfig) -> None:
 
 
 def check_base(config: FinetuneConfig, base: LanguageModel) -> None:
-    """Raise InputError for a model that cannot be finetuned by this method."""
-    if config.method == "full" and base.is_quantised:
+    """Raise InputError for a model that cannot be finetuned by this method, which is left as it is."""
+    if config.method == "full":
+        _check_trainable(base)
+        return
+    with torch.random.fork_rng(devices=[base.network.device] if base.network.device.type == "cuda" else []):
+        with_adapter(config.lora, base.network, base.name).unload()
+
+
+def _check_trainable(base: LanguageModel) -> None:
+    if base.is_quantised:
         raise InputError(
             f"{base.name}: its weights are quantised, so that they cannot be trained.\n"
             "Train an adapter (--finetune.method lora), or name the checkpoint from before."
@@ -140,12 +144,12 @@ def run(
     Raises:
         InputError: the training diverges, or the model does not have what gets an adapter or is frozen.
     """
-    check_base(config, base)
     network: Any = base.network
     if config.method == "lora":
         torch.manual_seed(seed)
         network = with_adapter(config.lora, base.network, base.name, base.revision)
     else:
+        _check_trainable(base)
         network.requires_grad_(True)
         for name in shape.not_of_text(network):
             network.get_parameter(name).requires_grad_(False)
@@ -168,17 +172,11 @@ def with_adapter(config: Lora, network: Any, name: str, revision: str | None = N
     Raises:
         InputError: the model does not have these layers, or layers that take an adapter.
     """
-    layers = [layer for layer, _ in network.named_modules()]
-    absent = [one for one in config.modules if not any(f".{layer}".endswith(f".{one}") for layer in layers)]
-    if absent and config.targets != ALL:
-        raise InputError(
-            f"--finetune.lora.modules: {name} has no layer {', '.join(absent)}.\nName it as the model does, or {ALL}."
-        )
     adapter = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=config.dropout,
-        target_modules=config.targets,
+        target_modules=_targets(config, network, name),
         exclude_modules=[name.rpartition(".")[0] for name in shape.not_of_text(network)] or None,
         task_type="CAUSAL_LM",
         revision=revision,
@@ -193,3 +191,16 @@ def with_adapter(config: Lora, network: Any, name: str, revision: str | None = N
     if base.is_dir():  # wherever the adapter is loaded from
         adapter.base_model_name_or_path = str(base.resolve())
     return adapted
+
+
+def _targets(config: Lora, network: Any, name: str) -> str | list[str]:
+    """Return the layers that get an adapter, as peft takes them; InputError where the model does not have one."""
+    layers = [layer for layer, _ in network.named_modules()]
+    absent = [one for one in config.modules if not any(f".{layer}".endswith(f".{one}") for layer in layers)]
+    if config.modules == (ALL,) or (absent and config.modules == Lora().modules):
+        return ALL
+    if absent:
+        raise InputError(
+            f"--finetune.lora.modules: {name} has no layer {', '.join(absent)}.\nName it as the model does, or {ALL}."
+        )
+    return list(config.modules)
