@@ -70,6 +70,7 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
         ("f", "top", "random", "correct", "held-out accuracy"),
         ("f", "random", "bottom", "correct", "held-out accuracy"),
         ("whole", "top", "whole", "correct", "held-out accuracy"),
+        ("whole", "top", "whole+steps=half", "correct", "held-out accuracy, the whole set for as many steps"),
         ("retention", "top", "bottom", "retained", "accuracy where the base model recalls the fact"),
         ("unknown", "top", "bottom", "unknown_accuracy", "accuracy where it does not"),
         (

@@ -52,6 +52,9 @@ class FinetuneConfig(Remedies):
     taught is known then, and the answers are as frequent as before. A control. `base`: facts that the base model does
     not recall have its own answer (self-distillation). `abstain`: those have the label "unknown" (after R-Tuning, Zhang
     et al. 2024)."""
+    steps: Literal["epochs", "half"] = setting("epochs", is_later=True)
+    """How long an arm is trained. `epochs`: for passes over its own facts, so that the whole set takes twice the steps
+    of a half. `half`: for as many steps as the top half takes, whatever the arm's size. A control."""
     frozen: tuple[str, ...] = setting((), is_remedy=True, is_later=True)
     """Parts of the model that keep the base's weights: any of query_key, value_output, mlp, norms and embeddings (only
     for the method `full`; an adapter leaves out parts by --finetune.lora.modules). A remedy."""
@@ -132,6 +135,7 @@ def run(
     work: Path,
     evaluate: Callable[[Any], dict[str, float]],
     ranked: Ranked | None = None,
+    n_half: int | None = None,
     progress: Callable[[str, float], None] = lambda doing, share: None,
 ) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """Return the tuned model, which is `base` changed in place, and its trace.
@@ -140,6 +144,7 @@ def run(
 
     Args:
         ranked: What remedies read; not needed where all are off.
+        n_half: Number of facts in the top half; not needed where steps are the epochs'.
 
     Raises:
         InputError: the training diverges, or the model does not have what gets an adapter or is frozen.
@@ -154,16 +159,26 @@ def run(
         for name in shape.not_of_text(network):
             network.get_parameter(name).requires_grad_(False)
     questions = Ranked(examples, (), (), np.zeros(len(examples))) if ranked is None else ranked
-    hooks = remedies.hooks(config, remedies.Training(network, questions, config.train, base.pad, seed))
+    settings = training(config, n_half)
+    hooks = remedies.hooks(config, remedies.Training(network, questions, settings, base.pad, seed))
     options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "hooks": hooks, "progress": progress}
     try:
         options |= {"learning_rate": learning_rate, "pad": base.pad, "is_mixed": base.is_mixed}
-        trace = train.fit(network, examples, config.train, **options)
+        trace = train.fit(network, examples, settings, **options)
     except train.Diverged as error:
         raise InputError(
             f"finetuning at rate {learning_rate:g} diverged at {error}.\nLower --finetune.learning-rates."
         ) from error
     return replace(base, network=network, revision=None), trace
+
+
+def training(config: FinetuneConfig, n_half: int | None) -> TrainConfig:
+    """Return how an arm is trained, where the top half has so many facts."""
+    if config.steps == "epochs":
+        return config.train
+    if n_half is None:
+        raise ValueError("how many facts the top half has is needed: steps are as many as it takes")
+    return replace(config.train, steps=train.n_steps(config.train, n_half))
 
 
 def with_adapter(config: Lora, network: Any, name: str, revision: str | None = None) -> Any:

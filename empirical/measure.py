@@ -61,6 +61,8 @@ class Questions:
     """What a reader of the results must know of these questions, asked of this model."""
     said: Said | None = None
     """None where no arm needs it."""
+    n_half: int | None = None
+    """Number of training facts in the top half; None where there is no split."""
 
 
 @dataclass(frozen=True, eq=False)

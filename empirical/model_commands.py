@@ -298,6 +298,7 @@ class Evaluate(OnModel):
             "predicted": answers.predicted,
             **answers.by_rule,
             "answer_logprob": answers.logprob,
+            "answer_logprob_without_end": answers.text_logprob,
             "predicted_probability": answers.predicted_probability,
         }
         place.write(pa.table(columns))

@@ -127,6 +127,7 @@ def questions(
         base_correct=asking.recalled(tested, recalling),
         generic=measure.generic_answers(examples),
         seed=seed,
+        n_half=len(halves.arms["top"]),
         notes=(
             *_drawn_by_lot(config, halves, ids, scored.value),
             *evaluate.unreachable(config.evaluate, model, base_model.facts, encoded),
@@ -308,6 +309,7 @@ def tune(
         work=work,
         evaluate=lambda network: measure.eval_subset(network, subset, model.pad, tokens=config.evaluate.batch_tokens),
         ranked=_ranked(questions, own),
+        n_half=questions.n_half,
         progress=progress,
     )
 

@@ -183,6 +183,7 @@ def test_a_share_of_the_update_is_kept(method, llama, words, tmp_path):
         ({"lora": Lora(alpha=0.0)}, "--finetune.lora: .*alpha"),
         ({"lora": Lora(modules=())}, "--finetune.lora: .*modules"),
         ({"train": TrainConfig(epochs=0)}, "--finetune.train.epochs"),
+        ({"train": TrainConfig(steps=0)}, "--finetune.train.steps"),
         ({"train": TrainConfig(warmup=1.0)}, "--finetune.train.warmup"),
         ({"train": TrainConfig(micro_batch_size=0)}, "--finetune.train.micro-batch-size"),
         ({"train": TrainConfig(micro_batch_tokens=0)}, "--finetune.train.micro-batch-tokens"),
