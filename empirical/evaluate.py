@@ -38,6 +38,9 @@ class EvaluateConfig:
     batch_tokens: int | None = setting(None, is_later=True)
     """Number of tokens read at once, padding included: fewer questions are answered at once where they are long. Not
     given: 16,384, or fewer where the free memory holds fewer."""
+    shots: int = setting(0, is_later=True)
+    """Multiple choice alone: number of answered questions before each, when all are asked a second time; 0: they are
+    not. MMLU's five are of its part dev."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,17 @@ def check(config: EvaluateConfig) -> None:
     for name in ("max_new_tokens", "batch_size", "batch_tokens"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise InputError(f"--evaluate.{name.replace('_', '-')} is {value}: it must be at least 1.")
+    if config.shots < 0:
+        raise InputError(f"--evaluate.shots is {config.shots}: it must be at least 0.")
+
+
+def check_facts(config: EvaluateConfig, facts: Sequence[Fact]) -> None:
+    """Raise InputError where questions that are no multiple choice would be asked after examples."""
+    if config.shots and not are_choices(facts):
+        raise InputError(
+            "--evaluate.shots: these questions are not all of multiple choice, and are asked as they are trained on.\n"
+            "Leave the flag."
+        )
 
 
 def answer(
@@ -170,6 +184,20 @@ def scored(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.n
     logprobs = {name: found[name] for name in ("logprob", "text_logprob")}
     probability = np.exp(found["said_logprob"])
     return Answers(predicted, np.array(is_right), **by_rule, **logprobs, predicted_probability=probability)
+
+
+def after_examples(
+    config: EvaluateConfig,
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    shots: Sequence[Sequence[Fact]],
+    *,
+    done: Done = uncounted,
+) -> Bool[np.ndarray, " question"]:
+    """Return which questions of multiple choice are answered right, each after its own answered ones."""
+    size = {"batch_size": config.batch_size, "batch_tokens": config.batch_tokens}
+    chosen = multiple_choice.answer(model, facts, shots, done=done, **size).argmax(1)
+    return np.array([LETTERS[place] in fact.answers for place, fact in zip(chosen, facts, strict=True)])
 
 
 def unreachable(

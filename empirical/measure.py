@@ -63,6 +63,8 @@ class Questions:
     """None where no arm needs it."""
     n_half: int | None = None
     """Number of training facts in the top half; None where there is no split."""
+    shots: Sequence[Sequence[Fact]] = ()
+    """Answered questions before each tested one of multiple choice, when it is asked a second time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +126,9 @@ def arm(
     columns |= attention.columns(mass[:, 0], value_mass[:, 0], encoded)
     if options is not None:
         columns |= choice.columns(model, facts, encoded, options, found["first_logprob"])
+    if any(questions.shots):
+        done = counter(part(progress, "after examples", 0.6, 0.8), len(test))
+        columns["few_shot_correct"] = evaluate.after_examples(config, model, facts, questions.shots, done=done)
     metrics = _metrics(columns, questions, mass[:, 0], encoded)
     if own is not None:
         trained = _take(questions.facts, own), _take(questions.encoded, own)
@@ -238,6 +243,7 @@ def _metrics(
         "n_swaps": len(swaps),
         "n_swaps_differing": len(differing),
         **{rule: _share(columns[rule]) for rule in evaluate.RULES},
+        "few_shot_accuracy": _mean(columns.get("few_shot_correct", ())),
         "choice_accuracy": _share(columns.get("chosen_correct", ())),
         "choice_accuracy_less_prior": _share(columns.get("chosen_correct_less_prior", ())),
         "loss": float(-np.mean(columns["answer_logprob"])),

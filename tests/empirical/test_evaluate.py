@@ -168,6 +168,15 @@ def test_swaps_are_a_seeds():
     assert evaluate.swapped(FACTS, seed=0) == evaluate.swapped(FACTS, seed=0) != evaluate.swapped(FACTS, seed=1)
 
 
+def test_examples_before_questions_of_a_free_answer_are_refused():
+    evaluate.check_facts(EvaluateConfig(shots=5), CHOICES)
+    evaluate.check_facts(EvaluateConfig(), FACTS)
+    with pytest.raises(InputError, match="--evaluate.shots: .*multiple choice"):
+        evaluate.check_facts(EvaluateConfig(shots=5), [*CHOICES, *FACTS])
+    with pytest.raises(InputError, match="--evaluate.shots is -1"):
+        evaluate.check(EvaluateConfig(shots=-1))
+
+
 @pytest.mark.parametrize("changes", [{"max_new_tokens": 0}, {"batch_size": 0}, {"batch_tokens": 0}])
 def test_no_tokens_or_no_questions_at_once_are_refused(changes):
     with pytest.raises(InputError, match="--evaluate"):

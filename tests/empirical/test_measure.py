@@ -11,7 +11,7 @@ from core.facts.record import Fact
 from core.split import HELD_OUT, TRAIN
 from empirical import attention, evaluate, measure
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import capture, completion, prompts, reading, tokenizer
+from empirical.lm import capture, completion, multiple_choice, prompts, reading, tokenizer
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.measure import Questions
@@ -236,7 +236,24 @@ def test_multiple_choice_has_letters_for_answers_and_no_subject(llama):
     assert set(found.facts["predicted"]) <= set("ABCD") and found.facts["swapped_predicted"] == [None] * 4
     assert found.facts["generic_correct"] == [True, False, False, False]  # of A and B the first
     assert "chosen_correct" not in found.facts and found.metrics["choice_accuracy"] is None
+    assert "few_shot_correct" not in found.facts and found.metrics["few_shot_accuracy"] is None
     assert found.attention == {} and found.metrics["subject_attention"] is None and found.metrics["token_f1"] is None
+
+
+def test_multiple_choice_is_asked_a_second_time_after_its_own_examples(llama):
+    plain = tokenizer.train(["A: A B C D"], size=265)
+    facts = [Fact(str(i), "", "law", f"Which {i}?", ("ABCD"[i % 4],), None, ("1", "2", "3", "4")) for i in range(8)]
+    model, rows = LanguageModel(llama, plain, "made"), np.arange(8)
+    for weight in llama.parameters():
+        weight.data *= 8 if weight.ndim > 1 else 1
+    parts = (rows, np.zeros(8, dtype=int), np.zeros(8), np.full(8, HELD_OUT, dtype=np.int8), rows, rows < 4)
+    shots = [[facts[(i + 1) % 8], facts[(i + 2) % 8]] for i in range(8)]
+    asked = Questions(facts, model.format.ask(facts), *parts, {}, 0, shots=shots)
+    found = measure.arm("top", model, asked, None, EvaluateConfig())
+    alone = [multiple_choice.answer(model, [fact], [own])[0].argmax() for fact, own in zip(facts, shots, strict=True)]
+    right = ["ABCD"[letter] in fact.answers for letter, fact in zip(alone, facts, strict=True)]
+    assert list(found.facts["few_shot_correct"]) == right != list(found.facts["correct"])
+    assert found.metrics["few_shot_accuracy"] == pytest.approx(np.mean(right))
 
 
 def test_an_eval_subset_that_is_read_in_batches_has_the_same_numbers(model, questions, monkeypatch):
