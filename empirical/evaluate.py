@@ -181,9 +181,14 @@ def scored(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.n
         text in fact.answers if fact.choices else scores.exact_match(text, fact.answers) for text, fact in pairs
     ]
     by_rule: dict[str, Any] = {rule: by(getattr(scores, rule)) for rule in RULES}
-    logprobs = {name: found[name] for name in ("logprob", "text_logprob")}
-    probability = np.exp(found["said_logprob"])
-    return Answers(predicted, np.array(is_right), **by_rule, **logprobs, predicted_probability=probability)
+    return Answers(
+        predicted,
+        np.array(is_right),
+        **by_rule,
+        logprob=found["logprob"],
+        text_logprob=found["text_logprob"],
+        predicted_probability=np.exp(found["said_logprob"]),
+    )
 
 
 def after_examples(
