@@ -69,7 +69,7 @@ def kept(path, split, subjects, moved) -> Run:
     n = len(moved)
     outcomes = {"receiver": np.zeros(n, bool), "donor": np.arange(n) < n - 1, "mlp": np.asarray(moved, bool)}
     found = {name: Outcome(np.zeros(n), right) for name, right in outcomes.items()}
-    rows = {"receiver": "bottom", "donor": "top"} | shares.table(found, np.arange(n), seed=0)
+    rows = {"receiver": "bottom", "donor": "top", **shares.table(found, np.arange(n), seed=0)}
     facts = {"arm": "base", "role": "held_out", "subject": subjects, "fact": np.arange(n)}
     arrays = {"mediation_by_question": {f"bottom:top/{name}/is_right": right for name, right in outcomes.items()}}
     report = {"seeds": {"pretrain": 0, "split": split, "seed": 0}, "config": {}}
