@@ -151,7 +151,7 @@ def _clusters(table: pa.Table) -> tuple[list[str], bool]:
     relation, subject, fact = (base[name].to_pylist() for name in ("relation", "subject", "fact"))
     if len(set(relation)) >= MIN_RELATIONS:
         return relation, True
-    return [name or f"fact {number}" for name, number in zip(subject, fact, strict=True)], False
+    return [(name or "").casefold() or f"fact {number}" for name, number in zip(subject, fact, strict=True)], False
 
 
 def _held_out(run: Run) -> pa.Table:

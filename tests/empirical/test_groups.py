@@ -80,7 +80,7 @@ def test_the_interval_over_splits_of_one_model_is_as_wide_as_the_means_of_other_
 
 
 def test_subjects_of_all_splits_are_numbered_together(tmp_path):
-    names = (["Ann", "Bo", "Bo", ""], ["Cy", "Bo", "Ann", ""], ["Ann", "Bo", "Cy", "Di"])
+    names = (["Ann", "Bo", "Bo", ""], ["Cy", "BO", "Ann", ""], ["Ann", "Bo", "Cy", "Di"])
     for split, subjects in enumerate(names):
         _write_split(tmp_path, split, subjects)
     first, second, third = (group.cluster for group in groups.read(results.find_runs(tmp_path, "empirical", "made")))
