@@ -55,6 +55,10 @@ FACTS = pa.schema(
         ("chosen_correct", BOOL),  # of its relation's answers, does the likeliest by first token begin an accepted one?
         ("chosen_correct_less_prior", BOOL),  # the same, less their log mean probability over the relation's others
         ("subject_value_attention", DOUBLE),  # the subject's share of ‖α v W_O‖, the mean over layers and heads
+        ("answer_logprob_without_end", SINGLE),  # of the right answer's tokens without the end token, in nats
+        ("knockout_drop_first", SINGLE),  # of knockout_drop what the answer's first token loses
+        ("few_shot_correct", BOOL),  # of multiple choice: is the likeliest letter right after answered questions?
+        ("swap_differs", BOOL),  # has the subject that is swapped in no accepted answer in common with the question?
     ]
 )
 """One row per (arm, fact)."""

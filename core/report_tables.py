@@ -33,18 +33,15 @@ _NUMBERS = {
 }
 
 
-def print_arms(
-    title: str, runs: Sequence[Run], metrics: Mapping[str, str], *, unit: str, console: Console, seed: str = "pretrain"
-) -> None:
+def print_arms(title: str, runs: Sequence[Run], metrics: Mapping[str, str], *, unit: str, console: Console) -> None:
     """Print the arms' metrics with 95 % intervals over worlds, and the paired gap top − bottom.
 
     Args:
         title: What was measured, such as "paper: held-out facts".
         metrics: By name in the reports, the column's heading.
-        unit: What a seed stands for: "world", "base model" or "split".
-        seed: The seed that intervals count.
+        unit: What a pretraining seed stands for: "world" or "base model".
     """
-    worlds = [run.report["seeds"][seed] for run in runs]
+    worlds = [run.report["seeds"]["pretrain"] for run in runs]
     n_worlds = len(set(worlds))
     many = "s" if n_worlds > 1 else ""
     caption = f"mean ± half of its 95 % interval over {unit}s" if n_worlds > 1 else f"one {unit}: no interval"

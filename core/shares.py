@@ -23,6 +23,8 @@ PATCHES = (
     *("layer@subject", "layer@end"),
 )
 """Activations that are given where nothing else is said, WHAT@WHERE: of language models and of the deep toy alike."""
+BY_QUESTION = "mediation_by_question"
+"""The arrays in which a run keeps each question's outcomes, by pair and intervention."""
 RECEIVER, DONOR = "receiver", "donor"
 """The rows of the two models as they are."""
 
@@ -91,18 +93,22 @@ class Share(NamedTuple):
 def of_runs(runs: Sequence[Run]) -> list[Share]:
     """Return the shares of every pair of arms, in the order of the runs' tables; runs of one unit are averaged.
 
-    Runs without such a table, in which no arm was given anything, are left out.
+    Runs without such a table, in which no arm was given anything, are left out. Splits of one model share questions,
+    which its interval takes into account where runs keep each question's outcomes; of collected results, which do not,
+    it takes splits for independent.
     """
     found: dict[tuple[str, str, str], dict[tuple[int, int], list[dict]]] = defaultdict(lambda: defaultdict(list))
+    units: dict[tuple[int, int], list[Run]] = defaultdict(list)
     for run in (run for run in runs if (run.path / "mediation.parquet").exists()):
         seeds = run.report["seeds"]
+        units[seeds["pretrain"], seeds["split"]].append(run)
         for row in run.table("mediation", list(READ)).to_pylist():
             name = row["receiver"], row["donor"], row["intervention"]
             found[name][seeds["pretrain"], seeds["split"]].append(row)
-    return [_share(name, found) for name in found if name[2] not in (RECEIVER, DONOR)]
+    return [_share(name, found, list(units.values())) for name in found if name[2] not in (RECEIVER, DONOR)]
 
 
-def _share(name: tuple[str, str, str], found: dict) -> Share:
+def _share(name: tuple[str, str, str], found: dict, units: Sequence[Sequence[Run]]) -> Share:
     own, other, after = (found[*name[:2], which] for which in (RECEIVER, DONOR, name[2]))
 
     def means(rows: dict, column: str) -> np.ndarray:
@@ -118,9 +124,37 @@ def _share(name: tuple[str, str, str], found: dict) -> Share:
     else:
         of_moved, of_gap, shared = (means(after, column).sum() / len(after) ** 2 for column in VARIANCES)
         covariance = np.array([[of_moved, shared], [shared, of_gap]], dtype=float)
+        if len(units) > 1 and all((run.path / f"{BY_QUESTION}.npz").exists() for own in units for run in own):
+            covariance = _over_questions(units, name)
         share = statistics.fieller(float(moved["accuracy"].mean()), float(gap["accuracy"].mean()), covariance)
     with np.errstate(invalid="ignore", divide="ignore"):  # no gap in one of them
         by_unit = tuple(float(one) for one in moved["accuracy"] / gap["accuracy"])
         logprob_share = float(moved["logprob"].mean() / gap["logprob"].mean())
     accuracy = float(means(after, "accuracy").mean())
     return Share(*name, accuracy, float(gap["accuracy"].mean()), share, by_unit, logprob_share)
+
+
+def _over_questions(units: Sequence[Sequence[Run]], name: tuple[str, str, str]) -> Float[np.ndarray, "2 2"]:
+    """Return the covariance of what moves and of the gap, means over splits, robust to a subject's questions in all."""
+    receiver, donor, intervention = name
+    deviations, subjects = [], []
+    for own in units:
+        kept = [run.arrays(BY_QUESTION) for run in own]
+        mine, other, after = (
+            np.mean([arrays[f"{receiver}:{donor}/{which}/is_right"] for arrays in kept], axis=0)
+            for which in (RECEIVER, DONOR, intervention)
+        )
+        values = np.stack([after - mine, other - mine], axis=1)
+        deviations.append((values - values.mean(axis=0)) / (len(values) * len(units)))
+        subjects += _subjects(own[0])
+    _, cluster = np.unique(subjects, return_inverse=True)
+    sums = np.stack([np.bincount(cluster, column) for column in np.concatenate(deviations).T])
+    n_clusters = sums.shape[1]
+    return (n_clusters / (n_clusters - 1) if n_clusters > 1 else float("nan")) * (sums @ sums.T)
+
+
+def _subjects(run: Run) -> list[str]:
+    """Return what tells the subjects of a run's held-out questions apart, in their order."""
+    rows = run.table("facts", ["arm", "role", "subject", "fact"]).to_pylist()
+    asked = [row for row in rows if row["arm"] == "base" and row["role"] == "held_out"]
+    return [(row["subject"] or "").casefold() or f"\n{row['fact']}" for row in asked]

@@ -7,9 +7,11 @@ from core.errors import InputError
 from empirical.finetune import FinetuneConfig
 
 SETTINGS = {
-    one.name: one.default for one in fields(FinetuneConfig) if one.metadata.get("is_remedy") or one.name == "answers"
+    one.name: one.default
+    for one in fields(FinetuneConfig)
+    if one.metadata.get("is_remedy") or one.name in ("answers", "steps")
 }
-"""What may stand behind an arm's facts, and the value at which it does nothing: remedies, and the answers taught."""
+"""What may stand behind an arm's facts, and the value at which it does nothing: remedies, answers, equal steps."""
 
 _WORDS = {
     name: get_args(kind) if get_origin(kind) is Literal else ()

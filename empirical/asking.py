@@ -29,7 +29,8 @@ class Asking:
     examples: list[Fact]
     """Facts that few-shot examples are taken from."""
     out: Path
-    seed: int
+    seed: int | None
+    """None: examples are shown in their own order."""
 
     def scores(self, settings: KnownnessConfig, facts: Sequence[Fact], progress: Progress) -> knownness.Scores:
         """Return how well each of these facts is known."""

@@ -19,18 +19,20 @@ from empirical.lm.reading import Reading
 
 POSITIONS = ("prompt_end", "first_answer")
 """Where attention is measured: at the token that predicts the answer's first, and at that first token itself."""
+DROPS = ("knockout_drop", "knockout_drop_first")
+"""What knockout costs: the whole answer, and its first token."""
 
 
 def seen(model: LanguageModel, given: Reading, *, grams: Grams) -> dict[str, np.ndarray]:
-    """Return `mass`, `value_mass` and `knockout_drop` of the questions that are read."""
-    return masses(model, given, grams=grams) | {"knockout_drop": knockout_drop(model, given)}
+    """Return `mass`, `value_mass` and what knockout costs (DROPS) of the questions that are read."""
+    return masses(model, given, grams=grams) | knockout_drops(model, given)
 
 
 def unseen(model: LanguageModel, given: Reading) -> dict[str, np.ndarray]:
     """Return likewise nan for all of them, of a model whose attention cannot be measured."""
     shape_of = (len(given.encoded), len(POSITIONS), shape.n_layers(model.network), shape.n_heads(model.network))
     nothing = np.full((*shape_of, len(capture.SPANS)), np.nan, dtype=np.float32)
-    return {"mass": nothing, "value_mass": nothing, "knockout_drop": np.full(len(given.encoded), np.nan)}
+    return {"mass": nothing, "value_mass": nothing} | {name: np.full(len(given.encoded), np.nan) for name in DROPS}
 
 
 def masses(model: LanguageModel, given: Reading, *, grams: Grams) -> dict[str, np.ndarray]:
@@ -101,13 +103,18 @@ def columns(
     return dict(zip(names, mean.T, strict=True)) | more
 
 
-def knockout_drop(model: LanguageModel, given: Reading) -> Float[np.ndarray, " question"]:
-    """Return how much log-probability the answer loses when its prediction cannot look at the subject; nan without."""
+def knockout_drops(model: LanguageModel, given: Reading) -> dict[str, Float[np.ndarray, " question"]]:
+    """Return, by DROPS, the log-probability that the answer and its first token lose without sight of the subject.
+
+    It is the prompt's last token, which predicts the first of the answer, that cannot look at the subject; nan where
+    the question does not name it.
+    """
     has_subject = np.array([question.has_subject for question in given.encoded])
     if not has_subject.any():
-        return np.full(len(has_subject), np.nan)
+        return {name: np.full(len(has_subject), np.nan) for name in DROPS}
     inputs = (model.network, given.questions)
     # Both by the same kernel: in bfloat16 another one rounds otherwise.
-    whole = knockout.logprob(*inputs, cache=given.cache)
-    cut = knockout.logprob(*inputs, cut=given.questions.spans[:, 0], cache=given.cache)
-    return np.where(has_subject, (whole - cut).double().numpy(), np.nan)
+    before = knockout.logprobs(*inputs, cache=given.cache)
+    after = knockout.logprobs(*inputs, cut=given.questions.spans[:, 0], cache=given.cache)
+    lost = before.whole - after.whole, before.first - after.first
+    return {name: np.where(has_subject, drop.double().numpy(), np.nan) for name, drop in zip(DROPS, lost, strict=True)}

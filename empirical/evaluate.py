@@ -38,6 +38,9 @@ class EvaluateConfig:
     batch_tokens: int | None = setting(None, is_later=True)
     """Number of tokens read at once, padding included: fewer questions are answered at once where they are long. Not
     given: 16,384, or fewer where the free memory holds fewer."""
+    shots: int = setting(0, is_later=True)
+    """Multiple choice alone: number of answered questions before each, when all are asked a second time; 0: they are
+    not. MMLU's five are of its part dev."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,8 @@ class Answers:
     """The best over accepted answers."""
     logprob: Float[np.ndarray, " question"]
     """Sum of log p over the tokens of the first accepted answer and the end."""
+    text_logprob: Float[np.ndarray, " question"]
+    """The same without the end, of which an untuned model knows nothing."""
     predicted_probability: Float[np.ndarray, " question"]
     """That the model says just what it says, and ends there; of multiple choice the letter's among the letters."""
 
@@ -71,6 +76,17 @@ def check(config: EvaluateConfig) -> None:
     for name in ("max_new_tokens", "batch_size", "batch_tokens"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise InputError(f"--evaluate.{name.replace('_', '-')} is {value}: it must be at least 1.")
+    if config.shots < 0:
+        raise InputError(f"--evaluate.shots is {config.shots}: it must be at least 0.")
+
+
+def check_facts(config: EvaluateConfig, facts: Sequence[Fact]) -> None:
+    """Raise InputError where questions that are no multiple choice would be asked after examples."""
+    if config.shots and not are_choices(facts):
+        raise InputError(
+            "--evaluate.shots: these questions are not all of multiple choice, and are asked as they are trained on.\n"
+            "Leave the flag."
+        )
 
 
 def answer(
@@ -118,11 +134,14 @@ def asked(
 ) -> dict[str, np.ndarray]:
     """Return what a model says to the questions that are read (`said`), and the true answers' `logprob`.
 
+    `text_logprob` is the same without the end.
+
     Args:
         first: Tokens whose log-probability right after the prompt is `first_logprob`.
     """
     after = reading.following(model.network, given.questions, cache=given.cache)
-    found = {"logprob": reading.of_completions(given.questions, after).double().numpy()}
+    parts = reading.of_completions(given.questions, after)
+    found = {"logprob": parts.whole.double().numpy(), "text_logprob": parts.text.double().numpy()}
     if first is not None:
         found["first_logprob"] = reading.of_first(given.questions, after, first).numpy()
     return found | said(config, model, given, is_choice=is_choice)
@@ -162,10 +181,28 @@ def scored(model: LanguageModel, facts: Sequence[Fact], found: Mapping[str, np.n
         text in fact.answers if fact.choices else scores.exact_match(text, fact.answers) for text, fact in pairs
     ]
     by_rule: dict[str, Any] = {rule: by(getattr(scores, rule)) for rule in RULES}
-    probability = np.exp(found["said_logprob"])
     return Answers(
-        predicted, np.array(is_right), **by_rule, logprob=found["logprob"], predicted_probability=probability
+        predicted,
+        np.array(is_right),
+        **by_rule,
+        logprob=found["logprob"],
+        text_logprob=found["text_logprob"],
+        predicted_probability=np.exp(found["said_logprob"]),
     )
+
+
+def after_examples(
+    config: EvaluateConfig,
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    shots: Sequence[Sequence[Fact]],
+    *,
+    done: Done = uncounted,
+) -> Bool[np.ndarray, " question"]:
+    """Return which questions of multiple choice are answered right, each after its own answered ones."""
+    size = {"batch_size": config.batch_size, "batch_tokens": config.batch_tokens}
+    chosen = multiple_choice.answer(model, facts, shots, done=done, **size).argmax(1)
+    return np.array([LETTERS[place] in fact.answers for place, fact in zip(chosen, facts, strict=True)])
 
 
 def unreachable(
@@ -245,23 +282,34 @@ def predict(
 
 
 def swapped(facts: Sequence[Fact], *, seed: int) -> list[Fact | None]:
-    """Return each question with its subject swapped for another of the same relation; None where there is no other."""
+    """Return each question with its subject swapped for another of the same relation; None where there is no other.
+
+    Its answers are those that any of these facts accepts of that subject.
+    """
     rng = np.random.default_rng([seed, 9])
-    of_relation: dict[str, dict[str, str]] = {}
+    of_relation: dict[str, dict[str, list[Fact]]] = {}
     for fact in facts:
         if fact.subject:
-            of_relation.setdefault(fact.relation, {}).setdefault(fact.subject.casefold(), fact.subject)
+            of_relation.setdefault(fact.relation, {}).setdefault(fact.subject.casefold(), []).append(fact)
     return [_swap(fact, of_relation.get(fact.relation, {}), rng) for fact in facts]
 
 
-def _swap(fact: Fact, subjects: Mapping[str, str], rng: np.random.Generator) -> Fact | None:
+def _swap(fact: Fact, subjects: Mapping[str, Sequence[Fact]], rng: np.random.Generator) -> Fact | None:
     """Return the question about another of these subjects, which are told apart by their keys: case ignored."""
     place = prompts.find_subject(fact)
-    others = [name for key, name in subjects.items() if key != fact.subject.casefold()]
+    others = [own for key, own in subjects.items() if key != fact.subject.casefold()]
     if place is None or not others:
         return None
-    name = others[rng.integers(len(others))]
-    return replace(fact, subject=name, question=fact.question[: place[0]] + name + fact.question[place[1] :])
+    own = others[rng.integers(len(others))]
+    name, answers = own[0].subject, dict.fromkeys(answer for other in own for answer in other.answers)
+    asked = fact.question[: place[0]] + name + fact.question[place[1] :]
+    return replace(fact, subject=name, question=asked, answers=tuple(answers))
+
+
+def is_alike(fact: Fact, other: Fact) -> bool:
+    """Return whether one answer is right of both facts, after normalisation."""
+    accepted, of_other = ({scores.normalise(answer) for answer in one.answers} for one in (fact, other))
+    return not accepted.isdisjoint(of_other)
 
 
 def _followed(given: Reading, completion: Sequence[int], pad: int) -> QuestionBatch:

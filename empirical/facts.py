@@ -1,6 +1,6 @@
 """Facts from any source, as one record type."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -69,8 +69,8 @@ def load(config: FactsConfig) -> FactSet | None:
 
 
 def fingerprint(given: FactSet | None) -> str | None:
-    """Return the SHA-256 of the facts, which tells whether their file has changed; None where there are none."""
-    return None if given is None else config_json.config_hash([asdict(fact) for fact in given.facts])
+    """Return the SHA-256 of facts and examples, which tells whether a file has changed; None where there are none."""
+    return None if given is None else config_json.config_hash([asdict(one) for one in (*given.facts, *given.examples)])
 
 
 def _limited_each(chosen: FactSet, limit: int | None) -> FactSet:
@@ -81,7 +81,7 @@ def _limited_each(chosen: FactSet, limit: int | None) -> FactSet:
     place = arms.ranks(relation, np.zeros(len(relation)), np.random.default_rng(0))[0]
     rows = np.flatnonzero(place < limit)
     note = f"{len(rows):,} of {len(relation):,} facts were drawn, {limit} of each relation (--facts.per-relation)"
-    return FactSet(tuple(chosen.facts[row] for row in rows), (*chosen.notes, note))
+    return replace(chosen, facts=tuple(chosen.facts[row] for row in rows), notes=(*chosen.notes, note))
 
 
 def _limited(chosen: FactSet, limit: int | None) -> FactSet:
@@ -90,4 +90,4 @@ def _limited(chosen: FactSet, limit: int | None) -> FactSet:
         return chosen
     rows = np.sort(np.random.default_rng(0).permutation(len(chosen.facts))[:limit])
     note = f"{limit} of {len(chosen.facts)} facts were drawn (--facts.limit)"
-    return FactSet(tuple(chosen.facts[row] for row in rows), (*chosen.notes, note))
+    return replace(chosen, facts=tuple(chosen.facts[row] for row in rows), notes=(*chosen.notes, note))

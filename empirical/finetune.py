@@ -34,12 +34,8 @@ class Lora:
     dropout: float = 0.05
     """Dropout probability on the adapter's input."""
     modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Linear layers that get an adapter, by the end of their name; all-linear: every one but the head."""
-
-    @property
-    def targets(self) -> str | list[str]:
-        """The layers, as peft takes them."""
-        return ALL if self.modules == (ALL,) else list(self.modules)
+    """Linear layers that get an adapter, by the end of their name; all-linear: every one but the head. The default's
+    names are Llama's: in a model that lacks one of them it means all-linear."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +52,9 @@ class FinetuneConfig(Remedies):
     taught is known then, and the answers are as frequent as before. A control. `base`: facts that the base model does
     not recall have its own answer (self-distillation). `abstain`: those have the label "unknown" (after R-Tuning, Zhang
     et al. 2024)."""
+    steps: Literal["epochs", "half"] = setting("epochs", is_later=True)
+    """How long an arm is trained. `epochs`: for passes over its own facts, so that the whole set takes twice the steps
+    of a half. `half`: for as many steps as the top half takes, whatever the arm's size. A control."""
     frozen: tuple[str, ...] = setting((), is_remedy=True, is_later=True)
     """Parts of the model that keep the base's weights: any of query_key, value_output, mlp, norms and embeddings (only
     for the method `full`; an adapter leaves out parts by --finetune.lora.modules). A remedy."""
@@ -110,8 +109,16 @@ def check(config: FinetuneConfig) -> None:
 
 
 def check_base(config: FinetuneConfig, base: LanguageModel) -> None:
-    """Raise InputError for a model that cannot be finetuned by this method."""
-    if config.method == "full" and base.is_quantised:
+    """Raise InputError for a model that cannot be finetuned by this method, which is left as it is."""
+    if config.method == "full":
+        _check_trainable(base)
+        return
+    with torch.random.fork_rng(devices=[base.network.device] if base.network.device.type == "cuda" else []):
+        with_adapter(config.lora, base.network, base.name).unload()
+
+
+def _check_trainable(base: LanguageModel) -> None:
+    if base.is_quantised:
         raise InputError(
             f"{base.name}: its weights are quantised, so that they cannot be trained.\n"
             "Train an adapter (--finetune.method lora), or name the checkpoint from before."
@@ -128,6 +135,7 @@ def run(
     work: Path,
     evaluate: Callable[[Any], dict[str, float]],
     ranked: Ranked | None = None,
+    n_half: int | None = None,
     progress: Callable[[str, float], None] = lambda doing, share: None,
 ) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """Return the tuned model, which is `base` changed in place, and its trace.
@@ -136,30 +144,41 @@ def run(
 
     Args:
         ranked: What remedies read; not needed where all are off.
+        n_half: Number of facts in the top half; not needed where steps are the epochs'.
 
     Raises:
         InputError: the training diverges, or the model does not have what gets an adapter or is frozen.
     """
-    check_base(config, base)
     network: Any = base.network
     if config.method == "lora":
         torch.manual_seed(seed)
         network = with_adapter(config.lora, base.network, base.name, base.revision)
     else:
+        _check_trainable(base)
         network.requires_grad_(True)
         for name in shape.not_of_text(network):
             network.get_parameter(name).requires_grad_(False)
     questions = Ranked(examples, (), (), np.zeros(len(examples))) if ranked is None else ranked
-    hooks = remedies.hooks(config, remedies.Training(network, questions, config.train, base.pad, seed))
+    settings = training(config, n_half)
+    hooks = remedies.hooks(config, remedies.Training(network, questions, settings, base.pad, seed))
     options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "hooks": hooks, "progress": progress}
     try:
         options |= {"learning_rate": learning_rate, "pad": base.pad, "is_mixed": base.is_mixed}
-        trace = train.fit(network, examples, config.train, **options)
+        trace = train.fit(network, examples, settings, **options)
     except train.Diverged as error:
         raise InputError(
             f"finetuning at rate {learning_rate:g} diverged at {error}.\nLower --finetune.learning-rates."
         ) from error
     return replace(base, network=network, revision=None), trace
+
+
+def training(config: FinetuneConfig, n_half: int | None) -> TrainConfig:
+    """Return how an arm is trained, where the top half has so many facts."""
+    if config.steps == "epochs":
+        return config.train
+    if n_half is None:
+        raise ValueError("how many facts the top half has is needed: steps are as many as it takes")
+    return replace(config.train, steps=train.n_steps(config.train, n_half))
 
 
 def with_adapter(config: Lora, network: Any, name: str, revision: str | None = None) -> Any:
@@ -168,17 +187,11 @@ def with_adapter(config: Lora, network: Any, name: str, revision: str | None = N
     Raises:
         InputError: the model does not have these layers, or layers that take an adapter.
     """
-    layers = [layer for layer, _ in network.named_modules()]
-    absent = [one for one in config.modules if not any(f".{layer}".endswith(f".{one}") for layer in layers)]
-    if absent and config.targets != ALL:
-        raise InputError(
-            f"--finetune.lora.modules: {name} has no layer {', '.join(absent)}.\nName it as the model does, or {ALL}."
-        )
     adapter = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=config.dropout,
-        target_modules=config.targets,
+        target_modules=_targets(config, network, name),
         exclude_modules=[name.rpartition(".")[0] for name in shape.not_of_text(network)] or None,
         task_type="CAUSAL_LM",
         revision=revision,
@@ -193,3 +206,16 @@ def with_adapter(config: Lora, network: Any, name: str, revision: str | None = N
     if base.is_dir():  # wherever the adapter is loaded from
         adapter.base_model_name_or_path = str(base.resolve())
     return adapted
+
+
+def _targets(config: Lora, network: Any, name: str) -> str | list[str]:
+    """Return the layers that get an adapter, as peft takes them; InputError where the model does not have one."""
+    layers = [layer for layer, _ in network.named_modules()]
+    absent = [one for one in config.modules if not any(f".{layer}".endswith(f".{one}") for layer in layers)]
+    if config.modules == (ALL,) or (absent and config.modules == Lora().modules):
+        return ALL
+    if absent:
+        raise InputError(
+            f"--finetune.lora.modules: {name} has no layer {', '.join(absent)}.\nName it as the model does, or {ALL}."
+        )
+    return list(config.modules)

@@ -88,7 +88,7 @@ def score(
     facts: Sequence[Fact],
     pool: Sequence[Fact],
     *,
-    seed: int,
+    seed: int | None,
     pieces: Pieces = UNKEPT,
     progress: Progress = silent,
 ) -> Scores:
@@ -96,6 +96,7 @@ def score(
 
     Args:
         pool: Facts that examples may be taken from: none that is held out.
+        seed: None, for multiple choice alone: examples in the pool's order.
         pieces: What is scored already, prompt by prompt and relation by relation.
 
     Raises:
@@ -119,6 +120,7 @@ def score(
         options: dict[str, Any] = {"done": counter(progress, len(facts))} | config.at_once
         logprobs = multiple_choice.answer(model, facts, chosen, **options)
         return Scores(multiple_choice.margin(logprobs, facts), None)
+    assert seed is not None
     n_texts = len(facts) * config.n_prompts * (1 + config.samples if config.measure == "sampled" else 1)
     inputs = (config, model, facts, pool, seed, pieces, counter(progress, n_texts))
     if config.measure == "logprob":
@@ -135,7 +137,7 @@ def answers(
     facts: Sequence[Fact],
     pool: Sequence[Fact],
     *,
-    seed: int,
+    seed: int | None,
     pieces: Pieces = UNKEPT,
     progress: Progress = silent,
 ) -> list[str]:
@@ -226,19 +228,23 @@ def rank_correlation(popularity: Float[np.ndarray, " fact"], value: Float[np.nda
     return float(stats.spearmanr(popularity[known], value[known]).statistic)  # type: ignore
 
 
-def exemplars(facts: Sequence[Fact], pool: Sequence[Fact], n: int, *, seed: int, prompt: int = 0) -> list[list[Fact]]:
+def exemplars(
+    facts: Sequence[Fact], pool: Sequence[Fact], n: int, *, seed: int | None, prompt: int = 0
+) -> list[list[Fact]]:
     """Return n facts of the pool for each fact: of its relation as long as there are any, then of others.
 
     The pool is in one random order for all; left out are facts of the same question or subject.
 
     Args:
+        seed: None: the pool's own order.
         prompt: Which of several draws.
 
     Raises:
         InputError: the pool is too small.
     """
-    order = np.random.default_rng([seed, 10, prompt]).permutation(len(pool))
-    shuffled = [pool[row] for row in order]
+    shuffled = list(pool)
+    if seed is not None:
+        shuffled = [pool[row] for row in np.random.default_rng([seed, 10, prompt]).permutation(len(pool))]
     of_relation: dict[str, list[Fact]] = defaultdict(list)
     for candidate in shuffled:
         of_relation[candidate.relation].append(candidate)
@@ -264,7 +270,7 @@ def _few_shot(
     model: LanguageModel,
     facts: Sequence[Fact],
     pool: Sequence[Fact],
-    seed: int,
+    seed: int | None,
 ) -> Iterator[tuple[list[int], list[Prompt]]]:
     """Yield rows of facts that share their examples, with their prompts; each fact comes `n_prompts` times."""
     for index in range(config.n_prompts):

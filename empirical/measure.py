@@ -61,6 +61,10 @@ class Questions:
     """What a reader of the results must know of these questions, asked of this model."""
     said: Said | None = None
     """None where no arm needs it."""
+    n_half: int | None = None
+    """Number of training facts in the top half; None where there is no split."""
+    shots: Sequence[Sequence[Fact]] = ()
+    """Answered questions before each tested one of multiple choice, when it is asked a second time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +120,15 @@ def arm(
         "generic_correct": [scores.exact_match(generic.get(fact.relation, ""), fact.answers) for fact in facts],
         "base_correct": questions.base_correct,
         "in_arm": False,
-        "swapped_predicted": swapped,
-        "knockout_drop": found["knockout_drop"],
+        **swapped,
+        **{name: found[name] for name in attention.DROPS},
     }
     columns |= attention.columns(mass[:, 0], value_mass[:, 0], encoded)
     if options is not None:
         columns |= choice.columns(model, facts, encoded, options, found["first_logprob"])
+    if any(questions.shots):
+        done = counter(part(progress, "after examples", 0.6, 0.8), len(test))
+        columns["few_shot_correct"] = evaluate.after_examples(config, model, facts, questions.shots, done=done)
     metrics = _metrics(columns, questions, mass[:, 0], encoded)
     if own is not None:
         trained = _take(questions.facts, own), _take(questions.encoded, own)
@@ -196,6 +203,7 @@ def _fact_columns(
         "correct": answers.exact_match,
         "answer_probability": np.exp(answers.logprob),
         "answer_logprob": answers.logprob,
+        "answer_logprob_without_end": answers.text_logprob,
         "predicted": answers.predicted,
         "predicted_probability": answers.predicted_probability,
     } | answers.by_rule
@@ -208,36 +216,50 @@ def _metrics(
     encoded: Sequence[Encoded],
 ) -> dict[str, float | int | None]:
     """Return the report's numbers of an arm, on held-out facts."""
-    correct = np.asarray(columns["correct"])
-    low, high = statistics.clustered_interval(correct, questions.subject[questions.held_out], seed=0)[1:]
+    correct, subject = np.asarray(columns["correct"]), questions.subject[questions.held_out]
+    accuracy = statistics.clustered_interval(correct, subject, seed=0)
     wrong, known = ~correct, np.asarray(questions.base_correct)
     generic = columns["is_generic_arm"] if columns["is_generic_arm"] is not None else columns["is_generic"]
     generic = np.asarray(generic)
-    pairs = [(a, b) for a, b in zip(columns["predicted"], columns["swapped_predicted"], strict=True) if b is not None]
-    drop = np.asarray(columns["knockout_drop"], dtype=float)
+    generic_wrong = statistics.clustered_interval(generic[wrong], subject[wrong], seed=0) if wrong.any() else None
+    names = ("predicted", "swapped_predicted", "swap_differs")
+    swaps = [
+        (scores.normalise(own) == scores.normalise(other), differs)
+        for own, other, differs in zip(*(columns[name] for name in names), strict=True)
+        if other is not None
+    ]
+    differing = [stays for stays, differs in swaps if differs]
     confidence = np.asarray(columns["predicted_probability"])
     return {
-        "accuracy": float(correct.mean()),
-        "accuracy_low": low,
-        "accuracy_high": high,
+        **_with_ends("accuracy", accuracy),
         "retention": _mean(correct[known]),
         "unknown_accuracy": _mean(correct[~known]),
         "n_recalled": int(known.sum()),
         "generic_accuracy": _mean(columns["generic_correct"]),
         "generic_rate": _mean(generic),
-        "generic_rate_wrong": _mean(generic[wrong]),
-        "swap_invariance": _mean([scores.normalise(a) == scores.normalise(b) for a, b in pairs]),
+        **_with_ends("generic_rate_wrong", generic_wrong),
+        "swap_invariance": _mean([stays for stays, _ in swaps]),
+        "swap_invariance_differing": _mean(differing),
+        "n_swaps": len(swaps),
+        "n_swaps_differing": len(differing),
         **{rule: _share(columns[rule]) for rule in evaluate.RULES},
+        "few_shot_accuracy": _mean(columns.get("few_shot_correct", ())),
         "choice_accuracy": _share(columns.get("chosen_correct", ())),
         "choice_accuracy_less_prior": _share(columns.get("chosen_correct_less_prior", ())),
         "loss": float(-np.mean(columns["answer_logprob"])),
+        "loss_without_end": float(-np.mean(columns["answer_logprob_without_end"])),
         "ece": statistics.calibration_error(confidence, correct),
         "average_precision": statistics.average_precision(confidence, correct) if correct.any() else None,
-        "knockout_drop": _mean(drop[~np.isnan(drop)]),
+        **{name: _nanmean(np.asarray(columns[name])) for name in attention.DROPS},
         **{f"{span}_attention": _nanmean(columns[f"{span}_attention"]) for span in capture.SPANS},
         **{name: _nanmean(columns[name]) for name in ("subject_attention_nonsink", "subject_value_attention")},
         "n": len(correct),
     }
+
+
+def _with_ends(name: str, found: statistics.Interval | None) -> dict[str, float | None]:
+    """Return a metric with the ends of its 95 % interval; null where there is none."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found or (None,) * 3, strict=True))
 
 
 def _mean(values: Sequence | np.ndarray) -> float | None:
@@ -264,8 +286,11 @@ def _is(predicted: Sequence[str], facts: Sequence[Fact], generic: Mapping[str, s
 
 def _swapped(
     config: EvaluateConfig, model: LanguageModel, facts: Sequence[Fact], seed: int, pieces: Pieces, done: Done
-) -> list[str | None]:
-    """Return what the model answers about another subject of the relation; None where there is none."""
+) -> dict[str, list[Any]]:
+    """Return what the model answers about another subject of the relation, and whether that should be another answer.
+
+    None where there is no other subject.
+    """
     others = evaluate.swapped(facts, seed=seed)
     rows = [row for row, other in enumerate(others) if other is not None]
     swapped_facts = [other for other in others if other is not None]
@@ -274,7 +299,10 @@ def _swapped(
     answers: list[str | None] = [None] * len(facts)
     for row, text in zip(rows, texts, strict=True):
         answers[row] = text
-    return answers
+    differs = [
+        None if other is None else not evaluate.is_alike(fact, other) for fact, other in zip(facts, others, strict=True)
+    ]
+    return {"swapped_predicted": answers, "swap_differs": differs}
 
 
 def _take(rows: Sequence, chosen: Int[np.ndarray, " _"]) -> list:

@@ -59,14 +59,14 @@ class OnModel:
                 "--facts.path.\nA study of our own small model: python -m empirical run tiny"
             )
         runs.check_writable(self.out)
-        return study.Base(self.config.model, given.facts, given.notes)
+        return study.Base(self.config.model, given.facts, given.notes, given.examples)
 
     def work(self, base_model: study.Base, name: str, *settings: Any) -> Path:
         """Return where checkpoints and pieces lie, apart from those of other settings, questions or weights."""
         return self.out / f".{name}.{self._identity(base_model, *settings)[:16]}.work"
 
     def _identity(self, base_model: study.Base, *settings: Any) -> str:
-        asked = facts.fingerprint(facts.FactSet(base_model.facts))
+        asked = facts.fingerprint(facts.FactSet(base_model.facts, examples=base_model.examples))
         return config_json.config_hash([[*settings, self.split_seed], asked, models.stamp(base_model.model.name)])
 
     def result(self, base_model: study.Base, name: str, *settings: Any) -> "Result":
@@ -278,6 +278,10 @@ class Evaluate(OnModel):
         base_model = self.base()
         place = self.result(base_model, "answers.parquet", self.which)
         chosen = self.held_out(base_model) if self.which == "held_out" else list(base_model.facts)
+        evaluate.check_facts(self.config.evaluate, chosen)
+        if self.config.evaluate.shots and not base_model.examples:
+            raise InputError("--evaluate.shots: the questions come without examples.\nLeave the flag.")
+        shots = knownness.exemplars(chosen, base_model.examples, self.config.evaluate.shots, seed=None)
         model = base_model.read()
         encoded = model.format.ask(chosen, new_tokens=self.config.evaluate.max_new_tokens)
         record = taught.read(base_model.model.name)
@@ -298,12 +302,18 @@ class Evaluate(OnModel):
             "predicted": answers.predicted,
             **answers.by_rule,
             "answer_logprob": answers.logprob,
+            "answer_logprob_without_end": answers.text_logprob,
             "predicted_probability": answers.predicted_probability,
         }
+        exact = f"exact match {answers.exact_match.mean():.3f}"
+        if any(shots):
+            right = evaluate.after_examples(self.config.evaluate, model, chosen, shots)
+            columns["few_shot_correct"] = right
+            exact += f" ({right.mean():.3f} after {len(shots[0])} examples)"
         place.write(pa.table(columns))
         pieces.forget()
         error = statistics.calibration_error(answers.predicted_probability, answers.exact_match)
-        told = f"{len(chosen)} questions, exact match {answers.exact_match.mean():.3f}, calibration error {error:.3f}"
+        told = f"{len(chosen)} questions, {exact}, calibration error {error:.3f}"
         if n := int(is_trained.sum()):
             told += f" (finetuned on {n:,} of them: {answers.exact_match[is_trained].mean():.3f} of these)"
         OUTPUT.print(f"{told}: {place.path}", soft_wrap=True)

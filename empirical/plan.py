@@ -25,7 +25,7 @@ from core.facts.record import FactSet
 from core.numbering import numbered
 from core.seeds import Cell
 from empirical import evaluate, finetune, knownness, labels, measure, study
-from empirical.arm import facts_of
+from empirical.arm import facts_of, finetuning
 from empirical.config import Config
 from empirical.finetune import FinetuneConfig
 from empirical.lm import memory, train
@@ -258,7 +258,8 @@ def _print_sizes(config: Config, sizes: Sizes, console: Console) -> None:
     )
     table = Table("arm", "facts", "steps", box=None)
     for arm, n in sizes.arms.items():
-        table.add_row(arm, f"{n:,}" if n else "?", f"{train.n_steps(config.finetune.train, n):,}" if n else "?")
+        how = finetune.training(finetuning(config.finetune, arm), sizes.n_training // 2)
+        table.add_row(arm, f"{n:,}" if n else "?", f"{train.n_steps(how, n):,}" if n else "?")
     console.print(table)
 
 

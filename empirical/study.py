@@ -44,6 +44,8 @@ class Base:
     model: ModelConfig
     facts: tuple[Fact, ...]
     notes: tuple[str, ...]
+    examples: tuple[Fact, ...] = ()
+    """What the source keeps for few-shot prompts; none: training facts are shown."""
 
     def load(self) -> LanguageModel:
         """Return the model to finetune, fresh from its folder."""
@@ -58,12 +60,12 @@ def base(config: Config, given: FactSet | None, out: Path, *, seed: int, progres
     """Return the base model: the one named, or one pretrained on these facts (now, if it is not there yet)."""
     if not config.pretrains:
         assert given is not None
-        return Base(models_config(config), given.facts, given.notes)
+        return Base(models_config(config), given.facts, given.notes, given.examples)
     choices = _multiple_choice(config, given)
     told_facts = None if choices else given
     path = pretrain.run(config.pretrain, config.world, told_facts, out, seed=seed, progress=progress)
     fact_set = choices or world.build(config.world, told_facts, seed=seed).fact_set()
-    return Base(replace(models_config(config), name=str(path)), fact_set.facts, fact_set.notes)
+    return Base(replace(models_config(config), name=str(path)), fact_set.facts, fact_set.notes, fact_set.examples)
 
 
 def models_config(config: Config) -> ModelConfig:
@@ -94,6 +96,7 @@ def questions(
     """
     knownness.check_facts(config.knownness, base_model.facts)
     labels.check_facts(config.finetunings, base_model.facts)
+    evaluate.check_facts(config.evaluate, base_model.facts)
     model = base_model.read()
     finetune.check_base(config.finetune, model)
     encoded = model.format.ask(base_model.facts, new_tokens=config.evaluate.max_new_tokens)
@@ -102,7 +105,8 @@ def questions(
     held_out = np.flatnonzero(drawn.role == split.HELD_OUT)
     examples = [base_model.facts[row] for row in np.flatnonzero(drawn.role == split.TRAIN).tolist()]
     scoring, recalling = part(progress, "scoring", 0.0, 0.7), part(progress, "what the base model recalls", 0.7, 0.8)
-    asking = Asking(config, model, base_model.model, examples, out, seed)
+    shown = list(base_model.examples) or examples
+    asking = Asking(config, model, base_model.model, shown, out, None if base_model.examples else seed)
     scored = asking.scores(config.knownness, base_model.facts, scoring)
     halves = split.arms(
         drawn,
@@ -127,6 +131,8 @@ def questions(
         base_correct=asking.recalled(tested, recalling),
         generic=measure.generic_answers(examples),
         seed=seed,
+        n_half=len(halves.arms["top"]),
+        shots=knownness.exemplars(tested, asking.examples, config.evaluate.shots, seed=asking.seed),
         notes=(
             *_drawn_by_lot(config, halves, ids, scored.value),
             *evaluate.unreachable(config.evaluate, model, base_model.facts, encoded),
@@ -156,7 +162,14 @@ def score_unsplit(
 ) -> knownness.Scores:
     """Return how well each fact is known by a measure that needs no examples, and so no split."""
     knownness.check_facts(config.knownness, base_model.facts)
-    asking = Asking(config, base_model.read(), base_model.model, [], out, seed)
+    asking = Asking(
+        config,
+        base_model.read(),
+        base_model.model,
+        list(base_model.examples),
+        out,
+        None if base_model.examples else seed,
+    )
     return asking.scores(config.knownness, base_model.facts, progress)
 
 
@@ -308,6 +321,7 @@ def tune(
         work=work,
         evaluate=lambda network: measure.eval_subset(network, subset, model.pad, tokens=config.evaluate.batch_tokens),
         ranked=_ranked(questions, own),
+        n_half=questions.n_half,
         progress=progress,
     )
 

@@ -1,36 +1,74 @@
 """What a command prints when it is done: arms with intervals, and the theory's signs with verdicts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from core import report_tables
 from core.runs import Run
-from empirical import published
+from empirical import groups, published
+from empirical.groups import Group
 
 METRICS = {
     "accuracy": "accuracy",
     "retention": "retention",
     "unknown_accuracy": "on unknown facts",
     "generic_rate": "generic rate",
+    "generic_rate_wrong": "of wrong answers",
     "generic_accuracy": "generic guess",
-    "swap_invariance": "swap invariance",
+    "swap_invariance_differing": "swap invariance",
     "subject_attention": "subject attention",
     "subject_attention_nonsink": "of non-sink",
     "knockout_drop": "knockout, nats",
 }
+COLUMNS = {
+    "accuracy": "correct",
+    "retention": "retained",
+    "generic_rate": groups.GENERIC,
+    "generic_rate_wrong": groups.GENERIC_WRONG,
+    "generic_accuracy": "generic_correct",
+    "swap_invariance_differing": groups.SWAP_DIFFERING,
+}
+"""The column of a question that a metric is the mean of, where that has another name."""
 
 
 def print_arms(name: str, runs: Sequence[Run], console: Console) -> None:
     """Print the arms' metrics over held-out questions with 95 % intervals, and top − bottom.
 
-    Intervals are over base models; where there is one with several splits (a published model) over those.
+    Intervals are over base models, of fewer than three over their questions (`groups`).
     """
-    models, splits = ({run.report["seeds"][kind] for run in runs} for kind in ("pretrain", "split"))
-    seed, unit = ("split", "split") if len(models) == 1 < len(splits) else ("pretrain", "base model")
-    report_tables.print_arms(f"{name}: held-out questions", runs, METRICS, unit=unit, seed=seed, console=console)
+    models = {run.report["seeds"]["pretrain"] for run in runs}
+    if len(models) >= groups.MIN_WORLDS:
+        report_tables.print_arms(f"{name}: held-out questions", runs, METRICS, unit="base model", console=console)
+        return
+    grouped, arms = groups.read(runs), report_tables.arms(runs[0])
+    numbers = {"run": len(runs), "base model": len(models), "split": len(grouped)}
+    counts = ", ".join(f"{n} {what}{'s' * (n > 1)}" for what, n in numbers.items())
+    caption = f"mean ± half of its 95 % interval over {groups.unit(grouped)}"
+    table = Table("arm", *METRICS.values(), title=f"{name}: held-out questions, {counts}", caption=caption)
+    for arm in arms:
+        table.add_row(arm, *(_mean(grouped, partial(groups.values_of, arm=arm, column=one)) for one in _columns()))
+    if {"top", "bottom"} <= set(arms):
+        table.add_section()
+        gap = partial(groups.difference, one="top", other="bottom")
+        table.add_row("top − bottom", *(_mean(grouped, partial(gap, column=one), sign="+") for one in _columns()))
+    console.print(table)
+
+
+def _columns() -> list[str]:
+    return [COLUMNS.get(metric, metric) for metric in METRICS]
+
+
+def _mean(grouped: Sequence[Group], values: Callable[[Group], np.ndarray], *, sign: str = "") -> str:
+    """Return a mean with half of its interval; a dash where a base model has no value."""
+    if any(np.isnan(values(group)).all() for group in grouped):
+        return "–"
+    found = groups.interval(grouped, values)
+    return f"{found.mean:{sign}.3f} ± {(found.high - found.low) / 2:.3f}"
 
 
 def print_toy(name: str, runs: Sequence[Run], console: Console) -> None:

@@ -14,10 +14,12 @@ from core.facts.request import Request
 
 CELLS = ("question", "choice A", "choice B", "choice C", "choice D", "answer")
 HISTORY = "history"
+SHOTS = "dev"
+"""The part from whose files few-shot examples are taken, in their order (Hendrycks et al. 2021, evaluate.py)."""
 
 
 def read(request: Request) -> FactSet:
-    """Return the questions of a part, subject after subject by name, exact repeats once.
+    """Return the questions of a part, subject after subject by name, exact repeats once; with dev's as examples.
 
     Args:
         request: `path` is the folder that holds the folders dev, val and test; `relations` are names of subjects, of
@@ -36,7 +38,18 @@ def read(request: Request) -> FactSet:
     chosen, notes = _choose(list(paths), request.relations)
     facts = [fact for subject in chosen for fact in _read_file(paths[subject], subject, split)]
     kept, repeats = cells.deduplicate(facts)
-    return FactSet(kept, (*notes, *repeats))
+    examples, absent = ([], []) if split == SHOTS else _examples(folder, chosen)
+    return FactSet(kept, (*notes, *repeats, *absent), tuple(examples))
+
+
+def _examples(folder: Path, subjects: list[str]) -> tuple[list[Fact], list[str]]:
+    """Return dev's questions of these subjects, and a note if some have no file there."""
+    paths = {subject: folder / SHOTS / f"{subject}_{SHOTS}.csv" for subject in subjects}
+    examples = [fact for subject, path in paths.items() if path.exists() for fact in _read_file(path, subject, SHOTS)]
+    if not (absent := [subject for subject, path in paths.items() if not path.exists()]):
+        return examples, []
+    source = "those of other subjects" if examples else "training facts"
+    return examples, [f"no file {SHOTS}/{absent[0]}_{SHOTS}.csv ({len(absent)} such): examples are {source}"]
 
 
 def _choose(names: list[str], wanted: tuple[str, ...]) -> tuple[list[str], list[str]]:

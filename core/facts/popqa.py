@@ -2,9 +2,11 @@
 
 Three forms are read alike: the original TSV, a reassembly that has popularity for part of the rows, and the hub's data
 set (`hub:akariasai/PopQA`). Of their columns these are needed: subj, prop, question, possible_answers (a JSON list in
-the cell) and s_pop; an id where there is one.
+the cell) and s_pop; an id and an obj where there is one. The object is what is trained on; possible_answers, labels and
+aliases of all objects that the question has, are what is accepted.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from core.errors import InputError
@@ -14,6 +16,7 @@ from core.facts.record import Fact, FactSet
 from core.facts.request import Request
 
 COLUMNS = ("subj", "prop", "question", "possible_answers", "s_pop")
+OBJECT = "obj"
 
 
 def read(request: Request) -> FactSet:
@@ -38,8 +41,9 @@ def read(request: Request) -> FactSet:
         "have an empty subject, relation, question or list of answers": len(facts) - len(usable),
     }
     notes = [*table.notes, *cells.left_out(table, len(usable), counts)]
-    kept, repeats = cells.deduplicate(usable)
-    notes += [*repeats, *_unpopular(kept), *cells.unnamed(kept), *cells.findings(table)]
+    kept, repeats = cells.deduplicate(usable)  # a question once, though it has a row for each of its objects
+    kept, without = _with_object_first(table, dict(zip((fact.id for fact in facts), matching, strict=True)), kept)
+    notes += [*repeats, *without, *_unpopular(kept), *cells.unnamed(kept), *cells.findings(table)]
     return cells.of_relations(FactSet(kept, tuple(notes)), request.relations)
 
 
@@ -54,6 +58,24 @@ def _fact(table: Table, row: int) -> Fact:
         popularity=cells.popularity(table, "s_pop", row),
         source="popqa",
     )
+
+
+def _with_object_first(
+    table: Table, rows: dict[str, int], facts: tuple[Fact, ...]
+) -> tuple[tuple[Fact, ...], list[str]]:
+    """Return the facts with their row's object as first answer, and a note of those whose row names none.
+
+    Args:
+        rows: By fact's id.
+    """
+    if OBJECT not in table.columns:
+        return facts, []
+    objects = [cells.text(table, OBJECT, rows[fact.id]) for fact in facts]
+    pairs = zip(facts, objects, strict=True)
+    made = tuple(replace(fact, answers=cells.distinct((name, *fact.answers))) for fact, name in pairs)
+    without = objects.count("")
+    told = f"{without:,} of {len(facts):,} facts name no {OBJECT}: the first of their possible answers is trained on"
+    return made, [told] if without else []
 
 
 def _check_ids(path: Path, facts: list[Fact]) -> None:

@@ -33,3 +33,5 @@ class FactSet:
     facts: tuple[Fact, ...]
     notes: tuple[str, ...] = ()
     """What reading left out or found, a line each, with counts."""
+    examples: tuple[Fact, ...] = ()
+    """Facts of a part that the source keeps for few-shot prompts, in the order in which these show them."""

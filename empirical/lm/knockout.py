@@ -15,23 +15,30 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from empirical.lm import capture, reading, shape
 from empirical.lm.batch import QuestionBatch
+from empirical.lm.reading import Parts
 from empirical.lm.shape import Model
 
 WITH_CUT = "sdpa_with_cut"
 """Name under which transformers finds the attention function of this file."""
 
 
-def logprob(
+def logprob(model: Model, questions: QuestionBatch, **options: Any) -> Float[torch.Tensor, " question"]:
+    """Return the log-probability of the answers in nats, summed over their tokens, as `logprobs`."""
+    return logprobs(model, questions, **options).whole
+
+
+def logprobs(
     model: Model,
     questions: QuestionBatch,
     *,
     cut: Bool[torch.Tensor, "question token"] | None = None,
     layers: Sequence[int] | None = None,
     cache: DynamicCache | None = None,
-) -> Float[torch.Tensor, " question"]:
+) -> Parts:
     """Return the log-probability of the answers in nats, where the prompts' last tokens do not look at some others.
 
-    The softmax runs over the keys that are left: their weights still sum to 1. Nothing cut is computed by the same
+    The first token of an answer is predicted by such a token; the later ones by tokens that look where they like. The
+    softmax runs over the keys that are left: their weights still sum to 1. Nothing cut is computed by the same
     kernel as a cut, so that the difference of the two is due to the cut alone.
 
     Args:
@@ -52,7 +59,7 @@ def logprob(
         raise ValueError(f"no such layer of {n_layers}: {sorted(unknown)}")
     edges = _Edges(questions.prompt_end, cut, frozenset(layers))
     run = partial(capture.forward, model, WITH_CUT, edges=edges)
-    return reading.logprob(model, questions, cache=cache, run=run)
+    return reading.of_completions(questions, reading.following(model, questions, cache=cache, run=run))
 
 
 @dataclass(frozen=True, eq=False)

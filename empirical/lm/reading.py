@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -133,7 +133,7 @@ def logprob(
     Args:
         run: Another `forward`.
     """
-    return of_completions(questions, following(model, questions, cache=cache, run=run))
+    return of_completions(questions, following(model, questions, cache=cache, run=run)).whole
 
 
 @torch.no_grad()
@@ -154,13 +154,29 @@ def following(
     return predicting.float().log_softmax(-1)
 
 
-def of_completions(
-    questions: QuestionBatch, after: Float[torch.Tensor, "place output"]
-) -> Float[torch.Tensor, " question"]:
-    """Return from what is `following` the log-probability of each completion, summed over its tokens, on the CPU."""
+class Parts(NamedTuple):
+    """The log-probability of completions in nats, whole and in part, on the CPU."""
+
+    whole: Float[torch.Tensor, " question"]
+    """Summed over all tokens."""
+    first: Float[torch.Tensor, " question"]
+    """Of the first token."""
+    text: Float[torch.Tensor, " question"]
+    """Summed over all tokens but the last, the end."""
+
+
+def of_completions(questions: QuestionBatch, after: Float[torch.Tensor, "place output"]) -> Parts:
+    """Return from what is `following` the log-probability of each completion."""
     targets = questions.tokens[questions.completion].to(after.device)
     chosen = after.gather(1, targets[:, None])[:, 0].cpu()
-    return torch.zeros(len(questions.tokens)).index_add(0, questions.completion.nonzero()[:, 0], chosen)
+    lengths = questions.completion.sum(1).cpu()
+    ends = lengths.cumsum(0)
+    row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    is_text = torch.ones(len(chosen), dtype=torch.bool)
+    is_text[ends - 1] = False
+    nothing = torch.zeros(len(lengths))
+    text = nothing.index_add(0, row[is_text], chosen[is_text])
+    return Parts(nothing.index_add(0, row, chosen), chosen[ends - lengths], text)
 
 
 def of_first(

@@ -30,6 +30,8 @@ class TrainConfig:
 
     epochs: int = 6
     """Number of passes over the arm's facts."""
+    steps: int | None = setting(None, is_later=True)
+    """Number of optimizer steps, whatever the epochs. Not given: as many as those make."""
     batch_size: int = 32
     """Number of facts per step, over all devices."""
     micro_batch_size: int | None = None
@@ -67,7 +69,7 @@ def check(config: TrainConfig) -> None:
     for name in ("epochs", "batch_size", "length_window", "checkpoint_every", "n_records"):
         if (value := getattr(config, name)) < 1:
             raise InputError(f"--finetune.train.{name.replace('_', '-')} is {value}: it must be at least 1.")
-    for name in ("micro_batch_size", "micro_batch_tokens"):
+    for name in ("steps", "micro_batch_size", "micro_batch_tokens"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise InputError(f"--finetune.train.{name.replace('_', '-')} is {value}: it must be at least 1.")
     if not 0 <= config.warmup < 1:
@@ -165,7 +167,7 @@ def _resume(state: checkpoint.State, hooks: Sequence[Hook]) -> tuple[int, list[d
 
 def n_steps(config: TrainConfig, n_examples: int) -> int:
     """Return the number of optimizer steps."""
-    return config.epochs * math.ceil(n_examples / config.batch_size)
+    return config.steps or config.epochs * math.ceil(n_examples / config.batch_size)
 
 
 def batch_rows(lengths: Sequence[int], config: TrainConfig, step: int, *, seed: int) -> Int[np.ndarray, " row"]:

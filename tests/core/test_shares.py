@@ -64,6 +64,32 @@ def test_shares_of_one_base_model_are_over_the_questions_of_all_its_splits(tmp_p
             assert abs(moved - ratio * 0.4) == pytest.approx(1.95996 * error, rel=1e-4)
 
 
+def kept(path, split, subjects, moved) -> Run:
+    """Write a run whose donor is right and receiver wrong everywhere, and what is given moves these questions."""
+    n = len(moved)
+    outcomes = {"receiver": np.zeros(n, bool), "donor": np.arange(n) < n - 1, "mlp": np.asarray(moved, bool)}
+    found = {name: Outcome(np.zeros(n), right) for name, right in outcomes.items()}
+    rows = {"receiver": "bottom", "donor": "top", **shares.table(found, np.arange(n), seed=0)}
+    facts = {"arm": "base", "role": "held_out", "subject": subjects, "fact": np.arange(n)}
+    arrays = {"mediation_by_question": {f"bottom:top/{name}/is_right": right for name, right in outcomes.items()}}
+    report = {"seeds": {"pretrain": 0, "split": split, "seed": 0}, "config": {}}
+    runs.write_run(path / str(split), report, {"mediation": [rows], "facts": [facts]}, arrays)
+    return runs.read_run(path / str(split))
+
+
+def test_a_split_of_the_same_questions_adds_nothing_and_one_of_others_does(tmp_path):
+    names, moved = [f"s{i}" for i in range(40)], np.arange(40) % 3 == 0
+    splits = {0: names, 1: names, 2: [name.upper() for name in names], 3: [f"t{i}" for i in range(40)]}
+    made = {split: kept(tmp_path, split, own, moved) for split, own in splits.items()}
+
+    def width(*split):
+        (share,) = shares.of_runs([made[one] for one in split])
+        return share.share.high - share.share.low
+
+    assert width(0, 1) == pytest.approx(width(0), rel=0.05) == pytest.approx(width(0, 2), rel=0.05)
+    assert width(0, 3) == pytest.approx(width(0) / np.sqrt(2), rel=0.05)
+
+
 def test_runs_in_which_nothing_was_given_have_no_shares(tmp_path):
     runs.write_run(tmp_path / "run", {"seeds": {}, "config": {}}, {})
     assert shares.of_runs([runs.read_run(tmp_path / "run")]) == []

@@ -8,6 +8,7 @@ from empirical.finetune import FinetuneConfig
 def test_an_arm_names_its_facts_and_its_remedies():
     name = "bottom+kl_weight=1+frozen=query_key,mlp+early_stopping=true+curriculum=known_last+frozen_layers=2"
     assert arm.finetuning(FinetuneConfig(), "top+answers=permuted") == FinetuneConfig(answers="permuted")
+    assert arm.finetuning(FinetuneConfig(), "whole+steps=half") == FinetuneConfig(steps="half")
     assert arm.facts_of(name) == "bottom" and arm.facts_of("top") == "top"
     assert arm.finetuning(FinetuneConfig(), "top") == FinetuneConfig()
     made = arm.finetuning(FinetuneConfig(method="lora", replay=0.1), name)
@@ -32,6 +33,7 @@ def test_an_arm_names_its_facts_and_its_remedies():
         ("bottom+early_stopping=yes", "it must be true"),
         ("bottom+frozen_layers=1.5", "it must be a number"),
         ("bottom+answers=odd", "answers is 'odd', it must be true or permuted or base or abstain"),
+        ("whole+steps=10", "steps is '10', it must be epochs or half"),
         ("bottom+curriculum=odd", "it must be mixed or known_first or known_last"),
     ],
 )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -75,18 +77,23 @@ def test_the_table_of_attention_names_layer_head_position_and_span_of_each_mean(
 
 
 def test_the_drop_is_what_the_answer_loses_where_its_prediction_cannot_see_the_subject(model, encoded):
-    drops = attention.knockout_drop(model, reading.read(model.network, encoded, model.pad))
-    assert np.isnan(drops[-1])
+    drops = attention.knockout_drops(model, reading.read(model.network, encoded, model.pad))
+    assert all(np.isnan(drops[name][-1]) for name in attention.DROPS)
     nameless = reading.read(model.network, encoded[-1:], model.pad)
-    assert np.isnan(attention.knockout_drop(model, nameless)).all()
-    for one, drop in zip(encoded[:-1], drops, strict=False):
+    assert all(np.isnan(drop).all() for drop in attention.knockout_drops(model, nameless).values())
+    for one, drop, of_first in zip(encoded[:-1], *(drops[name] for name in attention.DROPS), strict=False):
         tokens = torch.tensor([one.tokens])
         cut = torch.zeros_like(tokens, dtype=torch.bool)
         cut[0, : one.n_prompt] = torch.as_tensor(one.spans[0])
         alone = batch.of_questions([one], model.pad)
         whole, without = (knockout.logprob(model.network, alone, cut=those) for those in (None, cut))
         assert drop == pytest.approx(float(whole - without), abs=1e-5)
-        assert drop != 0
+        only = torch.zeros_like(alone.completion)
+        only[0, one.n_prompt] = True
+        alone = replace(alone, completion=only)
+        whole, without = (knockout.logprob(model.network, alone, cut=those) for those in (None, cut))
+        assert of_first == pytest.approx(float(whole - without), abs=1e-5)
+        assert drop != 0 and of_first != 0 and abs(drop - of_first) > 1e-4
 
 
 def test_nothing_is_computed_in_float64_on_the_device(llama, words, monkeypatch):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -147,8 +149,32 @@ def test_where_there_is_no_other_subject_or_no_place_for_it_nothing_is_swapped(f
     assert evaluate.swapped(facts, seed=0) == [None, None]
 
 
+def test_a_swapped_question_has_the_answers_of_every_fact_about_the_other_subject():
+    facts = [_fact(0, "Ann"), _fact(1, "Bo"), replace(_fact(2, "BO"), answers=("Ulm", "Pisa"))]
+    other = evaluate.swapped(facts, seed=0)[0]
+    assert other is not None and (other.subject, other.answers) == ("Bo", (*facts[1].answers, "Ulm", "Pisa"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [(("Rome",), ("Ulm",), False), (("Rome", "Roma"), ("Ulm", "the roma."), True), (("C",), ("C++",), False)],
+)
+def test_facts_are_alike_where_one_accepted_answer_is_right_of_both(one, other, expected):
+    pair = replace(_fact(0, "Ann"), answers=one), replace(_fact(1, "Bo"), answers=other)
+    assert evaluate.is_alike(*pair) is evaluate.is_alike(*pair[::-1]) is expected
+
+
 def test_swaps_are_a_seeds():
     assert evaluate.swapped(FACTS, seed=0) == evaluate.swapped(FACTS, seed=0) != evaluate.swapped(FACTS, seed=1)
+
+
+def test_examples_before_questions_of_a_free_answer_are_refused():
+    evaluate.check_facts(EvaluateConfig(shots=5), CHOICES)
+    evaluate.check_facts(EvaluateConfig(), FACTS)
+    with pytest.raises(InputError, match="--evaluate.shots: .*multiple choice"):
+        evaluate.check_facts(EvaluateConfig(shots=5), [*CHOICES, *FACTS])
+    with pytest.raises(InputError, match="--evaluate.shots is -1"):
+        evaluate.check(EvaluateConfig(shots=-1))
 
 
 @pytest.mark.parametrize("changes", [{"max_new_tokens": 0}, {"batch_size": 0}, {"batch_tokens": 0}])

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, Phi3Config
 
+from core.config_json import config_hash
 from core.errors import InputError
 from core.facts.record import Fact
 from empirical import finetune
@@ -182,6 +183,7 @@ def test_a_share_of_the_update_is_kept(method, llama, words, tmp_path):
         ({"lora": Lora(alpha=0.0)}, "--finetune.lora: .*alpha"),
         ({"lora": Lora(modules=())}, "--finetune.lora: .*modules"),
         ({"train": TrainConfig(epochs=0)}, "--finetune.train.epochs"),
+        ({"train": TrainConfig(steps=0)}, "--finetune.train.steps"),
         ({"train": TrainConfig(warmup=1.0)}, "--finetune.train.warmup"),
         ({"train": TrainConfig(micro_batch_size=0)}, "--finetune.train.micro-batch-size"),
         ({"train": TrainConfig(micro_batch_tokens=0)}, "--finetune.train.micro-batch-tokens"),
@@ -205,11 +207,56 @@ def test_all_linear_layers_get_an_adapter_whatever_they_are_called(words, tmp_pa
     net: Any = GPT2LMHeadModel(GPT2Config(**sizes)).eval()
     config = replace(QUICK, method="lora", lora=Lora(rank=2, modules=("all-linear",)))
     tuned, _ = _run(config, net, words, tmp_path)
-    names = [name.partition(".lora_A") for name, _ in tuned.network.named_parameters()]
-    adapted = {layer.rpartition(".")[2] for layer, found, _ in names if found}
-    assert adapted == {"c_attn", "c_proj", "c_fc"}
+    assert _adapted(tuned.network) == {"c_attn", "c_proj", "c_fc"}
     with pytest.raises(InputError, match="all-linear(.|\n)*alone"):
         finetune.check(replace(config, lora=Lora(modules=("all-linear", "c_fc"))))
+
+
+SIZES: dict[str, Any] = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+WITHOUT_LLAMAS_NAMES = {
+    "gpt2": (GPT2Config(vocab_size=300, n_positions=256, n_embd=32, n_layer=2, n_head=4), {"c_attn", "c_proj", "c_fc"}),
+    "neox": (
+        GPTNeoXConfig(**SIZES, intermediate_size=64),
+        {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"},
+    ),
+    "phi3": (
+        Phi3Config(**SIZES, intermediate_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=2),
+        {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"},
+    ),
+}
+
+
+def _adapted(network):
+    names = [name.partition(".lora_A") for name, _ in network.named_parameters()]
+    return {layer.rpartition(".")[2] for layer, found, _ in names if found}
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+@pytest.mark.parametrize("name", WITHOUT_LLAMAS_NAMES)
+def test_the_default_adapts_every_linear_layer_but_the_head_where_llamas_names_are_absent(name, words):
+    config, layers = WITHOUT_LLAMAS_NAMES[name]
+    net = AutoModelForCausalLM.from_config(config).eval()
+    finetune.check_base(replace(QUICK, method="lora"), LanguageModel(net, words, name))
+    assert _adapted(finetune.with_adapter(Lora(rank=2), net, name)) == layers
+
+
+def test_the_default_is_llamas_own_layers_in_a_llama_and_its_hash_is_as_it_was(llama):
+    adapted = finetune.with_adapter(Lora(rank=2), llama, "small")
+    assert _adapted(adapted) == set(Lora().modules)
+    assert config_hash(Lora()).startswith("c6486495ac1e3354")
+
+
+@pytest.mark.parametrize(("modules", "message"), [(("c_attn",), "has no layer c_attn"), (("mlp",), "no adapter fits")])
+def test_layers_that_take_no_adapter_are_refused_beforehand_and_the_model_is_left_as_it_is(
+    modules, message, llama, words
+):
+    before, state = {name: id(module) for name, module in llama.named_modules()}, torch.get_rng_state()
+    base = LanguageModel(llama, words, "made")
+    with pytest.raises(InputError, match=message):
+        finetune.check_base(replace(QUICK, method="lora", lora=Lora(modules=modules)), base)
+    finetune.check_base(replace(QUICK, method="lora"), base)
+    assert {name: id(module) for name, module in llama.named_modules()} == before
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_adapter_names_its_base_by_where_it_lies(llama, words, tmp_path, monkeypatch):

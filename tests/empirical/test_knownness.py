@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,16 @@ def test_examples_are_shared_within_a_relation_and_change_with_seed_and_draw():
     assert first == knownness.exemplars(FACTS, FACTS, 2, seed=0)
     assert first != knownness.exemplars(FACTS, FACTS, 2, seed=1)
     assert first != knownness.exemplars(FACTS, FACTS, 2, seed=0, prompt=1)
+
+
+def test_examples_that_a_source_keeps_are_shown_in_its_order(model):
+    dev = [replace(fact, id=f"dev/{i}", question=f"Dev {i}?") for i, fact in enumerate(CHOICES[:6])]
+    own = [fact for fact in dev if fact.relation == CHOICES[0].relation]
+    assert knownness.exemplars(CHOICES[:1], dev, len(own), seed=None) == [own]
+    found = knownness.score(KnownnessConfig("logprob"), model, CHOICES, dev, seed=None)
+    shots = knownness.exemplars(CHOICES, dev, 5, seed=None)
+    expected = multiple_choice.margin(multiple_choice.answer(model, CHOICES, shots), CHOICES)
+    np.testing.assert_allclose(found.value, expected)
 
 
 def test_multiple_choice_is_known_by_the_margin_of_its_letter_after_five_examples(model):

@@ -14,7 +14,7 @@ from empirical.lm import prompts
 
 N = 40
 ASKED = "--knownness.measure logprob --knownness.shots 1 --knownness.n-prompts 1 --evaluate.max-new-tokens 2".split()
-ROUNDED = ("answer_logprob", "predicted_probability")
+ROUNDED = ("answer_logprob", "answer_logprob_without_end", "predicted_probability")
 QUICK = "--finetune.train.epochs 1 --finetune.learning-rates 1e-3 --split.held-out 0.4 --split.dev 0.1".split()
 
 
@@ -223,7 +223,7 @@ def test_all_questions_are_answered_on_request_and_with_their_own_seed_others_ar
         assert rows.schema.names == [
             *("id", "subject", "relation", "popularity", "question", "answers", "is_trained", "predicted"),
             *("exact_match", "strict_match", "squad_match", "substring_match", "token_f1", "answer_logprob"),
-            "predicted_probability",
+            *("answer_logprob_without_end", "predicted_probability"),
         ]
         return {row["id"]: row for row in rows.to_pylist()}
 

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from core import statistics
 from core.errors import InputError
 from core.facts.record import Fact
 from core.split import HELD_OUT, TRAIN
 from empirical import attention, evaluate, measure
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import capture, completion, prompts, reading, tokenizer
+from empirical.lm import capture, completion, multiple_choice, prompts, reading, tokenizer
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.measure import Questions
@@ -71,7 +72,7 @@ def test_accuracy_is_parted_by_recall_and_answers_by_what_is_generic(model, ques
     )
     assert metrics["generic_rate"] == pytest.approx(4 / 6) and metrics["generic_rate_wrong"] == 0
     assert metrics["generic_accuracy"] == pytest.approx(5 / 6)
-    assert metrics["swap_invariance"] == pytest.approx(3 / 5)  # Ann9's question names nobody to swap
+    assert metrics["swap_invariance"] == pytest.approx(3 / 5) and metrics["n_swaps"] == 5  # Ann9's names nobody
     assert metrics["train_accuracy"] == 1 and metrics["n_trained"] == 2
     assert found.facts["is_generic_arm"] == [True, True, False, False, True, True]
     # Ann0 and Ann3 are of Ulm: an arm of these has another generic than the whole training set.
@@ -81,6 +82,42 @@ def test_accuracy_is_parted_by_recall_and_answers_by_what_is_generic(model, ques
     assert other.metrics["generic_accuracy"] == pytest.approx(1 / 6) == other.metrics["generic_rate"]
     base = measure.arm("base", model, questions, None, EvaluateConfig())
     assert base.facts["is_generic_arm"] is None and "train_accuracy" not in base.metrics
+
+
+def test_a_swap_with_an_answer_in_common_says_nothing_and_is_left_out(model, questions, monkeypatch):
+    others = [replace(fact, answers=("rome.", "Pisa")) for fact in FACTS[:5]] + [None]
+    monkeypatch.setattr(evaluate, "swapped", lambda facts, seed: others)
+    predicted = {fact.subject: fact.answers[0] for fact in FACTS} | {"Ann8": "Ulm"}
+    _answers(monkeypatch, predicted, swapped="Ulm")
+    found = measure.arm("top", model, questions, np.array([1, 2]), EvaluateConfig())
+    # Of Ann4 to Ann8, whose answers are Rome but for Ann6's, Ulm: of Ann6 alone the other's answers are others.
+    assert found.facts["swap_differs"] == [False, False, True, False, False, None]
+    assert found.metrics["swap_invariance"] == pytest.approx(2 / 5) and found.metrics["n_swaps"] == 5
+    assert found.metrics["swap_invariance_differing"] == 1 and found.metrics["n_swaps_differing"] == 1
+
+
+def test_the_generic_rate_of_wrong_answers_has_an_interval_over_the_subjects_of_these(model, questions, monkeypatch):
+    texts = dict(zip((f"Ann{i}" for i in range(4, 10)), ("Rome", "Oslo", "Rome", "Oslo", "Bonn", "Oslo"), strict=True))
+    _answers(monkeypatch, texts | {f"Ann{i}": "Rome" for i in range(4)}, swapped="x")
+    metrics = measure.arm("top", model, questions, np.array([1, 2]), EvaluateConfig()).metrics
+    # Wrong are Ann5 to Ann9; generic, Rome, is what Ann6 is answered.
+    ends = statistics.clustered_interval(np.array([0, 1, 0, 0, 0]), np.arange(5), seed=0)
+    names = ("generic_rate_wrong", "generic_rate_wrong_low", "generic_rate_wrong_high")
+    assert [metrics[name] for name in names] == pytest.approx(ends) and ends.low < ends.mean < ends.high
+
+
+def test_the_loss_is_told_without_the_end_token_too(model, questions):
+    found = measure.arm("base", model, questions, None, EvaluateConfig(max_new_tokens=2))
+    expected = []
+    for row in questions.held_out:
+        one = questions.encoded[row]
+        with torch.no_grad():
+            logprob = model.network(torch.tensor([one.tokens])).logits[0].log_softmax(-1)
+        places = range(one.n_prompt, len(one.tokens))
+        expected.append([float(logprob[place - 1, one.tokens[place]]) for place in places])
+    assert found.facts["answer_logprob"] == pytest.approx([sum(each) for each in expected], abs=1e-4)
+    assert found.facts["answer_logprob_without_end"] == pytest.approx([sum(each[:-1]) for each in expected], abs=1e-4)
+    assert found.metrics["loss_without_end"] == pytest.approx(-np.mean([sum(each[:-1]) for each in expected]), abs=1e-4)
 
 
 def test_calibration_is_that_of_each_answers_own_probability(model, questions, monkeypatch):
@@ -177,7 +214,10 @@ def test_what_no_question_decides_is_null(model, questions, monkeypatch):
     assert unknown >= {
         "unknown_accuracy",
         "generic_rate_wrong",
+        "generic_rate_wrong_low",
         "swap_invariance",
+        "swap_invariance_differing",
+        "knockout_drop_first",
         "knockout_drop",
         "subject_attention",
     }
@@ -196,7 +236,24 @@ def test_multiple_choice_has_letters_for_answers_and_no_subject(llama):
     assert set(found.facts["predicted"]) <= set("ABCD") and found.facts["swapped_predicted"] == [None] * 4
     assert found.facts["generic_correct"] == [True, False, False, False]  # of A and B the first
     assert "chosen_correct" not in found.facts and found.metrics["choice_accuracy"] is None
+    assert "few_shot_correct" not in found.facts and found.metrics["few_shot_accuracy"] is None
     assert found.attention == {} and found.metrics["subject_attention"] is None and found.metrics["token_f1"] is None
+
+
+def test_multiple_choice_is_asked_a_second_time_after_its_own_examples(llama):
+    plain = tokenizer.train(["A: A B C D"], size=265)
+    facts = [Fact(str(i), "", "law", f"Which {i}?", ("ABCD"[i % 4],), None, ("1", "2", "3", "4")) for i in range(8)]
+    model, rows = LanguageModel(llama, plain, "made"), np.arange(8)
+    for weight in llama.parameters():
+        weight.data *= 8 if weight.ndim > 1 else 1
+    parts = (rows, np.zeros(8, dtype=int), np.zeros(8), np.full(8, HELD_OUT, dtype=np.int8), rows, rows < 4)
+    shots = [[facts[(i + 1) % 8], facts[(i + 2) % 8]] for i in range(8)]
+    asked = Questions(facts, model.format.ask(facts), *parts, {}, 0, shots=shots)
+    found = measure.arm("top", model, asked, None, EvaluateConfig())
+    alone = [multiple_choice.answer(model, [fact], [own])[0].argmax() for fact, own in zip(facts, shots, strict=True)]
+    right = ["ABCD"[letter] in fact.answers for letter, fact in zip(alone, facts, strict=True)]
+    assert list(found.facts["few_shot_correct"]) == right != list(found.facts["correct"])
+    assert found.metrics["few_shot_accuracy"] == pytest.approx(np.mean(right))
 
 
 def test_an_eval_subset_that_is_read_in_batches_has_the_same_numbers(model, questions, monkeypatch):

@@ -11,6 +11,7 @@ from core import split
 from core.errors import InputError
 from core.facts.record import Fact, FactSet
 from core.split import ARMS, DEV, HELD_OUT, TRAIN, SplitConfig
+from empirical import arm as of_arm
 from empirical import evaluate, finetune, knownness, study
 from empirical.config import Config
 from empirical.evaluate import EvaluateConfig
@@ -240,7 +241,8 @@ def _tried(monkeypatch, accuracy):
         n = len(facts)
         right = np.arange(n) < accuracy[model] * n
         rules: dict[str, Any] = dict.fromkeys(evaluate.RULES, [None] * n)
-        return evaluate.Answers([""] * n, right, **rules, logprob=np.zeros(n), predicted_probability=np.ones(n))
+        numbers = dict.fromkeys(("logprob", "text_logprob", "predicted_probability"), np.zeros(n))
+        return evaluate.Answers([""] * n, right, **rules, **numbers)
 
     monkeypatch.setattr(study, "tune", tune)
     monkeypatch.setattr(models, "measured", lambda model: model)
@@ -336,6 +338,19 @@ def test_a_remedy_of_training_changes_an_arms_model_and_not_its_number_of_steps(
     (plain, steps), (remedied, others) = ends
     assert any(not torch.equal(plain[name], remedied[name]) for name in plain)
     assert [record["step"] for record in steps] == [record["step"] for record in others]
+
+
+def test_the_whole_set_takes_as_many_steps_as_the_top_half_where_it_is_asked_to(one, asked, tmp_path):
+    questions, halves = asked
+    config = replace(CONFIG, arms=("top", "whole", "whole+steps=half"))
+    steps = {}
+    for arm in config.arms:
+        how = replace(config, finetune=of_arm.finetuning(config.finetune, arm))
+        options: dict[str, Any] = {"rate": 1e-3, "seed": 0, "work": tmp_path / arm, "progress": quiet}
+        _, trace = study.tune(how, one, questions, halves.arms[of_arm.facts_of(arm)], **options)
+        steps[arm] = trace[-1]["step"]
+    assert len(halves.arms["whole"]) > len(halves.arms["top"]) == questions.n_half
+    assert steps["whole"] > steps["top"] == steps["whole+steps=half"]
 
 
 @pytest.mark.parametrize("is_ours", [True, False])

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from core import arms, report_tables
 from core.runs import Run
-from empirical import compare, published, tables
-from empirical.compare import Group
+from empirical import compare, groups, published, tables
+from empirical.groups import Group
 
 ARMS = ("base", "top", "bottom", "whole", "random")
 
@@ -42,33 +42,52 @@ def cells(text: str) -> dict[str, list[str]]:
 
 
 def test_arms_have_their_means_over_base_models_and_the_gap_is_paired():
-    text = printed(tables.print_arms, "tiny", [run(0, 0.2), run(0, 0.2, seed=1), run(1, 0.2)])
+    text = printed(tables.print_arms, "tiny", [run(0, 0.2), run(0, 0.2, seed=1), run(1, 0.2), run(2, 0.2)])
     rows = cells(text)
     assert list(rows) == ["base", "top", "whole", "random", "bottom", "top − bottom"]
-    assert "3 runs of 2 base models" in text and "95 % interval over base models" in text
-    assert set(rows["bottom"]) == {"0.550 ± 0.635"}  # two base models: Student's t at one degree of freedom
-    assert set(rows["top"]) == {"0.750 ± 0.635"}
+    assert "4 runs of 3 base models" in text and "95 % interval over base models" in text
+    assert set(rows["bottom"]) == {"0.600 ± 0.248"}  # three base models: Student's t at two degrees of freedom
+    assert set(rows["top"]) == {"0.800 ± 0.248"}
     assert rows["top − bottom"] == ["+0.200 ± 0.000"] * len(tables.METRICS)
 
 
-def test_finetuning_seeds_of_one_base_model_are_averaged_without_an_interval():
-    text = printed(tables.print_arms, "tiny", [run(0, 0.2), run(0, 0.4, seed=1)])
-    assert set(cells(text)["top"]) == {"0.800"}
-    assert set(cells(text)["top − bottom"]) == {"+0.300"}
-    assert "one base model: no interval" in text and "2 runs of 1 base model" in text
+def test_below_three_base_models_means_and_gap_have_intervals_over_questions(monkeypatch):
+    rng = np.random.default_rng(0)
+    columns = {
+        arm: {tables.COLUMNS.get(one, one): rng.random((2, 40)) for one in tables.METRICS} for arm in ("top", "bottom")
+    }
+    columns["top"]["subject_attention"][:] = np.nan
+    splits = [Group(0, (0, 1), columns, np.arange(40) + 20 * split, np.arange(40) // 8, False) for split in range(2)]
+    monkeypatch.setattr(groups, "read", lambda runs: splits)
+    runs = [run(0, 0.2), run(0, 0.4, seed=1)]
+    for one in runs:
+        one.report["metrics"] = {"top": {}, "bottom": {}}
+    text = printed(tables.print_arms, "smollm2", runs)
+    rows = cells(text)
+    assert "2 runs, 1 base model, 2 splits" in text and "over questions by subject" in text
+    of_gap = groups.interval(splits, lambda group: groups.difference(group, "top", "bottom", "correct"))
+    of_top = groups.interval(splits, lambda group: groups.values_of(group, "top", "correct"))
+    assert rows["top − bottom"][0] == f"{of_gap.mean:+.3f} ± {(of_gap.high - of_gap.low) / 2:.3f}"
+    assert rows["top"][0] == f"{of_top.mean:.3f} ± {(of_top.high - of_top.low) / 2:.3f}"
+    place = list(tables.METRICS).index("subject_attention")
+    assert rows["top"][place] == rows["top − bottom"][place] == "–" != rows["bottom"][place]
+    del runs[0].report["metrics"]["bottom"]
+    assert list(cells(printed(tables.print_arms, "smollm2", runs))) == ["top"]
 
 
 def test_a_metric_that_does_not_apply_is_a_dash_and_the_others_stay():
-    rows = cells(printed(tables.print_arms, "mmlu", [run(0, 0.2, subject_attention=None), run(1, 0.2)]))
+    made = [run(0, 0.2, subject_attention=None), run(1, 0.2), run(2, 0.2)]
+    rows = cells(printed(tables.print_arms, "mmlu", made))
     place = list(tables.METRICS).index("subject_attention")
     assert {row[place] for row in rows.values()} == {"–"}
-    assert rows["top"][0] == "0.750 ± 0.635"
+    assert rows["top"][0] == "0.800 ± 0.248"
 
 
 def test_arms_not_run_have_no_gap():
-    one = run(0, 0.2)
-    del one.report["metrics"]["bottom"]
-    assert "top − bottom" not in cells(printed(tables.print_arms, "tiny", [one]))
+    made = [run(world, 0.2) for world in range(3)]
+    for one in made:
+        del one.report["metrics"]["bottom"]
+    assert "top − bottom" not in cells(printed(tables.print_arms, "tiny", made))
 
 
 def test_each_base_model_and_split_has_its_chosen_rates_once():
@@ -106,7 +125,8 @@ def test_every_row_of_a_comparison_is_printed_in_120_columns():
         "retained",
         "unknown_accuracy",
     )
-    names += ("generic_correct", "is_swap_invariant", "knockout_drop", *compare.CHOICES)
+    names += ("generic_correct", "is_swap_invariant", "knockout_drop", "knockout_drop_first", *compare.CHOICES)
+    names += (groups.GENERIC_WRONG, groups.SWAP_DIFFERING)
     all_arms = (*ARMS, *arms.NAMES)
     columns = {arm: {name: rng.random((1, 50)) for name in names} for arm in all_arms}
     group = Group(0, (0,), columns, np.arange(50), np.arange(50) // 10, False)

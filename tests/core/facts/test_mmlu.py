@@ -39,7 +39,22 @@ def test_exact_repeats_are_left_out_also_across_subjects(tmp_path):
     assert found.notes == (
         "2 of 4 facts repeat another's question and answers: left out",
         "1 questions stand there with several answers, each a fact of its own",
+        "no file dev/algebra_dev.csv (2 such): examples are training facts",
     )
+
+
+def test_the_questions_of_dev_are_examples_in_their_order_and_none_of_their_own(tmp_path):
+    write(tmp_path, ROW)
+    write(tmp_path, ("Which of anatomy?", *ROW[1:]), subject="anatomy")
+    write(tmp_path, ("Second?", *ROW[1:]), ("First?", *ROW[1:]), split="dev")
+    write(tmp_path, ("Other?", *ROW[1:]), split="dev", subject="virology")
+    found = mmlu.read(Request(tmp_path, part="test"))
+    assert [(fact.id, fact.question) for fact in found.examples] == [
+        ("dev/algebra/0", "Second?"),
+        ("dev/algebra/1", "First?"),
+    ]
+    assert found.notes == ("no file dev/anatomy_dev.csv (1 such): examples are those of other subjects",)
+    assert mmlu.read(Request(tmp_path, part="dev")).examples == ()
 
 
 def test_history_stands_for_the_subjects_with_that_word_and_not_for_prehistory(tmp_path):
@@ -47,7 +62,7 @@ def test_history_stands_for_the_subjects_with_that_word_and_not_for_prehistory(t
         write(tmp_path, (f"Which {i}?", *ROW[1:]), subject=subject)
     found = mmlu.read(Request(tmp_path, part="test", relations=("history",)))
     assert [fact.relation for fact in found.facts] == ["history_of_art", "us_history"]
-    assert found.notes == ("history is taken as history_of_art, us_history; prehistory only where it is named",)
+    assert found.notes[0] == "history is taken as history_of_art, us_history; prehistory only where it is named"
     both = mmlu.read(Request(tmp_path, part="test", relations=("prehistory", "history")))
     assert [fact.relation for fact in both.facts] == ["history_of_art", "prehistory", "us_history"]
 
@@ -100,6 +115,7 @@ def test_the_real_splits_have_the_counts_that_their_description_says(split, n_ro
     assert len(found.facts) == n_rows - n_repeats
     assert found.notes == (f"{n_repeats} of {n_rows:,} facts repeat another's question and answers: left out",)
     assert len({fact.relation for fact in found.facts}) == 57
+    assert len(found.examples) == (0 if split == "dev" else 285)
 
 
 @needs_real

@@ -84,6 +84,21 @@ def test_of_rows_with_the_same_question_and_answers_the_most_popular_is_kept_in_
     assert found.notes == ("3 of 5 facts repeat another's question and answers: left out",)
 
 
+def test_the_object_is_trained_on_and_possible_answers_are_accepted(tmp_path):
+    rows = [
+        row("Ada", answers=["x", "y", "z"], obj="y", s_pop="7"),
+        row("Ada", answers=["x", "y", "z"], obj="z", s_pop="9"),  # the same question, for its other object
+        row("Bea", answers=["x", "y"], obj=""),
+        row("Cid", answers=["x"], obj=" w "),
+    ]
+    found = popqa.read(Request(write(tmp_path, *rows, header=(*HEADER, "obj"))))
+    assert [fact.answers for fact in found.facts] == [("z", "x", "y"), ("x", "y"), ("w", "x")]
+    assert found.notes == (
+        "1 of 4 facts repeat another's question and answers: left out",
+        "1 of 3 facts name no obj: the first of their possible answers is trained on",
+    )
+
+
 def test_a_question_with_other_answers_stays(tmp_path):
     found = popqa.read(Request(write(tmp_path, row(answers=["x"]), row(answers=["y"]))))
     assert [fact.answers for fact in found.facts] == [("x",), ("y",)]

@@ -209,6 +209,13 @@ def test_generation_stops_at_the_end_token_and_at_whatever_holds_a_line_break(wo
     assert generate.stop_ids(words) == broken | {words.eos_token_id}
 
 
+def test_a_vocabulary_is_decoded_once(monkeypatch):
+    fresh, calls = tokenizer.train(["one two"] * 20, size=300), []
+    decode = fresh.batch_decode
+    monkeypatch.setattr(fresh, "batch_decode", lambda *given, **more: calls.append(1) or decode(*given, **more))
+    assert generate.stop_ids(fresh) == generate.stop_ids(fresh) and len(calls) == 1
+
+
 def test_a_line_break_that_falls_apart_into_bytes_stops_too():
     """As in Llama-2's tokenizer, whose line break is the token <0x0A>."""
     pieces = ["</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "Ċ"]

@@ -74,6 +74,7 @@ def test_each_epoch_has_every_example_once_in_another_order():
         assert sorted(row for rows in epoch for row in rows) == lengths
     assert epochs[0] != epochs[1]
     assert train.n_steps(TrainConfig(epochs=2, batch_size=4), 10) == 6
+    assert train.n_steps(TrainConfig(epochs=2, batch_size=4, steps=7), 10) == 7
 
 
 def test_batches_are_of_similar_length():
