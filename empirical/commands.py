@@ -18,6 +18,7 @@ from empirical import compare, facts, overlap, packages, plan, pretrain, runner,
 from empirical import config as configs
 from empirical.config import Config
 from empirical.experiments import STUDIES
+from empirical.lm import identity
 from empirical.screen.command import Screen
 
 Flat = tyro.conf.arg(name="")
@@ -60,8 +61,10 @@ class Run:
             plan.show(config, given, wanted, OUTPUT)
             return 0
         stored, facts_hash = configs.to_json(config), facts.fingerprint(given)
+        weights = config.model.name and identity.weights(config.model.name, config.model.revision, is_local=True)
+        model = {"weights": weights} if weights else {}  # of a model that is not here the finished runs alone speak
         left = results.unfinished(
-            self.out, runner.FLOW, self.name, wanted, stored, facts_hash, overwrite=self.overwrite
+            self.out, runner.FLOW, self.name, wanted, stored, facts_hash, model, overwrite=self.overwrite
         )
         with progress(self.name, len(left)) as told:
             runner.run(config, given, self.name, left, self.out, overwrite=self.overwrite, progress=absolute(told))

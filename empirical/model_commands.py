@@ -25,7 +25,7 @@ from empirical import attention, evaluate, facts, knownness, processes, study, t
 from empirical import config as configs
 from empirical.arm import facts_of, finetuning
 from empirical.config import Config
-from empirical.lm import capture
+from empirical.lm import capture, identity
 from empirical.lm import model as models
 from empirical.measure import Questions
 from empirical.pieces import Pieces
@@ -67,12 +67,16 @@ class OnModel:
 
     def _identity(self, base_model: study.Base, *settings: Any) -> str:
         asked = facts.fingerprint(facts.FactSet(base_model.facts))
-        return config_json.config_hash([[*settings, self.split_seed], asked, models.stamp(base_model.model.name)])
+        return config_json.config_hash([[*settings, self.split_seed], asked, identity.of(base_model.model)])
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the config without the model's name: what it stands for is told by its content."""
+        return configs.to_json(replace(self.config, model=models.ModelConfig()))
 
     def result(self, base_model: study.Base, name: str, *settings: Any) -> "Result":
         """Return where a table goes; InputError if one of other settings, questions or weights is there."""
-        identity = self._identity(base_model, configs.to_json(self.config), base_model.model.name, *settings)
-        place = Result(self.out / name, identity)
+        found = self._identity(base_model, self._settings(), *settings)
+        place = Result(self.out / name, found)
         if not self.overwrite:
             place.check()
         return place

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from empirical import arm as of_arm
 from empirical import config as configs
 from empirical import evaluate, facts, study
 from empirical.config import Config
+from empirical.lm import identity
 from empirical.lm import model as models
 from empirical.lm.model import LanguageModel
 from empirical.measure import Measured, Questions
@@ -145,9 +147,14 @@ class _Cell:
         return runs.directory(self.out, FLOW, self.name, self.cell).parent / f".seed_{self.cell.seed}.work"
 
     def _training(self, folder: Path) -> Path:
-        """Return where a part's checkpoints and pieces lie, apart from those of another config or of other facts."""
-        identity = config_json.config_hash([configs.to_json(self.config), self.facts_hash])
-        return folder.with_name(f"{folder.name}.{identity[:16]}.work")
+        """Return where a part's checkpoints and pieces lie, apart from those of another config, facts or weights."""
+        depends = config_json.config_hash([configs.to_json(self.config), self.facts_hash, self._model])
+        return folder.with_name(f"{folder.name}.{depends[:16]}.work")
+
+    @cached_property
+    def _model(self) -> dict[str, Any]:
+        """What the run depends on of the base model."""
+        return identity.of(self.base.model)
 
     def _base(self, questions: Questions) -> Part:
         measuring = part(self.progress, "base:", _ends(self.config).scoring, _ends(self.config).measuring)
@@ -220,7 +227,7 @@ class _Cell:
         """Return the part kept in this folder, made now unless it is there."""
         stored = configs.to_json(self.config)
         try:
-            if runs.is_done(folder, stored, self.facts_hash):
+            if runs.is_done(folder, stored, self.facts_hash, self._model):
                 return runs.read_run(folder)
         except InputError:
             if not self.overwrite:
@@ -228,7 +235,7 @@ class _Cell:
         started = time.monotonic()
         kept = make()
         report = {"config": stored, "facts_hash": self.facts_hash, "arm": kept.arm, "choice": kept.choice}
-        report["seconds"] = time.monotonic() - started
+        report |= {"model": self._model, "seconds": time.monotonic() - started}
         tables: dict[str, Columns] = {"trace": kept.trace} if kept.trace else {}
         arrays = None
         if kept.measured is not None:
@@ -254,7 +261,7 @@ class _Cell:
             "choices": {arm: part.report["choice"] for arm, part in by_arm.items() if arm != "base"},
             "split": notes,
             "notes": told,
-            "model": {name: getattr(self.base.model, name) for name in ("name", "revision", "precision")},
+            "model": {"name": self.base.model.name, "revision": self.base.model.revision} | self._model,
             "seconds": {arm: part.report["seconds"] for arm, part in by_arm.items()},
         } | provenance.environment()
         tables = {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from core import runs as results
 from core.arms import CLASSES
@@ -227,6 +228,34 @@ def test_questions_that_changed_since_are_noticed(finished, tmp_path, tell, monk
     assert code == 2 and "other facts" in error
     assert study_of(changed, "cut", "--overwrite")[0] == 0
     assert same(directory(tmp_path / "cut", 0), directory(tmp_path / "whole", 0))
+
+
+def test_other_weights_in_a_folder_of_the_same_name_are_another_model(finished, tmp_path, tell, monkeypatch):
+    """Of a study by what is finished, by what is half done, and by what was scored; of a table by what it says."""
+    (base,) = (path for path in (finished[0] / "models").iterdir() if path.is_dir())
+    folder = shutil.copytree(base, tmp_path / "model")
+    flags = _named(finished, tmp_path, "--arms", "top", "--knownness.measure", "logprob", "--model.name", folder)
+    ask = ["evaluate", *flags[: flags.index("--arms")], "--model.name", folder]
+
+    def scores(out):
+        return results.read_run(directory(tmp_path / out, 0)).table("facts")["knownness"]
+
+    assert tell("run", "tiny", *flags)[0] == tell(*ask)[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "measure_arm", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert tell("run", "tiny", *flags, "--out", tmp_path / "cut")[0] == 130
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: -one for name, one in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    for out in ("out", "cut"):
+        code, _, error = tell("run", "tiny", *flags, "--out", tmp_path / out)
+        assert code == 2 and "of another base model: its weights differ" in error and "--overwrite" in error
+    code, _, error = tell(*ask)
+    assert code == 2 and "questions or weights" in error
+    before = scores("out")
+    assert tell("run", "tiny", *flags, "--overwrite")[0] == 0
+    assert tell("run", "tiny", *flags, "--out", tmp_path / "fresh")[0] == 0
+    assert scores("out") == scores("fresh") != before
+    assert same(directory(tmp_path / "out", 0), directory(tmp_path / "fresh", 0))
 
 
 def _named(finished, tmp_path, *more) -> list:
