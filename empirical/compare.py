@@ -6,7 +6,7 @@ clusters of questions, by relation where there are ten or more, else by subject;
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ STATEMENTS = SIGNS | {
     "choice": "The likeliest of the relation's answers by first token, and with the model's prior subtracted.",
     "rarity": "Facts whose answers are rare, of whatever knownness, against those with common ones.",
     "matched": "Halves by knownness whose answers are equally frequent: what is left of the effect.",
+    "common_rate": "The same gap where both halves are finetuned at one learning rate, at each that was tried.",
     "crossed": "Knownness and rarity crossed, in four arms of equal size: what each does, and both together.",
 }
 """Beside the theory's signs what is read with them, as accuracy mixes what was kept with what was guessed."""
@@ -61,6 +62,8 @@ class Group:
     fifth: Int[np.ndarray, " question"]
     """Which fifth of the tested facts by knownness each is in, 0 the best known."""
     by_relation: bool
+    by_rate: dict[float, dict[str, Float[np.ndarray, "1 question"]]] = field(default_factory=dict)
+    """By learning rate and arm: whether answers are right after finetuning with seed 0, where several were tried."""
 
 
 def read(runs: Sequence[Run]) -> list[Group]:
@@ -116,6 +119,7 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
         for column, note in CROSSED_COLUMNS.items()
         if set(weights) <= set(arms) and all(_applies(groups, arm, arm, column) for arm in weights)
     ]
+    made += [_at_rate(groups, rate) for rate in _common_rates(groups)]
     n_runs = sum(len(group.seeds) for group in groups)
     common = {"experiment": experiment, "seeds": n_runs, "unit": unit(groups)}
     return [common | {"statement": STATEMENTS[row["result"]]} | row for row in made]
@@ -183,7 +187,19 @@ def _group(world: int, runs: Sequence[Run]) -> Group:
     cluster = numbered(relation if by_relation else own)
     seeds = tuple(run.report["seeds"]["seed"] for run in runs)
     fifth = statistics.fifth(first["knownness"].to_numpy())
-    return Group(world, seeds, columns, cluster, fifth, by_relation)
+    return Group(world, seeds, columns, cluster, fifth, by_relation, _by_rate(runs[0], fact))
+
+
+def _by_rate(run: Run, facts: Sequence[int]) -> dict[float, dict[str, np.ndarray]]:
+    """Return which of these facts are right at each rate of each arm; none where none was chosen."""
+    if not (run.path / "rates.parquet").exists():
+        return {}
+    place = {fact: row for row, fact in enumerate(facts)}
+    found: dict[float, dict[str, np.ndarray]] = {}
+    for row in run.table("rates").to_pylist():
+        of_rate = found.setdefault(row["learning_rate"], {})
+        of_rate.setdefault(row["arm"], np.full((1, len(facts)), np.nan))[0, place[row["fact"]]] = row["correct"]
+    return found
 
 
 def _held_out(run: Run) -> np.ndarray:
@@ -301,6 +317,19 @@ def _fifth(groups: Sequence[Group], fifth: int) -> Row:
     place = {0: " (best known)", statistics.N_FIFTHS - 1: " (least known)"}.get(fifth, "")
     note = f"accuracy gap, fifth {fifth + 1}{place} ({counted(groups)})"
     return _measured("d", "top − bottom", found, found.p_value, note, is_sign=False) | {"stratum": f"fifth {fifth + 1}"}
+
+
+def _common_rates(groups: Sequence[Group]) -> list[float]:
+    """Return the rates that both halves of every base model and split were tried at."""
+    tried = [{rate for rate, arms in group.by_rate.items() if {"top", "bottom"} <= set(arms)} for group in groups]
+    return sorted(set.intersection(*tried))
+
+
+def _at_rate(groups: Sequence[Group], rate: float) -> Row:
+    found = interval(groups, lambda group: group.by_rate[rate]["top"] - group.by_rate[rate]["bottom"])
+    note = f"held-out accuracy at rate {rate:g}, finetuning seed 0 ({counted(groups)})"
+    row = _measured("common_rate", "top − bottom", found, found.p_value, note, is_sign=False)
+    return row | {"stratum": f"rate {rate:g}"}
 
 
 def _middle(groups: Sequence[Group]) -> Row:

@@ -30,6 +30,7 @@ from empirical.lm import model as models
 from empirical.measure import Questions
 from empirical.pieces import Pieces
 from empirical.progress import Progress, counter, part
+from empirical.rates import Trial
 
 Flat = tyro.conf.arg(name="")
 IDENTITY = b"identity"
@@ -254,9 +255,15 @@ class Finetune(OnModel):
         with progress(f"finetuning on {self.arm}", n_trainings) as advance:
             now = absolute(advance)
             choosing, tuning = part(now, "", 0, n_trainings - 1), part(now, "", n_trainings - 1, n_trainings)
-            rate, by_rate = study.choose_rate(config, base_model, questions, own, work=work, progress=choosing)
-            tuned, trace = study.tune(
-                config, base_model, questions, own, rate=rate, seed=self.seed, work=work, progress=tuning
+            trial = Trial(config, base_model, questions, own, work, keeps=self.seed == 0, tests=False)
+            rate, by_rate, _ = trial.all(choosing)
+            kept = trial.tuned(rate, tuning) if self.seed == 0 else None
+            tuned, trace = (
+                kept[:2]
+                if kept
+                else study.tune(
+                    config, base_model, questions, own, rate=rate, seed=self.seed, work=work, progress=tuning
+                )
             )
 
         def record(folder: Path) -> None:

@@ -251,38 +251,6 @@ def mediate(
     return shares.table(found, questions.subject[questions.held_out], seed=0), found
 
 
-def choose_rate(
-    config: Config,
-    base_model: Base,
-    questions: Questions,
-    own: Int[np.ndarray, " _"],
-    *,
-    work: Path,
-    progress: Progress,
-) -> tuple[float, dict[str, float]]:
-    """Return the learning rate of an arm, and the dev accuracy by rate that chose it (ties: the lowest).
-
-    Always with finetuning seed 0, so that all seeds of a split take the same base_model.
-    """
-    rates = sorted(config.finetune.learning_rates)
-    if len(rates) == 1:
-        return rates[0], {}
-    rows = np.flatnonzero(questions.role == split.DEV)
-    facts, encoded = [questions.facts[row] for row in rows.tolist()], [questions.encoded[row] for row in rows.tolist()]
-    accuracy = {}
-    for number, rate in enumerate(rates):
-        folder = work / f"rate_{rate:g}"
-        trying = part(progress, f"rate {rate:g}", number / len(rates), (number + 1) / len(rates))
-
-        def answered(rate: float = rate, folder: Path = folder, trying: Progress = trying) -> dict[str, np.ndarray]:
-            tuned, _ = tune(config, base_model, questions, own, rate=rate, seed=0, work=folder, progress=trying)
-            return {"array": evaluate.answer(config.evaluate, models.measured(tuned), facts, encoded).exact_match}
-
-        accuracy[f"{rate:g}"] = float(Pieces(work).jointly(f"right_{rate:g}", answered)["array"].mean())
-    best = max(rates, key=lambda rate: (accuracy[f"{rate:g}"], -rate))
-    return best, accuracy
-
-
 def tune(
     config: Config,
     base_model: Base,

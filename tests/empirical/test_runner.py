@@ -51,7 +51,7 @@ def _counting(name, stage, calls):
 def counted(patch) -> Counter:
     """Return the count of calls of a study's long stages, from now on."""
     calls = Counter()
-    for name in ("measure_base", "choose_rate", "measure_arm"):
+    for name in ("measure_base", "tune", "measure_arm"):
         patch.setattr(study, name, _counting(name, getattr(study, name), calls))
     return calls
 
@@ -95,7 +95,8 @@ def same(one: Path, other: Path) -> bool:
 
 
 def test_a_study_leaves_a_directory_a_run_and_its_predictions(finished):
-    names = ["attention.parquet", "attention_by_question.npz", "facts.parquet", "report.json", "trace.parquet"]
+    names = ["attention.parquet", "attention_by_question.npz", "facts.parquet", "rates.parquet", "report.json"]
+    names.append("trace.parquet")
     expected = [f"pretrain_0/split_0/seed_{seed}/{name}" for seed in range(2) for name in names]
     assert sorted(files(finished[0], hidden=False)) == sorted([*expected, "predictions.parquet"])
     report = results.read_run(directory(finished[0], 1)).report
@@ -109,11 +110,35 @@ def test_a_study_leaves_a_directory_a_run_and_its_predictions(finished):
 
 def test_finetuning_seeds_share_the_base_models_measurements_and_the_chosen_rates(finished):
     out, calls = finished
-    assert calls == {"measure_base": 1, "choose_rate": len(ARMS), "measure_arm": 2 * len(ARMS)}
+    assert calls == {"measure_base": 1, "tune": (2 + 1) * len(ARMS), "measure_arm": 2 * len(ARMS)}
     first, second = (results.read_run(directory(out, seed)) for seed in range(2))
     assert first.report["choices"] == second.report["choices"]
     assert first.report["metrics"]["base"] == second.report["metrics"]["base"]
     assert not first.table("trace").equals(second.table("trace"))
+    assert first.table("rates").equals(second.table("rates"))
+
+
+def test_what_each_rate_answers_is_stored_and_the_chosen_ones_are_the_answers_of_seed_0(finished):
+    run = results.read_run(directory(finished[0], 0))
+    tried, facts = run.table("rates").to_pylist(), run.table("facts").to_pylist()
+    assert {(row["arm"], row["learning_rate"]) for row in tried} == {
+        (arm, rate) for arm in ARMS for rate in (1e-3, 1e-2)
+    }
+    right = {(row["arm"], row["learning_rate"], row["fact"]): row["correct"] for row in tried}
+    for arm, choice in run.report["choices"].items():
+        own = [row for row in facts if row["arm"] == arm]
+        assert [right[arm, choice["learning_rate"], row["fact"]] for row in own] == [row["correct"] for row in own]
+    rows = results.read_table(finished[0] / "empirical/tiny/predictions.parquet").to_pylist()
+    assert [row["stratum"] for row in rows if row["result"] == "common_rate"] == ["rate 0.001", "rate 0.01"]
+
+
+def test_the_bar_never_goes_back(finished, tmp_path):
+    (tmp_path / "models").symlink_to(finished[0] / "models")
+    config, told = replace(config_of(finished[0]), arms=("top",)), []
+    runner.run(
+        config, None, "tiny", [Cell(0, 0, 0), Cell(0, 0, 1)], tmp_path, progress=lambda _, done: told.append(done)
+    )
+    assert told == sorted(told) and told[-1] == 2 and len(set(told)) > 20
 
 
 def test_what_is_done_is_found_done_without_a_model_and_left_as_it_is(runs, tell, monkeypatch):
@@ -145,9 +170,9 @@ def test_another_config_is_refused_under_any_seed_until_every_run_is_overwritten
 @pytest.mark.parametrize(
     ("moment", "left"),
     [
-        ("pretraining", {"measure_base": 1, "choose_rate": 4, "measure_arm": 4}),
-        ("top", {"choose_rate": 4, "measure_arm": 4}),
-        ("whole", {"choose_rate": 2, "measure_arm": 2}),
+        ("pretraining", {"measure_base": 1, "tune": 8, "measure_arm": 4}),
+        ("top", {"tune": 8, "measure_arm": 4}),
+        ("whole", {"tune": 4, "measure_arm": 2}),
     ],
 )
 def test_ctrl_c_keeps_what_is_finished_and_changes_nothing(finished, tmp_path, monkeypatch, moment, left):
@@ -462,7 +487,7 @@ def test_an_arm_may_have_a_remedy_of_its_own(finished, tmp_path, tell, monkeypat
     metrics = results.read_run(directory(tmp_path, 0)).report["metrics"]
     assert list(metrics) == ["base", *arms] and metrics["bottom"] != metrics["bottom+frozen=mlp"]
     choices = results.read_run(directory(tmp_path, 0)).report["choices"]
-    assert choices["bottom+frozen=mlp"] == choices["bottom"] and calls["choose_rate"] == 2
+    assert choices["bottom+frozen=mlp"] == choices["bottom"] and calls["tune"] == 2 * 2 + 2
     assert metrics["bottom+update_share=0"]["accuracy"] == metrics["base"]["accuracy"]
     code, _, said = tell("run", "tiny", *FLAGS, "--arms", "bottom+hat=1", "--out", tmp_path)
     assert code == 2 and "is no remedy" in said

@@ -11,7 +11,7 @@ from core import split
 from core.errors import InputError
 from core.facts.record import Fact, FactSet
 from core.split import ARMS, DEV, HELD_OUT, TRAIN, SplitConfig
-from empirical import evaluate, finetune, knownness, study
+from empirical import finetune, knownness, study
 from empirical.config import Config
 from empirical.evaluate import EvaluateConfig
 from empirical.finetune import FinetuneConfig
@@ -225,50 +225,6 @@ def test_too_few_facts_for_the_arms_are_refused_before_any_is_scored(named, one,
     facts = tuple(_fact(i, f"Ann{i}") for i in range(3))
     with pytest.raises(InputError, match="--split"):
         study.questions(named, replace(one, facts=facts), tmp_path, seed=0)
-
-
-def _tried(monkeypatch, accuracy):
-    """Let each rate answer so many dev facts right; returns what was tuned and asked."""
-    tuned, put = [], []
-
-    def tune(config, one, asked, own, *, rate, seed, work, progress):
-        tuned.append((rate, seed, work.name))
-        return rate, []  # stands for the model
-
-    def answer(config, model, facts, encoded, **more):
-        put.append([fact.id for fact in facts])
-        n = len(facts)
-        right = np.arange(n) < accuracy[model] * n
-        rules: dict[str, Any] = dict.fromkeys(evaluate.RULES, [None] * n)
-        return evaluate.Answers([""] * n, right, **rules, logprob=np.zeros(n), predicted_probability=np.ones(n))
-
-    monkeypatch.setattr(study, "tune", tune)
-    monkeypatch.setattr(models, "measured", lambda model: model)
-    monkeypatch.setattr(evaluate, "answer", answer)
-    return tuned, put
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "best"), [({1e-3: 0.25, 1e-2: 0.5, 1e-1: 0.0}, 1e-2), ({1e-3: 0.5, 1e-2: 0.5, 1e-1: 0.5}, 1e-3)]
-)
-def test_the_rate_that_answers_most_dev_facts_is_chosen_and_of_equals_the_lowest(
-    one, asked, tmp_path, monkeypatch, accuracy, best
-):
-    tuned, put = _tried(monkeypatch, accuracy)
-    config = replace(CONFIG, finetune=replace(CONFIG.finetune, learning_rates=(1e-1, 1e-3, 1e-2)))
-    options = {"work": tmp_path, "progress": quiet}
-    found = study.choose_rate(config, one, asked[0], asked[1].arms["top"], **options)
-    assert found == (best, {f"{rate:g}": share for rate, share in accuracy.items()})
-    assert [seed for _, seed, _ in tuned] == [0] * 3 and len({folder for _, _, folder in tuned}) == 3
-    dev = [one.facts[row].id for row in np.flatnonzero(asked[1].role == DEV)]
-    assert put == [dev] * 3
-
-
-def test_a_single_rate_is_taken_untried(one, asked, tmp_path, monkeypatch):
-    tuned, _ = _tried(monkeypatch, {})
-    config = replace(CONFIG, finetune=replace(CONFIG.finetune, learning_rates=(0.5,)))
-    options = {"work": tmp_path, "progress": quiet}
-    assert study.choose_rate(config, one, asked[0], asked[1].arms["top"], **options) == (0.5, {}) and not tuned
 
 
 @pytest.mark.parametrize("dev", [True, False])
