@@ -16,7 +16,7 @@ from core.seeds import Cell
 from core.split import ARMS
 from empirical import __main__ as command_line
 from empirical import config as configs
-from empirical import mediation, model_commands, runner, study
+from empirical import measure, mediation, model_commands, runner, study
 from empirical.lm import model
 
 FLAGS = (
@@ -444,6 +444,41 @@ def test_a_dry_run_shows_the_config_that_a_run_stores(finished, capsys):
 
 
 GIVEN = ["--mediation.pairs", "bottom:top", "--mediation.patches", "attention@subject", "mlp@end", "layer@all"]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_kept_models_are_measured_anew_without_training(finished, tmp_path, tell, monkeypatch, method):
+    (tmp_path / "models").symlink_to(finished[0] / "models")
+    arms = ["--arms", "top", "bottom+kl_weight=1", "--finetune.method", method]
+    flags = ["tiny", *FLAGS, *arms, "--out", tmp_path]
+    assert tell("run", *flags)[0] == 0 and not list(tmp_path.rglob("*.models"))
+    code, _, error = tell("measure", "tiny", "--out", tmp_path)
+    assert code == 2 and "top, bottom+kl_weight=1 were not kept" in error and "--keep models --overwrite" in error
+    assert "0 of 1 runs" in tell("run", *flags, "--keep", "models")[1]
+    expected = results.read_run(directory(tmp_path, 0))
+    expected = expected.report, [expected.table(name) for name in (*runner.TABLES, "rates")]
+    code, printed, _ = tell("run", *flags, "--keep", "models", "--overwrite")
+    assert code == 0 and "kept beside 1 of 1 runs" in printed
+    folder = tmp_path / "empirical/tiny/pretrain_0/split_0"
+    assert sorted(path.name for path in (folder / "seed_0.models").iterdir()) == ["bottom+kl_weight=1", "top"]
+
+    calls, asked = counted(monkeypatch), measure.arm
+    assert tell("measure", "tiny", "--out", tmp_path)[0] == 0 and calls["tune"] == 0
+    run = results.read_run(directory(tmp_path, 0))
+    assert [run.table(name) for name in (*runner.TABLES, "rates")] == expected[1]
+    assert all(run.report[name] == expected[0][name] for name in ("metrics", "choices", "config_hash", "model"))
+
+    def arm(*given, **more):  # another measure
+        found = asked(*given, **more)
+        return replace(found, metrics=found.metrics | {"length": 7})
+
+    monkeypatch.setattr(measure, "arm", arm)
+    assert tell("measure", "tiny", "--out", tmp_path)[0] == 0
+    for path in (directory(tmp_path, 0), folder / ".shared/base"):
+        metrics = results.read_run(path).report["metrics"]
+        assert all(of_arm["length"] == 7 for of_arm in ([metrics] if path.name == "base" else metrics.values()))
+    assert tell("run", *flags, "--overwrite")[0] == 0 and not (folder / "seed_0.models").exists()
+    assert "no finished runs of small" in tell("measure", "small", "--out", tmp_path)[2]
 
 
 def test_a_study_gives_one_arms_model_what_another_has(finished, tmp_path, tell, monkeypatch):
