@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from core import remedies as shared
 from core.config_json import setting
@@ -187,6 +188,19 @@ def restored(config: FinetuneConfig, base: LanguageModel, weights: Mapping[str, 
         for name, weight in weights.items():
             network.get_parameter(name).copy_(weight)
     return replace(base, network=network.eval(), revision=None)
+
+
+def without_adapter(network: Any) -> Any:
+    """Return the network as it was before an adapter was put on it, in evaluation mode; the adapter is lost."""
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            parent, _, own = name.rpartition(".")
+            setattr(network.get_submodule(parent), own, layer.get_base_layer())
+    if hasattr(network, "peft_config"):
+        del network.peft_config
+    if network.is_gradient_checkpointing:
+        network.gradient_checkpointing_disable()
+    return network.eval()
 
 
 def with_adapter(config: Lora, network: Any, name: str, revision: str | None = None) -> Any:

@@ -111,7 +111,8 @@ class OnModel:
 
     def trained(self) -> study.Base:
         """Return the same, in the precision in which a study would finetune it."""
-        return replace(self.base(), model=study.models_config(self.config))
+        gets_adapter = self.config.finetune.method == "lora"
+        return replace(self.base(), model=study.models_config(self.config), gets_adapter=gets_adapter)
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Trial:
         if not processes.agreed(path.exists()):
             return None
         kept = torch.load(path, map_location="cpu", weights_only=True)
-        model = finetune.restored(self.config.finetune, self.base.load(), kept["weights"])
+        model = finetune.restored(self.config.finetune, self.base.bare(), kept["weights"])
         progress("", 1.0)
         return Tuned(model, kept["trace"], kept["seconds"])
 

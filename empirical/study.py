@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from peft import PeftModel
 
 from core import shares, split, statistics
 from core.columns import Columns
@@ -19,8 +21,8 @@ from empirical import arm as of_arm
 from empirical import evaluate, finetune, knownness, labels, measure, mediation, pretrain, taught
 from empirical.asking import Asking
 from empirical.config import Config
+from empirical.lm import identity, scores
 from empirical.lm import model as models
-from empirical.lm import scores
 from empirical.lm.model import LanguageModel, ModelConfig
 from empirical.lm.remedies import Ranked
 from empirical.measure import Measured, Questions
@@ -44,26 +46,44 @@ class Base:
     model: ModelConfig
     facts: tuple[Fact, ...]
     notes: tuple[str, ...]
+    gets_adapter: bool = False
+    """Whether finetuning puts an adapter on it: its own weights stay, so that it is loaded once for all arms."""
 
     def load(self) -> LanguageModel:
         """Return the model to finetune, fresh from its folder."""
         return models.load(self.model)
 
+    def bare(self) -> LanguageModel:
+        """Return the model to finetune or to measure. The one that last had an adapter on it is spent then."""
+        if not self.gets_adapter or self.model.precision == "mixed":  # whose weights are measured in bfloat16
+            return self.load()
+        shared = _shared(self.model, str(identity.of(self.model)))
+        if isinstance(shared.network, PeftModel):  # its own adapter must stay
+            return self.load()
+        return replace(shared, network=finetune.without_adapter(shared.network))
+
     def read(self) -> LanguageModel:
         """Return the model to measure, in the precision in which finetuned ones are measured."""
-        return models.measured(self.load())
+        return models.measured(self.bare())
+
+
+@lru_cache(maxsize=1)
+def _shared(model: ModelConfig, _: str) -> LanguageModel:
+    """Return a base model whose weights nobody changes."""
+    return models.load(model)
 
 
 def base(config: Config, given: FactSet | None, out: Path, *, seed: int, progress: Progress) -> Base:
     """Return the base model: the one named, or one pretrained on these facts (now, if it is not there yet)."""
+    gets_adapter = config.finetune.method == "lora"
     if not config.pretrains:
         assert given is not None
-        return Base(models_config(config), given.facts, given.notes)
+        return Base(models_config(config), given.facts, given.notes, gets_adapter)
     choices = _multiple_choice(config, given)
     told_facts = None if choices else given
     path = pretrain.run(config.pretrain, config.world, told_facts, out, seed=seed, progress=progress)
     fact_set = choices or world.build(config.world, told_facts, seed=seed).fact_set()
-    return Base(replace(models_config(config), name=str(path)), fact_set.facts, fact_set.notes)
+    return Base(replace(models_config(config), name=str(path)), fact_set.facts, fact_set.notes, gets_adapter)
 
 
 def models_config(config: Config) -> ModelConfig:
@@ -242,6 +262,7 @@ def mediate(
     Args:
         folders: Where receiver and donor were saved.
     """
+    _shared.cache_clear()  # there are two models now
     settings = (replace(base_model.model, name=str(folder), revision=None) for folder in folders)
     receiver, donor = (models.merged(models.measured(models.load(one))) for one in settings)
     tried = mediation.interventions(config.mediation, receiver)
@@ -263,7 +284,7 @@ def tune(
     progress: Progress,
 ) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """Return a fresh copy of the base model finetuned on an arm's facts, and its trace."""
-    model = base_model.load()
+    model = base_model.bare()
     questions = labels.taught(config.finetune.answers, model, questions, own)
     dev = np.flatnonzero(questions.role == split.DEV)
     subset = [questions.encoded[row] for row in (dev if len(dev) else questions.held_out)[:N_EVAL]]

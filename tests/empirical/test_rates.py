@@ -1,5 +1,6 @@
 """Rates that are tried: which is taken, what is stored of each, and that the best one's weights are those trained."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -115,9 +116,9 @@ def test_the_best_rates_model_is_kept_as_it_was_trained_and_the_others_are_not(
     expected, trace = study.tune(
         config, base, questions, own, rate=rate, seed=0, work=tmp_path / "anew", progress=quiet
     )
+    weights = copy.deepcopy(expected.network.state_dict())
     monkeypatch.setattr(train, "fit", lambda *_, **__: pytest.fail("trained"))
     kept = trial.tuned(rate, quiet)
     assert kept is not None and kept.trace == trace and kept.seconds > 0 and not kept.model.network.training
-    weights = expected.network.state_dict()
     found = kept.model.network.state_dict()
     assert found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)

@@ -267,6 +267,29 @@ def test_each_arm_is_tuned_from_the_base_anew(one, asked, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_an_adapters_base_is_loaded_once_and_every_arm_begins_from_it(one, asked, tmp_path, monkeypatch):
+    questions, halves = asked
+    config = replace(CONFIG, finetune=replace(CONFIG.finetune, method="lora"))
+    base, load, loads = replace(one, gets_adapter=True), models.load, []
+    monkeypatch.setattr(models, "load", lambda given: loads.append(given) or load(given))
+    before = {name: weight.clone() for name, weight in base.read().network.state_dict().items()}
+
+    def tuned(base, arm, work):
+        options: dict[str, Any] = {"rate": 1e-2, "seed": 0, "work": tmp_path / work, "progress": quiet}
+        model, trace = study.tune(config, base, questions, halves.arms[arm], **options)
+        return {name: weight.clone() for name, weight in model.network.state_dict().items()}, trace
+
+    tuned(base, "bottom", "bottom")
+    found, trace = tuned(base, "top", "top")
+    assert len(loads) == 1
+    expected, expected_trace = tuned(one, "top", "fresh")
+    assert len(loads) == 2 and trace == expected_trace and found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    after = base.read().network
+    assert after.state_dict().keys() == before.keys() and not after.training
+    assert all(torch.equal(weight, before[name]) for name, weight in after.state_dict().items())
+
+
 def test_remedies_read_the_arm_by_knownness_the_best_known_training_facts_and_the_dev_facts(asked):
     questions, halves = asked
     own = halves.arms["bottom"]
