@@ -16,6 +16,7 @@ from core.errors import InputError
 from core.seeds import Cell, Seeds
 from empirical import compare, facts, overlap, packages, plan, pretrain, remeasure, runner, tables, toy
 from empirical import config as configs
+from empirical.cell import models_of
 from empirical.config import Config
 from empirical.experiments import STUDIES
 from empirical.lm import identity
@@ -88,7 +89,7 @@ class Run:
     def _print_kept(self, wanted: Sequence[Cell]) -> None:
         """Print how large the kept models are, and of which runs there are none."""
         paths = [results.directory(self.out, runner.FLOW, self.name, cell) for cell in wanted]
-        kept = [folder for folder in map(runner.models_of, paths) if folder.exists()]
+        kept = [folder for folder in map(models_of, paths) if folder.exists()]
         n_bytes = sum(file.stat().st_size for folder in kept for file in folder.rglob("*") if file.is_file())
         told = f"Models are kept beside {len(kept)} of {len(paths)} runs ({n_bytes / 1e9:.2f} GB)"
         if len(kept) < len(paths):

@@ -13,7 +13,8 @@ from core.facts.record import FactSet
 from core.runs import Run
 from empirical import arm as of_arm
 from empirical import config as configs
-from empirical import facts, parts, runner, study, taught
+from empirical import facts, parts, study, taught
+from empirical.cell import models_of
 from empirical.config import Config
 from empirical.lm import identity
 from empirical.lm import model as models
@@ -27,7 +28,7 @@ CARRIED = ("trace", "rates", "mediation")
 def check(found: Sequence[Run]) -> None:
     """Raise InputError where an arm's model is not kept, naming the remedy."""
     for run in found:
-        kept = runner.models_of(run.path)
+        kept = models_of(run.path)
         absent = [arm for arm in run.report["metrics"] if arm != "base" and not (kept / arm).is_dir()]
         if absent:
             raise InputError(
@@ -88,7 +89,7 @@ class _Group:
         _rewrite(run, measured)
 
     def _measured(self, run: Run, arm: str, progress: Progress) -> Measured:
-        folder, own = runner.models_of(run.path) / arm, self.halves.arms[of_arm.facts_of(arm)]
+        folder, own = models_of(run.path) / arm, self.halves.arms[of_arm.facts_of(arm)]
         record = taught.read(str(folder))
         if (
             record is None

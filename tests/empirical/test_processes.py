@@ -144,7 +144,7 @@ def test_two_processes_do_what_one_does(commands, tmp_path, monkeypatch):
     assert two.codes == alone.codes == [0, 0, 0, 0, 0, 130, 0]
     for fit in two.fits:
         assert len(fit["weights"]) == 2 and fit["weights"][0] == fit["weights"][1]
-    # Full finetuning at two rates, of which the better one is saved: without dropout the same, but for the order of sums.
+    # Full finetuning at two rates, one of which is saved: without dropout the same, but for the order of sums.
     for ours, theirs in zip(two.fits[:2], alone.fits[:2], strict=True):
         for point, expected in zip(ours["trace"], theirs["trace"], strict=True):
             assert point == pytest.approx(expected, abs=2e-6)

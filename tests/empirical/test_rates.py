@@ -75,7 +75,7 @@ def test_the_rate_that_answers_most_dev_facts_is_taken_and_of_equals_the_lowest(
     study_of, tmp_path, monkeypatch, accuracy, best
 ):
     tuned, put = _stub(monkeypatch, accuracy)
-    trial = Trial(CONFIG, *study_of, tmp_path)
+    trial = Trial(CONFIG, *study_of, work=tmp_path)
     found = trial.all(quiet)
     assert found == (best, {f"{rate:g}": share for rate, share in accuracy.items()}, [])
     assert [seed for _, seed, _ in tuned] == [0] * 3 and len({folder for _, _, folder in tuned}) == 3
@@ -91,17 +91,17 @@ def test_the_rate_that_answers_most_dev_facts_is_taken_and_of_equals_the_lowest(
 def test_a_single_rate_is_taken_untried(study_of, tmp_path, monkeypatch):
     tuned, _ = _stub(monkeypatch, {})
     config = replace(CONFIG, finetune=replace(CONFIG.finetune, learning_rates=(0.5,)))
-    trial = Trial(config, *study_of, tmp_path)
+    trial = Trial(config, *study_of, work=tmp_path)
     assert trial.all(quiet) == (0.5, {}, []) and not tuned and not trial.table("top")
 
 
 def test_a_rate_that_diverges_answers_nothing_and_all_of_them_are_an_error(study_of, tmp_path, monkeypatch):
     _stub(monkeypatch, {1e-3: 0.0, 1e-2: None, 1e-1: None})
-    found = Trial(CONFIG, *study_of, tmp_path / "one").all(quiet)
+    found = Trial(CONFIG, *study_of, work=tmp_path / "one").all(quiet)
     assert found == (1e-3, {"0.001": 0.0, "0.01": 0.0, "0.1": 0.0}, ["0.01", "0.1"])
     _stub(monkeypatch, dict.fromkeys(RATES))
     with pytest.raises(InputError, match=r"every rate: 0.001, 0.01, 0.1.(.|\n)*--finetune.learning-rates"):
-        Trial(CONFIG, *study_of, tmp_path / "all").all(quiet)
+        Trial(CONFIG, *study_of, work=tmp_path / "all").all(quiet)
 
 
 @pytest.mark.parametrize("changes", [{}, {"method": "lora", "lora": Lora(dropout=0.1)}, {"frozen": ("mlp",)}])

@@ -15,8 +15,8 @@ from core.arms import CLASSES
 from core.seeds import Cell
 from core.split import ARMS
 from empirical import __main__ as command_line
+from empirical import cell, measure, mediation, model_commands, runner, shared, study
 from empirical import config as configs
-from empirical import measure, mediation, model_commands, runner, study
 from empirical.lm import model
 
 FLAGS = (
@@ -91,7 +91,7 @@ def same(one: Path, other: Path) -> bool:
     """Return whether two runs say the same, but for the time that they took and the model's folder."""
     first, second = results.read_run(one), results.read_run(other)
     said = [{key: run.report[key] for key in ("config", "metrics", "choices", "split")} for run in (first, second)]
-    return said[0] == said[1] and all(first.table(name).equals(second.table(name)) for name in runner.TABLES)
+    return said[0] == said[1] and all(first.table(name).equals(second.table(name)) for name in cell.TABLES)
 
 
 def test_a_study_leaves_a_directory_a_run_and_its_predictions(finished):
@@ -306,7 +306,7 @@ def test_arms_by_answer_matched_crossed_and_by_size_are_finetuned_and_compared(f
         return measured(config, arm, tuned, questions, own, **more)
 
     monkeypatch.setattr(study, "measure_arm", measure_arm)
-    monkeypatch.setattr(runner.evaluate, "CHANCE", 1.1)
+    monkeypatch.setattr(shared.evaluate, "CHANCE", 1.1)
     code, _, error = tell("run", "tiny", *_named(finished, tmp_path, "--arms", *arms))
     assert code == 0 and "as guessing would: there is nothing to lose" in error
     run = results.read_run(directory(tmp_path / "out", 0))
@@ -456,7 +456,7 @@ def test_kept_models_are_measured_anew_without_training(finished, tmp_path, tell
     assert code == 2 and "top, bottom+kl_weight=1 were not kept" in error and "--keep models --overwrite" in error
     assert "0 of 1 runs" in tell("run", *flags, "--keep", "models")[1]
     expected = results.read_run(directory(tmp_path, 0))
-    expected = expected.report, [expected.table(name) for name in (*runner.TABLES, "rates")]
+    expected = expected.report, [expected.table(name) for name in (*cell.TABLES, "rates")]
     code, printed, _ = tell("run", *flags, "--keep", "models", "--overwrite")
     assert code == 0 and "kept beside 1 of 1 runs" in printed
     folder = tmp_path / "empirical/tiny/pretrain_0/split_0"
@@ -465,7 +465,7 @@ def test_kept_models_are_measured_anew_without_training(finished, tmp_path, tell
     calls, asked = counted(monkeypatch), measure.arm
     assert tell("measure", "tiny", "--out", tmp_path)[0] == 0 and calls["tune"] == 0
     run = results.read_run(directory(tmp_path, 0))
-    assert [run.table(name) for name in (*runner.TABLES, "rates")] == expected[1]
+    assert [run.table(name) for name in (*cell.TABLES, "rates")] == expected[1]
     assert all(run.report[name] == expected[0][name] for name in ("metrics", "choices", "config_hash", "model"))
 
     def arm(*given, **more):  # another measure
