@@ -146,7 +146,7 @@ class Arms:
             shutil.rmtree(self._work, ignore_errors=True)
             if not self.job.keeps:
                 shutil.rmtree(models_of(path), ignore_errors=True)  # those of a run that was overwritten
-            if self.cell.seed == 0:  # the best rate's weights have been taken
+            if self.job.path(self.cell._replace(seed=0)).exists():  # the best rate's weights have been taken
                 for facts_of in map(of_arm.facts_of, self.job.config.arms):
                     shared.parts.forget(shared.rates(facts_of))
         return True

@@ -57,6 +57,8 @@ def run(
             label, n_done = "/".join(map(str, one.cell)), len(cells) - len(left)
             if one.advance(part(told, label, n_done, n_done + 1)):
                 left.remove(one)
+                if all(other.shared is not one.shared for other in left):
+                    one.shared.questions = None  # they are large
                 told(label, n_done + 1.0)
                 n_written += one.is_ours
                 is_last = is_last or (one.is_ours and all(other.is_written() for other in cells))

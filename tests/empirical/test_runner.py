@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from core import lock
 from core import runs as results
 from core.arms import CLASSES
 from core.seeds import Cell
@@ -132,13 +134,22 @@ def test_what_each_rate_answers_is_stored_and_the_chosen_ones_are_the_answers_of
     assert [row["stratum"] for row in rows if row["result"] == "common_rate"] == ["rate 0.001", "rate 0.01"]
 
 
-def test_the_bar_never_goes_back(finished, tmp_path):
+def test_the_bar_never_goes_back_for_what_another_process_left(finished, tmp_path, monkeypatch):
     (tmp_path / "models").symlink_to(finished[0] / "models")
     config, told = replace(config_of(finished[0]), arms=("top",)), []
-    runner.run(
-        config, None, "tiny", [Cell(0, 0, 0), Cell(0, 0, 1)], tmp_path, progress=lambda _, done: told.append(done)
-    )
-    assert told == sorted(told) and told[-1] == 2 and len(set(told)) > 20
+    monkeypatch.setattr(runner, "WAIT", 0.0)
+    other = ExitStack()  # it is at the base model's measurements
+
+    def progress(doing, done):
+        told.append((doing, done))
+        if doing == "waiting for another process":
+            other.close()
+
+    other.enter_context(lock.held(tmp_path / "empirical/tiny/pretrain_0/.locks/split_0..shared.base", wait=False))
+    assert runner.run(config, None, "tiny", [Cell(0, 0, 0)], tmp_path, progress=progress) == (1, True)
+    what, shares = zip(*told, strict=True)
+    base, arm = (next(i for i, doing in enumerate(what) if text in doing) for text in ("base:", "top: finetuning"))
+    assert arm < base and list(shares) == sorted(shares) and shares[-1] == 1
 
 
 def test_what_is_done_is_found_done_without_a_model_and_left_as_it_is(runs, tell, monkeypatch):
