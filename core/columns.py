@@ -119,6 +119,16 @@ MEDIATION = pa.schema(
 )
 """One row per (pair of arms, intervention) of a language model."""
 
+RATES = pa.schema(
+    [
+        ("arm", NAME),  # whose facts were finetuned on, without remedies of its own
+        ("learning_rate", DOUBLE),  # one of those tried
+        ("fact", INT),  # held-out, as in facts.parquet
+        ("correct", BOOL),  # is the answer right, after finetuning with seed 0? false where that diverged
+    ]
+)
+"""One row per (arm, learning rate tried, held-out fact) of a language model, where several rates are tried."""
+
 PREDICTIONS = pa.schema(
     [
         ("experiment", NAME),  # experiment, study or sweep
@@ -126,7 +136,7 @@ PREDICTIONS = pa.schema(
         ("result", NAME),  # R1 to R8, a to f, or the name of what is read with these
         ("statement", NAME),  # the result in a sentence
         ("arm", NAME),  # the arm, or the difference of two
-        ("stratum", NAME),  # part of the facts: fifth 1 (best known) to fifth 5, third 1 to third 3; null for all
+        ("stratum", NAME),  # of the facts: fifth 1 (best known) to 5, third 1 to 3; or a learning rate; null for all
         ("predicted", DOUBLE),  # by the theory, before the measurement
         ("measured", DOUBLE),  # the mean over the units
         ("low", DOUBLE),  # lower end of the 95 % interval
@@ -189,7 +199,7 @@ SCREEN = pa.schema(
 )
 """One row per (world, flow, seeds, arm) of the screen study."""
 
-TABLES = {"facts": FACTS, "trace": TRACE, "attention": ATTENTION, "mediation": MEDIATION}
+TABLES = {"facts": FACTS, "trace": TRACE, "attention": ATTENTION, "mediation": MEDIATION, "rates": RATES}
 """The tables of a run directory, by the name of their file."""
 
 

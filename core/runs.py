@@ -44,10 +44,14 @@ def directory(out: Path, flow: str, experiment: str, cell: Cell) -> Path:
     return out / flow / experiment / f"pretrain_{cell.pretrain}" / f"split_{cell.split}" / f"seed_{cell.seed}"
 
 
-def is_done(path: Path, config: Any, facts_hash: str | None = None) -> bool:
+def is_done(path: Path, config: Any, facts_hash: str | None = None, model: Mapping[str, Any] | None = None) -> bool:
     """Return whether this very run has finished: same resolved config, result schema and facts (where these are given).
 
-    Raises InputError where something else stands in its place, naming the fields that differ.
+    Args:
+        model: What is known of the base model, by name; what the run's report says of it must be the same.
+
+    Raises:
+        InputError: something else stands in its place; it names the fields that differ.
     """
     if not path.exists():
         return False
@@ -62,6 +66,12 @@ def is_done(path: Path, config: Any, facts_hash: str | None = None) -> bool:
             f"{path} holds a run on other facts: their file has changed since.\n"
             "Put it back, replace the run with --overwrite, or name another place with --out DIR."
         )
+    stored = report.get("model", {})
+    if changed := [name for name, value in (model or {}).items() if stored.get(name, value) != value]:
+        raise InputError(
+            f"{path} holds a run of another base model: its {' and '.join(changed)} differ.\n"
+            "Put it back, replace the run with --overwrite, or name another place with --out DIR."
+        )
     return True
 
 
@@ -72,10 +82,11 @@ def unfinished(
     wanted: Sequence[Cell],
     config: Any,
     facts_hash: str | None = None,
+    model: Mapping[str, Any] | None = None,
     *,
     overwrite: bool,
 ) -> list[Cell]:
-    """Return the cells still to be run of this config, and on these facts where their hash is given.
+    """Return the cells still to be run of this config, and on these facts and model where they are told (`is_done`).
 
     Raises:
         InputError: a directory holds a run of another config or on other facts, under whatever seed (both would be
@@ -85,10 +96,10 @@ def unfinished(
     places = {cell: directory(out, flow, experiment, cell) for cell in wanted}
     for run in find_runs(out, flow, experiment):
         if not overwrite or run.path not in places.values():
-            is_done(run.path, config, facts_hash)
+            is_done(run.path, config, facts_hash, model)
     if overwrite:
         return list(wanted)
-    return [cell for cell, place in places.items() if not is_done(place, config, facts_hash)]
+    return [cell for cell, place in places.items() if not is_done(place, config, facts_hash, model)]
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import tyro
 from core import cli, former
 from core.errors import InputError
 from empirical import processes
-from empirical.commands import Compare, List, Overlap, Pretrain, Study, Weights
+from empirical.commands import Compare, List, Measure, Overlap, Pretrain, Study, Weights
 from empirical.heads import Heads
 from empirical.lm import model
 from empirical.mediation_commands import Grafting, Knockout, Patching
@@ -18,6 +18,7 @@ INTERRUPTED = "interrupted: what is finished is kept, and the same command goes 
 
 Command = (
     Annotated[Study, tyro.conf.subcommand("run")]
+    | Annotated[Measure, tyro.conf.subcommand("measure")]
     | Annotated[Pretrain, tyro.conf.subcommand("pretrain")]
     | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Finetune, tyro.conf.subcommand("finetune")]
@@ -46,7 +47,7 @@ def check_alone() -> None:
         raise InputError(
             f"WORLD_SIZE is {n_processes}: of several processes, as torchrun and accelerate launch start them, each "
             f"would do all of the work and write the same files ({', '.join(SHARED)} share theirs out).\nStart it as "
-            "one process; run several seeds in processes of their own, each with an --out of its own."
+            "one process, as often as you like: processes on one study and --out divide it."
         )
 
 

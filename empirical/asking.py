@@ -12,7 +12,7 @@ from core.facts.record import Fact
 from empirical import knownness
 from empirical.config import Config
 from empirical.knownness import KnownnessConfig
-from empirical.lm import completion
+from empirical.lm import completion, identity
 from empirical.lm.model import LanguageModel, ModelConfig
 from empirical.pieces import Pieces
 from empirical.progress import Progress
@@ -89,7 +89,7 @@ class Asking:
     ) -> dict[str, np.ndarray]:
         """Return what the model says of these facts, made now unless it is kept: its scores, or `what`."""
         asked = [asdict(fact) for fact in facts], [fact.id for fact in self.examples]
-        told = map(config_json.to_json, (self.config.model, self.base, settings))
+        told = identity.of(self.base), config_json.to_json(settings)
         name = config_json.config_hash([*what, *told, *asked, self.seed])[:24]
         whole = Pieces(self.out / "scores")
         pieces = whole.under(f".{name}.work")

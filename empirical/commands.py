@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated, Literal, Union
 
 import tyro
 from rich.table import Table
@@ -13,11 +13,13 @@ from core import report_tables
 from core import runs as results
 from core.console import ERRORS, OUTPUT, absolute, progress
 from core.errors import InputError
-from core.seeds import Seeds
-from empirical import compare, facts, overlap, packages, plan, pretrain, runner, tables, toy
+from core.seeds import Cell, Seeds
+from empirical import compare, facts, overlap, packages, plan, pretrain, remeasure, runner, tables, toy
 from empirical import config as configs
+from empirical.cell import models_of
 from empirical.config import Config
 from empirical.experiments import STUDIES
+from empirical.lm import identity
 from empirical.screen.command import Screen
 
 Flat = tyro.conf.arg(name="")
@@ -34,6 +36,9 @@ class Run:
     """Folder of results: OUT/empirical/STUDY/pretrain_P/split_Q/seed_N; models in OUT/models."""
     overwrite: bool = False
     """Replace finished runs, of this config or another."""
+    keep: Literal["none", "models"] = "none"
+    """`models`: keep each arm's finetuned model, of an adapter the adapter alone, in seed_N.models/ARM beside its run:
+    `measure` asks it again without training, and every command takes it as --model.name."""
     dry_run: bool = False
     """Print the resolved config, what it needs and the runs as JSON, and stop."""
     plan: bool = False
@@ -60,16 +65,36 @@ class Run:
             plan.show(config, given, wanted, OUTPUT)
             return 0
         stored, facts_hash = configs.to_json(config), facts.fingerprint(given)
+        weights = config.model.name and identity.weights(config.model.name, config.model.revision, is_local=True)
+        model = {"weights": weights} if weights else {}  # of a model that is not here the finished runs alone speak
         left = results.unfinished(
-            self.out, runner.FLOW, self.name, wanted, stored, facts_hash, overwrite=self.overwrite
+            self.out, runner.FLOW, self.name, wanted, stored, facts_hash, model, overwrite=self.overwrite
         )
         with progress(self.name, len(left)) as told:
-            runner.run(config, given, self.name, left, self.out, overwrite=self.overwrite, progress=absolute(told))
+            options = {"overwrite": self.overwrite, "keeps": self.keep == "models", "progress": absolute(told)}
+            made = runner.run(config, given, self.name, left, self.out, **options)
+        if self.keep == "models":
+            self._print_kept(wanted)
+        place = self.out / runner.FLOW / self.name
+        if left and not made.is_last:
+            told_by = "Another process wrote the last, and says what came out."
+            OUTPUT.print(f"{made.n_written} runs made. {told_by} Results: {place}", soft_wrap=True)
+            return 0
         found = results.find_runs(self.out, runner.FLOW, self.name)
         report_tables.print_notes(found[0].report["notes"], OUTPUT)
         report(self.name, self.out, found)
-        report_tables.print_done(len(left), len(wanted), self.out / runner.FLOW / self.name, OUTPUT)
+        report_tables.print_done(made.n_written, len(wanted), place, OUTPUT)
         return 0
+
+    def _print_kept(self, wanted: Sequence[Cell]) -> None:
+        """Print how large the kept models are, and of which runs there are none."""
+        paths = [results.directory(self.out, runner.FLOW, self.name, cell) for cell in wanted]
+        kept = [folder for folder in map(models_of, paths) if folder.exists()]
+        n_bytes = sum(file.stat().st_size for folder in kept for file in folder.rglob("*") if file.is_file())
+        told = f"Models are kept beside {len(kept)} of {len(paths)} runs ({n_bytes / 1e9:.2f} GB)"
+        if len(kept) < len(paths):
+            told += "; those of runs that were there already are not: --overwrite makes them anew"
+        OUTPUT.print(f"{told}.", soft_wrap=True)
 
 
 def report(name: str, out: Path, found: list[results.Run], by_toy: Sequence[compare.Row] = ()) -> None:
@@ -126,6 +151,25 @@ class Study:
 
     def __call__(self) -> int:
         return self.run()
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measure a study's kept models anew (`run --keep models`), and rewrite its runs; nothing is trained."""
+
+    study: tyro.conf.Positional[str]
+    """Its name."""
+    out: Path = Path("runs")
+    """Folder of results."""
+
+    def __call__(self) -> int:
+        found = results.find_runs(self.out, runner.FLOW, self.study)
+        if not found:
+            raise InputError(f"no finished runs of {self.study} under {self.out}.\nRun it with --keep models.")
+        with progress(self.study, len(found)) as told:
+            remeasure.again(found, self.out, absolute(told))
+        report(self.study, self.out, results.find_runs(self.out, runner.FLOW, self.study))
+        return 0
 
 
 @dataclass(frozen=True)

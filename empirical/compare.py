@@ -42,6 +42,7 @@ STATEMENTS = SIGNS | {
     "choice": "The likeliest of the relation's answers by first token, and with the model's prior subtracted.",
     "rarity": "Facts whose answers are rare, of whatever knownness, against those with common ones.",
     "matched": "Halves by knownness whose answers are equally frequent: what is left of the effect.",
+    "common_rate": "The same gap where both halves are finetuned at one learning rate, at each that was tried.",
     "crossed": "Knownness and rarity crossed, in four arms of equal size: what each does, and both together.",
 }
 """Beside the theory's signs what is read with them, as accuracy mixes what was kept with what was guessed."""
@@ -103,6 +104,7 @@ def rows(experiment: str, groups: Sequence[Group], arms: Sequence[str]) -> list[
         for column, note in CROSSED_COLUMNS.items()
         if set(weights) <= set(arms) and all(_applies(groups, arm, arm, column) for arm in weights)
     ]
+    made += [_at_rate(groups, rate) for rate in _common_rates(groups)]
     n_runs = sum(len(group.seeds) for group in groups)
     common = {"experiment": experiment, "seeds": n_runs, "unit": unit(groups)}
     return [common | {"statement": STATEMENTS[row["result"]]} | row for row in made]
@@ -187,6 +189,19 @@ def _fifth(groups: Sequence[Group], fifth: int) -> Row:
     place = {0: " (best known)", statistics.N_FIFTHS - 1: " (least known)"}.get(fifth, "")
     note = f"accuracy gap, fifth {fifth + 1}{place} ({counted(groups)})"
     return _measured("d", "top − bottom", found, found.p_value, note, is_sign=False) | {"stratum": f"fifth {fifth + 1}"}
+
+
+def _common_rates(groups: Sequence[Group]) -> list[float]:
+    """Return the rates that both halves of every base model and split were tried at."""
+    tried = [{rate for rate, arms in group.by_rate.items() if {"top", "bottom"} <= set(arms)} for group in groups]
+    return sorted(set.intersection(*tried))
+
+
+def _at_rate(groups: Sequence[Group], rate: float) -> Row:
+    found = interval(groups, lambda group: group.by_rate[rate]["top"] - group.by_rate[rate]["bottom"])
+    note = f"held-out accuracy at rate {rate:g}, finetuning seed 0 ({counted(groups)})"
+    row = _measured("common_rate", "top − bottom", found, found.p_value, note, is_sign=False)
+    return row | {"stratum": f"rate {rate:g}"}
 
 
 def _middle(groups: Sequence[Group]) -> Row:

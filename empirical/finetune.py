@@ -1,6 +1,6 @@
 """Finetuning of one arm: every weight, or a low-rank adapter; the learning rate is chosen on dev facts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from core import remedies as shared
 from core.config_json import setting
@@ -21,6 +22,14 @@ from empirical.lm.train import TrainConfig
 
 ALL = "all-linear"
 """In place of layers' names: whatever the architecture calls them."""
+
+
+LOWER = "Lower --finetune.learning-rates."
+"""What to do where a training diverges."""
+
+
+class DivergedError(InputError):
+    """Finetuning at this rate ends in no number."""
 
 
 @dataclass(frozen=True)
@@ -147,17 +156,10 @@ def run(
         n_half: Number of facts in the top half; not needed where steps are the epochs'.
 
     Raises:
-        InputError: the training diverges, or the model does not have what gets an adapter or is frozen.
+        DivergedError: the training diverges.
+        InputError: the model does not have what gets an adapter or is frozen.
     """
-    network: Any = base.network
-    if config.method == "lora":
-        torch.manual_seed(seed)
-        network = with_adapter(config.lora, base.network, base.name, base.revision)
-    else:
-        _check_trainable(base)
-        network.requires_grad_(True)
-        for name in shape.not_of_text(network):
-            network.get_parameter(name).requires_grad_(False)
+    network = _trainable(config, base, seed)
     questions = Ranked(examples, (), (), np.zeros(len(examples))) if ranked is None else ranked
     settings = training(config, n_half)
     hooks = remedies.hooks(config, remedies.Training(network, questions, settings, base.pad, seed))
@@ -166,9 +168,7 @@ def run(
         options |= {"learning_rate": learning_rate, "pad": base.pad, "is_mixed": base.is_mixed}
         trace = train.fit(network, examples, settings, **options)
     except train.Diverged as error:
-        raise InputError(
-            f"finetuning at rate {learning_rate:g} diverged at {error}.\nLower --finetune.learning-rates."
-        ) from error
+        raise DivergedError(f"finetuning at rate {learning_rate:g} diverged at {error}.\n{LOWER}") from error
     return replace(base, network=network, revision=None), trace
 
 
@@ -179,6 +179,47 @@ def training(config: FinetuneConfig, n_half: int | None) -> TrainConfig:
     if n_half is None:
         raise ValueError("how many facts the top half has is needed: steps are as many as it takes")
     return replace(config.train, steps=train.n_steps(config.train, n_half))
+
+
+def _trainable(config: FinetuneConfig, base: LanguageModel, seed: int) -> Any:
+    """Return the base's network with what is trained of it, an adapter's weights drawn by this seed."""
+    network: Any = base.network
+    if config.method == "lora":
+        torch.manual_seed(seed)
+        return with_adapter(config.lora, base.network, base.name, base.revision)
+    _check_trainable(base)
+    network.requires_grad_(True)
+    for name in shape.not_of_text(network):
+        network.get_parameter(name).requires_grad_(False)
+    return network
+
+
+def trained(model: LanguageModel) -> dict[str, torch.Tensor]:
+    """Return the weights by which a finetuned model differs from its base, by name: those that were trained."""
+    network: Any = model.network
+    return {name: weight.detach() for name, weight in network.named_parameters() if weight.requires_grad}
+
+
+def restored(config: FinetuneConfig, base: LanguageModel, weights: Mapping[str, torch.Tensor]) -> LanguageModel:
+    """Return the model that `run` made of `base`, which is changed in place, by its `trained` weights."""
+    network = _trainable(config, base, seed=0)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            network.get_parameter(name).copy_(weight)
+    return replace(base, network=network.eval(), revision=None)
+
+
+def without_adapter(network: Any) -> Any:
+    """Return the network as it was before an adapter was put on it, in evaluation mode; the adapter is lost."""
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            parent, _, own = name.rpartition(".")
+            setattr(network.get_submodule(parent), own, layer.get_base_layer())
+    if hasattr(network, "peft_config"):
+        del network.peft_config
+    if network.is_gradient_checkpointing:
+        network.gradient_checkpointing_disable()
+    return network.eval()
 
 
 def with_adapter(config: Lora, network: Any, name: str, revision: str | None = None) -> Any:

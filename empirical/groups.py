@@ -7,7 +7,7 @@ are not independent: a cluster that is drawn is drawn in all of them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,8 @@ class Group:
     fifth: Int[np.ndarray, " question"]
     """Which fifth of the tested facts by knownness each is in, 0 the best known."""
     by_relation: bool
+    by_rate: dict[float, dict[str, Float[np.ndarray, "1 question"]]] = field(default_factory=dict)
+    """By learning rate and arm: whether answers are right after finetuning with seed 0, where several were tried."""
 
 
 def read(runs: Sequence[Run]) -> list[Group]:
@@ -62,7 +64,8 @@ def read(runs: Sequence[Run]) -> list[Group]:
     made = []
     for key, (own, by_relation) in names.items():
         seeds = tuple(run.report["seeds"]["seed"] for run in groups[key])
-        made.append(_group(key[0], seeds, tables[key], np.array([number[name] for name in own]), by_relation))
+        one = _group(key[0], seeds, tables[key], np.array([number[name] for name in own]), by_relation)
+        made.append(replace(one, by_rate=_by_rate(groups[key][0], _of_arm(tables[key][0], "base")["fact"].to_pylist())))
     return made
 
 
@@ -143,6 +146,18 @@ def _group(
         columns[arm] = {name: np.stack([one[name] for one in of_arm]) for name in of_arm[0]}
     fifth = statistics.fifth(_of_arm(tables[0], "base")["knownness"].to_numpy())
     return Group(world, seeds, columns, cluster, fifth, by_relation)
+
+
+def _by_rate(run: Run, facts: Sequence[int]) -> dict[float, dict[str, np.ndarray]]:
+    """Return which of these facts are right at each rate of each arm; none where none was chosen."""
+    if not (run.path / "rates.parquet").exists():
+        return {}
+    place = {fact: row for row, fact in enumerate(facts)}
+    found: dict[float, dict[str, np.ndarray]] = {}
+    for row in run.table("rates").to_pylist():
+        of_rate = found.setdefault(row["learning_rate"], {})
+        of_rate.setdefault(row["arm"], np.full((1, len(facts)), np.nan))[0, place[row["fact"]]] = row["correct"]
+    return found
 
 
 def _clusters(table: pa.Table) -> tuple[list[str], bool]:

@@ -18,7 +18,7 @@ from core.errors import InputError
 from core.statistics import Interval
 from empirical import mediation, study, taught
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import attribution, batch, memory
+from empirical.lm import attribution, batch, identity, memory
 from empirical.lm import model as models
 from empirical.lm.batch import QuestionBatch
 from empirical.lm.model import LanguageModel
@@ -55,7 +55,7 @@ class Heads(OnModel):
                 f"{base_model.model.name} does not say what it was finetuned on.\n"
                 "Name with --model.name a folder that `finetune` wrote."
             )
-        names = (self.donor, models.stamp(self.donor), self.untuned, models.stamp(self.untuned))
+        names = (identity.weights(self.donor), identity.weights(self.untuned))
         chosen = self.held_out(base_model, self.donor)
         place = self.result(base_model, "heads.parquet", *names)
         own = [

@@ -17,7 +17,7 @@ from core.errors import InputError
 from core.shares import PATCHES
 from empirical import config as configs
 from empirical import mediation, study
-from empirical.lm import graft, shape
+from empirical.lm import graft, identity, shape
 from empirical.lm import model as models
 from empirical.lm.model import LanguageModel
 from empirical.lm.patch import numbers_of
@@ -49,7 +49,7 @@ class Between(OnModel, ABC):
         base_model = self.base()
         if not self.donor:
             raise InputError("name the model whose activations or weights are given with --donor.")
-        settings = (self.donor, models.stamp(self.donor), self.settings())
+        settings = (identity.weights(self.donor), self.settings())
         chosen = self.held_out(base_model, self.donor)
         receiver = models.merged(base_model.read())
         donor = models.merged(models.measured(models.load(replace(base_model.model, name=self.donor))))

@@ -25,11 +25,12 @@ from empirical import attention, evaluate, facts, knownness, processes, study, t
 from empirical import config as configs
 from empirical.arm import facts_of, finetuning
 from empirical.config import Config
-from empirical.lm import capture
+from empirical.lm import capture, identity
 from empirical.lm import model as models
 from empirical.measure import Questions
 from empirical.pieces import Pieces
 from empirical.progress import Progress, counter, part
+from empirical.rates import Trial
 
 Flat = tyro.conf.arg(name="")
 IDENTITY = b"identity"
@@ -67,12 +68,16 @@ class OnModel:
 
     def _identity(self, base_model: study.Base, *settings: Any) -> str:
         asked = facts.fingerprint(facts.FactSet(base_model.facts, examples=base_model.examples))
-        return config_json.config_hash([[*settings, self.split_seed], asked, models.stamp(base_model.model.name)])
+        return config_json.config_hash([[*settings, self.split_seed], asked, identity.of(base_model.model)])
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the config without the model's name: what it stands for is told by its content."""
+        return configs.to_json(replace(self.config, model=models.ModelConfig()))
 
     def result(self, base_model: study.Base, name: str, *settings: Any) -> "Result":
         """Return where a table goes; InputError if one of other settings, questions or weights is there."""
-        identity = self._identity(base_model, configs.to_json(self.config), base_model.model.name, *settings)
-        place = Result(self.out / name, identity)
+        found = self._identity(base_model, self._settings(), *settings)
+        place = Result(self.out / name, found)
         if not self.overwrite:
             place.check()
         return place
@@ -106,7 +111,8 @@ class OnModel:
 
     def trained(self) -> study.Base:
         """Return the same, in the precision in which a study would finetune it."""
-        return replace(self.base(), model=study.models_config(self.config))
+        gets_adapter = self.config.finetune.method == "lora"
+        return replace(self.base(), model=study.models_config(self.config), gets_adapter=gets_adapter)
 
 
 @dataclass(frozen=True)
@@ -250,9 +256,15 @@ class Finetune(OnModel):
         with progress(f"finetuning on {self.arm}", n_trainings) as advance:
             now = absolute(advance)
             choosing, tuning = part(now, "", 0, n_trainings - 1), part(now, "", n_trainings - 1, n_trainings)
-            rate, by_rate = study.choose_rate(config, base_model, questions, own, work=work, progress=choosing)
-            tuned, trace = study.tune(
-                config, base_model, questions, own, rate=rate, seed=self.seed, work=work, progress=tuning
+            trial = Trial(config, base_model, questions, own, work, keeps=self.seed == 0, tests=False)
+            rate, by_rate, _ = trial.all(choosing)
+            kept = trial.tuned(rate, tuning) if self.seed == 0 else None
+            tuned, trace = (
+                kept[:2]
+                if kept
+                else study.tune(
+                    config, base_model, questions, own, rate=rate, seed=self.seed, work=work, progress=tuning
+                )
             )
 
         def record(folder: Path) -> None:

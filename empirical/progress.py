@@ -18,6 +18,18 @@ def uncounted(n: int | float) -> None:
     """Count nothing."""
 
 
+def forwards(progress: Progress) -> Progress:
+    """Return the same progress, which never goes back: work that is gone through again is done already."""
+    furthest = 0.0
+
+    def tell(doing: str, share: float) -> None:
+        nonlocal furthest
+        furthest = max(furthest, share)
+        progress(doing, furthest)
+
+    return tell
+
+
 def part(progress: Progress, doing: str, start: int | float, stop: int | float) -> Progress:
     """Return the progress of a part of the work, which takes it from one share to another."""
     return lambda detail, share: progress(f"{doing} {detail}".strip(), start + share * (stop - start))

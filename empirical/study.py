@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from peft import PeftModel
 
 from core import shares, split, statistics
 from core.columns import Columns
@@ -19,8 +21,8 @@ from empirical import arm as of_arm
 from empirical import evaluate, finetune, knownness, labels, measure, mediation, pretrain, taught
 from empirical.asking import Asking
 from empirical.config import Config
+from empirical.lm import identity, scores
 from empirical.lm import model as models
-from empirical.lm import scores
 from empirical.lm.model import LanguageModel, ModelConfig
 from empirical.lm.remedies import Ranked
 from empirical.measure import Measured, Questions
@@ -46,26 +48,45 @@ class Base:
     notes: tuple[str, ...]
     examples: tuple[Fact, ...] = ()
     """What the source keeps for few-shot prompts; none: training facts are shown."""
+    gets_adapter: bool = False
+    """Whether finetuning puts an adapter on it: its own weights stay, so that it is loaded once for all arms."""
 
     def load(self) -> LanguageModel:
         """Return the model to finetune, fresh from its folder."""
         return models.load(self.model)
 
+    def bare(self) -> LanguageModel:
+        """Return the model to finetune or to measure. The one that last had an adapter on it is spent then."""
+        if not self.gets_adapter or self.model.precision == "mixed":  # whose weights are measured in bfloat16
+            return self.load()
+        shared = _shared(self.model, str(identity.of(self.model)))
+        if isinstance(shared.network, PeftModel):  # its own adapter must stay
+            return self.load()
+        return replace(shared, network=finetune.without_adapter(shared.network))
+
     def read(self) -> LanguageModel:
         """Return the model to measure, in the precision in which finetuned ones are measured."""
-        return models.measured(self.load())
+        return models.measured(self.bare())
+
+
+@lru_cache(maxsize=1)
+def _shared(model: ModelConfig, _: str) -> LanguageModel:
+    """Return a base model whose weights nobody changes."""
+    return models.load(model)
 
 
 def base(config: Config, given: FactSet | None, out: Path, *, seed: int, progress: Progress) -> Base:
     """Return the base model: the one named, or one pretrained on these facts (now, if it is not there yet)."""
+    gets_adapter = config.finetune.method == "lora"
     if not config.pretrains:
         assert given is not None
-        return Base(models_config(config), given.facts, given.notes, given.examples)
+        return Base(models_config(config), given.facts, given.notes, given.examples, gets_adapter)
     choices = _multiple_choice(config, given)
     told_facts = None if choices else given
     path = pretrain.run(config.pretrain, config.world, told_facts, out, seed=seed, progress=progress)
     fact_set = choices or world.build(config.world, told_facts, seed=seed).fact_set()
-    return Base(replace(models_config(config), name=str(path)), fact_set.facts, fact_set.notes, fact_set.examples)
+    settings = replace(models_config(config), name=str(path))
+    return Base(settings, fact_set.facts, fact_set.notes, fact_set.examples, gets_adapter)
 
 
 def models_config(config: Config) -> ModelConfig:
@@ -255,6 +276,7 @@ def mediate(
     Args:
         folders: Where receiver and donor were saved.
     """
+    _shared.cache_clear()  # there are two models now
     settings = (replace(base_model.model, name=str(folder), revision=None) for folder in folders)
     receiver, donor = (models.merged(models.measured(models.load(one))) for one in settings)
     tried = mediation.interventions(config.mediation, receiver)
@@ -262,38 +284,6 @@ def mediate(
     count = counter(progress, (len(tried) + 2) * len(asked.encoded))
     found = mediation.outcomes(receiver, donor, tried, asked, pieces=pieces, told=lambda name, n: count(n))
     return shares.table(found, questions.subject[questions.held_out], seed=0), found
-
-
-def choose_rate(
-    config: Config,
-    base_model: Base,
-    questions: Questions,
-    own: Int[np.ndarray, " _"],
-    *,
-    work: Path,
-    progress: Progress,
-) -> tuple[float, dict[str, float]]:
-    """Return the learning rate of an arm, and the dev accuracy by rate that chose it (ties: the lowest).
-
-    Always with finetuning seed 0, so that all seeds of a split take the same base_model.
-    """
-    rates = sorted(config.finetune.learning_rates)
-    if len(rates) == 1:
-        return rates[0], {}
-    rows = np.flatnonzero(questions.role == split.DEV)
-    facts, encoded = [questions.facts[row] for row in rows.tolist()], [questions.encoded[row] for row in rows.tolist()]
-    accuracy = {}
-    for number, rate in enumerate(rates):
-        folder = work / f"rate_{rate:g}"
-        trying = part(progress, f"rate {rate:g}", number / len(rates), (number + 1) / len(rates))
-
-        def answered(rate: float = rate, folder: Path = folder, trying: Progress = trying) -> dict[str, np.ndarray]:
-            tuned, _ = tune(config, base_model, questions, own, rate=rate, seed=0, work=folder, progress=trying)
-            return {"array": evaluate.answer(config.evaluate, models.measured(tuned), facts, encoded).exact_match}
-
-        accuracy[f"{rate:g}"] = float(Pieces(work).jointly(f"right_{rate:g}", answered)["array"].mean())
-    best = max(rates, key=lambda rate: (accuracy[f"{rate:g}"], -rate))
-    return best, accuracy
 
 
 def tune(
@@ -308,7 +298,7 @@ def tune(
     progress: Progress,
 ) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """Return a fresh copy of the base model finetuned on an arm's facts, and its trace."""
-    model = base_model.load()
+    model = base_model.bare()
     questions = labels.taught(config.finetune.answers, model, questions, own)
     dev = np.flatnonzero(questions.role == split.DEV)
     subset = [questions.encoded[row] for row in (dev if len(dev) else questions.held_out)[:N_EVAL]]

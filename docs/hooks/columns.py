@@ -18,6 +18,7 @@ FILES = {
     "TRACE": "trace.parquet",
     "ATTENTION": "attention.parquet",
     "MEDIATION": "mediation.parquet",
+    "RATES": "rates.parquet",
     "PREDICTIONS": "predictions.parquet",
     "SWEEP": "table.parquet, of a sweep",
     "SCREEN": "table.parquet, of the screen",

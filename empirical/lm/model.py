@@ -308,7 +308,7 @@ def _load_adapter(folder: Path, config: ModelConfig) -> LanguageModel:
     settings = folder / "adapter_config.json"
     try:
         stored = json.loads(settings.read_text(encoding="utf-8"))
-        base, revision = _base_of(folder, stored["base_model_name_or_path"] or folder), stored.get("revision")
+        base, revision = base_of(folder, stored["base_model_name_or_path"] or folder), stored.get("revision")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{settings}: names no base model; it is damaged.") from error
     if base.resolve() == folder.resolve():
@@ -333,7 +333,7 @@ def _load_adapter(folder: Path, config: ModelConfig) -> LanguageModel:
     return replace(base_model, network=network.eval(), name=str(folder), revision=None, is_chat=config.chat)
 
 
-def _base_of(folder: Path, name: str | Path) -> Path:
+def base_of(folder: Path, name: str | Path) -> Path:
     """Return where an adapter's base is: a relative path is from the adapter, from beside it, or as if typed here."""
     beside = (start / name for start in (folder, folder.parent))
     return next((path for path in beside if path.suffix == ".gguf" or (path / "config.json").exists()), Path(name))

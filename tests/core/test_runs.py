@@ -130,6 +130,13 @@ def test_run_of_another_schema_is_refused(path, monkeypatch):
         runs.is_done(path, CONFIG)
 
 
+def test_run_of_another_base_model_is_refused_by_what_both_say_of_it(path):
+    runs.write_run(path, {"config": {}, "model": {"weights": "a", "precision": "float32"}}, {})
+    assert runs.is_done(path, {}, model={"weights": "a", "schema": 1})
+    with pytest.raises(InputError, match=r"another base model: its precision differ(.|\n)*--overwrite(.|\n)*--out"):
+        runs.is_done(path, {}, model={"weights": "a", "precision": "bfloat16"})
+
+
 def test_finished_run_is_replaced_only_when_asked(path):
     write(path)
     other = replace(CONFIG, widths=())

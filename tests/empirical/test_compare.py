@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -130,6 +132,25 @@ def test_splits_of_one_base_model_count_once():
     assert compare.interval(groups, _gap) == pytest.approx(expected)
 
 
+def test_the_gap_at_a_common_rate_is_that_of_the_rates_that_both_halves_of_all_were_tried_at():
+    gaps = {0: {1e-3: 0.25, 1e-2: 0.5}, 1: {1e-3: 0.75}, 2: {1e-3: 0.5, 1e-1: 1.0}}
+    by_rate = {
+        world: {rate: {"top": np.full((1, 8), gap), "bottom": np.zeros((1, 8))} for rate, gap in of_world.items()}
+        for world, of_world in gaps.items()
+    }
+    by_rate[1][1e-2] = {"top": np.ones((1, 8))}
+    groups = [replace(_group(world, correct=[0.0] * 8), by_rate=tried) for world, tried in by_rate.items()]
+    assert compare._common_rates(groups) == [1e-3]
+    row = compare._at_rate(groups, 1e-3)
+    expected = statistics.paired_interval(np.array([0.25, 0.75, 0.5]), np.zeros(3))
+    assert (row["measured"], row["low"], row["high"], row["p_value"]) == pytest.approx(expected)
+    assert (row["verdict"], row["stratum"]) == ("reported", "rate 0.001") and "3 base models" in row["note"]
+    row = compare._at_rate(
+        [replace(groups[0], by_rate={1e-3: {"top": np.eye(1, 8), "bottom": np.zeros((1, 8))}})], 1e-3
+    )
+    assert row["measured"] == 1 / 8 and row["low"] == 0 < row["high"] and "questions by subject" in row["note"]
+
+
 def test_two_base_models_are_too_few_to_be_the_unit_and_weigh_alike():
     groups = [_group(0, correct=[0.0] * 10), _group(1, correct=[1.0] * 50)]
     found = compare.interval(groups, _gap)
@@ -257,7 +278,7 @@ def test_predictions_are_written_in_the_columns_of_both_flows(four):
     table = results.read_table(four / "empirical" / "made" / "predictions.parquet")
     assert table.num_rows == len(made) and table.schema.names == PREDICTIONS.names
     assert set(table["verdict"].to_pylist()) <= {"holds", "fails", "undecided", "reported"}
-    of_other_arms = {"g", "rarity", "matched", "crossed"}
+    of_other_arms = {"g", "rarity", "matched", "crossed", "common_rate"}
     assert set(compare.STATEMENTS) - of_other_arms == set(table["result"].to_pylist())
 
 

@@ -484,13 +484,13 @@ def test_settings_that_mean_nothing_are_refused(arguments, expected, tmp_path, m
 
 @pytest.mark.parametrize(
     "name",
-    ["run tiny", "run screen", "pretrain", "knockout", "patch", "graft", "heads"],
+    ["run tiny", "run screen", "measure tiny", "pretrain", "knockout", "patch", "graft", "heads"],
 )
 def test_one_of_several_processes_is_refused_before_anything_is_read(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert command.main([*name.split(), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
-    assert "WORLD_SIZE is 2" in said and "run several seeds in processes of their own" in " ".join(said.split())
+    assert "WORLD_SIZE is 2" in said and "processes on one study and --out divide it" in " ".join(said.split())
     assert not (tmp_path / "out").exists()
 
 

@@ -144,8 +144,8 @@ def test_two_processes_do_what_one_does(commands, tmp_path, monkeypatch):
     assert two.codes == alone.codes == [0, 0, 0, 0, 0, 130, 0]
     for fit in two.fits:
         assert len(fit["weights"]) == 2 and fit["weights"][0] == fit["weights"][1]
-    # Full finetuning at two rates and at the better one: without dropout the same, but for the order of sums.
-    for ours, theirs in zip(two.fits[:3], alone.fits[:3], strict=True):
+    # Full finetuning at two rates, one of which is saved: without dropout the same, but for the order of sums.
+    for ours, theirs in zip(two.fits[:2], alone.fits[:2], strict=True):
         for point, expected in zip(ours["trace"], theirs["trace"], strict=True):
             assert point == pytest.approx(expected, abs=2e-6)
     scores, expected = (_numbers(done.out / "scores.parquet") for done in (two, alone))
@@ -156,8 +156,8 @@ def test_two_processes_do_what_one_does(commands, tmp_path, monkeypatch):
     masses, expected = (_numbers(done.out / "attention.parquet") for done in (two, alone))
     assert masses["span"] == expected["span"] and np.allclose(masses["mean"], expected["mean"], atol=1e-4)
     # With dropout, too, an interrupted training of two goes on as if nothing had happened.
-    assert two.fits[4]["first"] > two.fits[3]["first"]
-    assert two.fits[4]["weights"] == two.fits[3]["weights"] and two.fits[4]["trace"] == two.fits[3]["trace"]
+    assert two.fits[3]["first"] > two.fits[2]["first"]
+    assert two.fits[3]["weights"] == two.fits[2]["weights"] and two.fits[3]["trace"] == two.fits[2]["trace"]
     assert not [path for path in pair.rglob("*") if path.name.endswith(("work", "partial"))]
 
 

@@ -3,19 +3,22 @@
 import json
 import shutil
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
+from core import lock
 from core import runs as results
 from core.arms import CLASSES
 from core.seeds import Cell
 from core.split import ARMS
 from empirical import __main__ as command_line
+from empirical import cell, measure, mediation, model_commands, runner, shared, study
 from empirical import config as configs
-from empirical import mediation, model_commands, runner, study
 from empirical.lm import model
 
 FLAGS = (
@@ -50,7 +53,7 @@ def _counting(name, stage, calls):
 def counted(patch) -> Counter:
     """Return the count of calls of a study's long stages, from now on."""
     calls = Counter()
-    for name in ("measure_base", "choose_rate", "measure_arm"):
+    for name in ("measure_base", "tune", "measure_arm"):
         patch.setattr(study, name, _counting(name, getattr(study, name), calls))
     return calls
 
@@ -90,11 +93,12 @@ def same(one: Path, other: Path) -> bool:
     """Return whether two runs say the same, but for the time that they took and the model's folder."""
     first, second = results.read_run(one), results.read_run(other)
     said = [{key: run.report[key] for key in ("config", "metrics", "choices", "split")} for run in (first, second)]
-    return said[0] == said[1] and all(first.table(name).equals(second.table(name)) for name in runner.TABLES)
+    return said[0] == said[1] and all(first.table(name).equals(second.table(name)) for name in cell.TABLES)
 
 
 def test_a_study_leaves_a_directory_a_run_and_its_predictions(finished):
-    names = ["attention.parquet", "attention_by_question.npz", "facts.parquet", "report.json", "trace.parquet"]
+    names = ["attention.parquet", "attention_by_question.npz", "facts.parquet", "rates.parquet", "report.json"]
+    names.append("trace.parquet")
     expected = [f"pretrain_0/split_0/seed_{seed}/{name}" for seed in range(2) for name in names]
     assert sorted(files(finished[0], hidden=False)) == sorted([*expected, "predictions.parquet"])
     report = results.read_run(directory(finished[0], 1)).report
@@ -108,11 +112,44 @@ def test_a_study_leaves_a_directory_a_run_and_its_predictions(finished):
 
 def test_finetuning_seeds_share_the_base_models_measurements_and_the_chosen_rates(finished):
     out, calls = finished
-    assert calls == {"measure_base": 1, "choose_rate": len(ARMS), "measure_arm": 2 * len(ARMS)}
+    assert calls == {"measure_base": 1, "tune": (2 + 1) * len(ARMS), "measure_arm": 2 * len(ARMS)}
     first, second = (results.read_run(directory(out, seed)) for seed in range(2))
     assert first.report["choices"] == second.report["choices"]
     assert first.report["metrics"]["base"] == second.report["metrics"]["base"]
     assert not first.table("trace").equals(second.table("trace"))
+    assert first.table("rates").equals(second.table("rates"))
+
+
+def test_what_each_rate_answers_is_stored_and_the_chosen_ones_are_the_answers_of_seed_0(finished):
+    run = results.read_run(directory(finished[0], 0))
+    tried, facts = run.table("rates").to_pylist(), run.table("facts").to_pylist()
+    assert {(row["arm"], row["learning_rate"]) for row in tried} == {
+        (arm, rate) for arm in ARMS for rate in (1e-3, 1e-2)
+    }
+    right = {(row["arm"], row["learning_rate"], row["fact"]): row["correct"] for row in tried}
+    for arm, choice in run.report["choices"].items():
+        own = [row for row in facts if row["arm"] == arm]
+        assert [right[arm, choice["learning_rate"], row["fact"]] for row in own] == [row["correct"] for row in own]
+    rows = results.read_table(finished[0] / "empirical/tiny/predictions.parquet").to_pylist()
+    assert [row["stratum"] for row in rows if row["result"] == "common_rate"] == ["rate 0.001", "rate 0.01"]
+
+
+def test_the_bar_never_goes_back_for_what_another_process_left(finished, tmp_path, monkeypatch):
+    (tmp_path / "models").symlink_to(finished[0] / "models")
+    config, told = replace(config_of(finished[0]), arms=("top",)), []
+    monkeypatch.setattr(runner, "WAIT", 0.0)
+    other = ExitStack()  # it is at the base model's measurements
+
+    def progress(doing, done):
+        told.append((doing, done))
+        if doing == "waiting for another process":
+            other.close()
+
+    other.enter_context(lock.held(tmp_path / "empirical/tiny/pretrain_0/.locks/split_0..shared.base", wait=False))
+    assert runner.run(config, None, "tiny", [Cell(0, 0, 0)], tmp_path, progress=progress) == (1, True)
+    what, shares = zip(*told, strict=True)
+    base, arm = (next(i for i, doing in enumerate(what) if text in doing) for text in ("base:", "top: finetuning"))
+    assert arm < base and list(shares) == sorted(shares) and shares[-1] == 1
 
 
 def test_what_is_done_is_found_done_without_a_model_and_left_as_it_is(runs, tell, monkeypatch):
@@ -144,9 +181,9 @@ def test_another_config_is_refused_under_any_seed_until_every_run_is_overwritten
 @pytest.mark.parametrize(
     ("moment", "left"),
     [
-        ("pretraining", {"measure_base": 1, "choose_rate": 4, "measure_arm": 4}),
-        ("top", {"choose_rate": 4, "measure_arm": 4}),
-        ("whole", {"choose_rate": 2, "measure_arm": 2}),
+        ("pretraining", {"measure_base": 1, "tune": 8, "measure_arm": 4}),
+        ("top", {"tune": 8, "measure_arm": 4}),
+        ("whole", {"tune": 4, "measure_arm": 2}),
     ],
 )
 def test_ctrl_c_keeps_what_is_finished_and_changes_nothing(finished, tmp_path, monkeypatch, moment, left):
@@ -229,6 +266,34 @@ def test_questions_that_changed_since_are_noticed(finished, tmp_path, tell, monk
     assert same(directory(tmp_path / "cut", 0), directory(tmp_path / "whole", 0))
 
 
+def test_other_weights_in_a_folder_of_the_same_name_are_another_model(finished, tmp_path, tell, monkeypatch):
+    """Of a study by what is finished, by what is half done, and by what was scored; of a table by what it says."""
+    (base,) = (path for path in (finished[0] / "models").iterdir() if path.is_dir())
+    folder = shutil.copytree(base, tmp_path / "model")
+    flags = _named(finished, tmp_path, "--arms", "top", "--knownness.measure", "logprob", "--model.name", folder)
+    ask = ["evaluate", *flags[: flags.index("--arms")], "--model.name", folder]
+
+    def scores(out):
+        return results.read_run(directory(tmp_path / out, 0)).table("facts")["knownness"]
+
+    assert tell("run", "tiny", *flags)[0] == tell(*ask)[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "measure_arm", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert tell("run", "tiny", *flags, "--out", tmp_path / "cut")[0] == 130
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: -one for name, one in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    for out in ("out", "cut"):
+        code, _, error = tell("run", "tiny", *flags, "--out", tmp_path / out)
+        assert code == 2 and "of another base model: its weights differ" in error and "--overwrite" in error
+    code, _, error = tell(*ask)
+    assert code == 2 and "questions or weights" in error
+    before = scores("out")
+    assert tell("run", "tiny", *flags, "--overwrite")[0] == 0
+    assert tell("run", "tiny", *flags, "--out", tmp_path / "fresh")[0] == 0
+    assert scores("out") == scores("fresh") != before
+    assert same(directory(tmp_path / "out", 0), directory(tmp_path / "fresh", 0))
+
+
 def _named(finished, tmp_path, *more) -> list:
     """Return the flags of a study that asks the finished one's model 80 questions, one answer of them common."""
     (base,) = (path for path in (finished[0] / "models").iterdir() if path.is_dir())
@@ -252,7 +317,7 @@ def test_arms_by_answer_matched_crossed_and_by_size_are_finetuned_and_compared(f
         return measured(config, arm, tuned, questions, own, **more)
 
     monkeypatch.setattr(study, "measure_arm", measure_arm)
-    monkeypatch.setattr(runner.evaluate, "CHANCE", 1.1)
+    monkeypatch.setattr(shared.evaluate, "CHANCE", 1.1)
     code, _, error = tell("run", "tiny", *_named(finished, tmp_path, "--arms", *arms))
     assert code == 0 and "as guessing would: there is nothing to lose" in error
     run = results.read_run(directory(tmp_path / "out", 0))
@@ -392,6 +457,41 @@ def test_a_dry_run_shows_the_config_that_a_run_stores(finished, capsys):
 GIVEN = ["--mediation.pairs", "bottom:top", "--mediation.patches", "attention@subject", "mlp@end", "layer@all"]
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_kept_models_are_measured_anew_without_training(finished, tmp_path, tell, monkeypatch, method):
+    (tmp_path / "models").symlink_to(finished[0] / "models")
+    arms = ["--arms", "top", "bottom+kl_weight=1", "--finetune.method", method]
+    flags = ["tiny", *FLAGS, *arms, "--out", tmp_path]
+    assert tell("run", *flags)[0] == 0 and not list(tmp_path.rglob("*.models"))
+    code, _, error = tell("measure", "tiny", "--out", tmp_path)
+    assert code == 2 and "top, bottom+kl_weight=1 were not kept" in error and "--keep models --overwrite" in error
+    assert "0 of 1 runs" in tell("run", *flags, "--keep", "models")[1]
+    expected = results.read_run(directory(tmp_path, 0))
+    expected = expected.report, [expected.table(name) for name in (*cell.TABLES, "rates")]
+    code, printed, _ = tell("run", *flags, "--keep", "models", "--overwrite")
+    assert code == 0 and "kept beside 1 of 1 runs" in printed
+    folder = tmp_path / "empirical/tiny/pretrain_0/split_0"
+    assert sorted(path.name for path in (folder / "seed_0.models").iterdir()) == ["bottom+kl_weight=1", "top"]
+
+    calls, asked = counted(monkeypatch), measure.arm
+    assert tell("measure", "tiny", "--out", tmp_path)[0] == 0 and calls["tune"] == 0
+    run = results.read_run(directory(tmp_path, 0))
+    assert [run.table(name) for name in (*cell.TABLES, "rates")] == expected[1]
+    assert all(run.report[name] == expected[0][name] for name in ("metrics", "choices", "config_hash", "model"))
+
+    def arm(*given, **more):  # another measure
+        found = asked(*given, **more)
+        return replace(found, metrics=found.metrics | {"length": 7})
+
+    monkeypatch.setattr(measure, "arm", arm)
+    assert tell("measure", "tiny", "--out", tmp_path)[0] == 0
+    for path in (directory(tmp_path, 0), folder / ".shared/base"):
+        metrics = results.read_run(path).report["metrics"]
+        assert all(of_arm["length"] == 7 for of_arm in ([metrics] if path.name == "base" else metrics.values()))
+    assert tell("run", *flags, "--overwrite")[0] == 0 and not (folder / "seed_0.models").exists()
+    assert "no finished runs of small" in tell("measure", "small", "--out", tmp_path)[2]
+
+
 def test_a_study_gives_one_arms_model_what_another_has(finished, tmp_path, tell, monkeypatch):
     shutil.copytree(finished[0] / "models", tmp_path / "models")
     command = ["run", "tiny", *FLAGS, "--arms", "top", "bottom", *GIVEN, "--mediation.grafts", "query_key", "mlp+norms"]
@@ -433,7 +533,7 @@ def test_an_arm_may_have_a_remedy_of_its_own(finished, tmp_path, tell, monkeypat
     metrics = results.read_run(directory(tmp_path, 0)).report["metrics"]
     assert list(metrics) == ["base", *arms] and metrics["bottom"] != metrics["bottom+frozen=mlp"]
     choices = results.read_run(directory(tmp_path, 0)).report["choices"]
-    assert choices["bottom+frozen=mlp"] == choices["bottom"] and calls["choose_rate"] == 2
+    assert choices["bottom+frozen=mlp"] == choices["bottom"] and calls["tune"] == 2 * 2 + 2
     assert metrics["bottom+update_share=0"]["accuracy"] == metrics["base"]["accuracy"]
     code, _, said = tell("run", "tiny", *FLAGS, "--arms", "bottom+hat=1", "--out", tmp_path)
     assert code == 2 and "is no remedy" in said

@@ -12,7 +12,7 @@ from core.errors import InputError
 from core.facts.record import Fact, FactSet
 from core.split import ARMS, DEV, HELD_OUT, TRAIN, SplitConfig
 from empirical import arm as of_arm
-from empirical import evaluate, finetune, knownness, study
+from empirical import finetune, knownness, study
 from empirical.config import Config
 from empirical.evaluate import EvaluateConfig
 from empirical.finetune import FinetuneConfig
@@ -228,51 +228,6 @@ def test_too_few_facts_for_the_arms_are_refused_before_any_is_scored(named, one,
         study.questions(named, replace(one, facts=facts), tmp_path, seed=0)
 
 
-def _tried(monkeypatch, accuracy):
-    """Let each rate answer so many dev facts right; returns what was tuned and asked."""
-    tuned, put = [], []
-
-    def tune(config, one, asked, own, *, rate, seed, work, progress):
-        tuned.append((rate, seed, work.name))
-        return rate, []  # stands for the model
-
-    def answer(config, model, facts, encoded, **more):
-        put.append([fact.id for fact in facts])
-        n = len(facts)
-        right = np.arange(n) < accuracy[model] * n
-        rules: dict[str, Any] = dict.fromkeys(evaluate.RULES, [None] * n)
-        numbers = dict.fromkeys(("logprob", "text_logprob", "predicted_probability"), np.zeros(n))
-        return evaluate.Answers([""] * n, right, **rules, **numbers)
-
-    monkeypatch.setattr(study, "tune", tune)
-    monkeypatch.setattr(models, "measured", lambda model: model)
-    monkeypatch.setattr(evaluate, "answer", answer)
-    return tuned, put
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "best"), [({1e-3: 0.25, 1e-2: 0.5, 1e-1: 0.0}, 1e-2), ({1e-3: 0.5, 1e-2: 0.5, 1e-1: 0.5}, 1e-3)]
-)
-def test_the_rate_that_answers_most_dev_facts_is_chosen_and_of_equals_the_lowest(
-    one, asked, tmp_path, monkeypatch, accuracy, best
-):
-    tuned, put = _tried(monkeypatch, accuracy)
-    config = replace(CONFIG, finetune=replace(CONFIG.finetune, learning_rates=(1e-1, 1e-3, 1e-2)))
-    options = {"work": tmp_path, "progress": quiet}
-    found = study.choose_rate(config, one, asked[0], asked[1].arms["top"], **options)
-    assert found == (best, {f"{rate:g}": share for rate, share in accuracy.items()})
-    assert [seed for _, seed, _ in tuned] == [0] * 3 and len({folder for _, _, folder in tuned}) == 3
-    dev = [one.facts[row].id for row in np.flatnonzero(asked[1].role == DEV)]
-    assert put == [dev] * 3
-
-
-def test_a_single_rate_is_taken_untried(one, asked, tmp_path, monkeypatch):
-    tuned, _ = _tried(monkeypatch, {})
-    config = replace(CONFIG, finetune=replace(CONFIG.finetune, learning_rates=(0.5,)))
-    options = {"work": tmp_path, "progress": quiet}
-    assert study.choose_rate(config, one, asked[0], asked[1].arms["top"], **options) == (0.5, {}) and not tuned
-
-
 @pytest.mark.parametrize("dev", [True, False])
 def test_a_trainings_eval_subset_is_of_dev_facts_or_where_there_are_none_on_tested_ones(
     one, asked, tmp_path, monkeypatch, dev
@@ -311,6 +266,29 @@ def test_each_arm_is_tuned_from_the_base_anew(one, asked, tmp_path):
     assert not all(torch.equal(ends[0][name], ends[1][name]) for name in before)
     after = one.load().network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_adapters_base_is_loaded_once_and_every_arm_begins_from_it(one, asked, tmp_path, monkeypatch):
+    questions, halves = asked
+    config = replace(CONFIG, finetune=replace(CONFIG.finetune, method="lora"))
+    base, load, loads = replace(one, gets_adapter=True), models.load, []
+    monkeypatch.setattr(models, "load", lambda given: loads.append(given) or load(given))
+    before = {name: weight.clone() for name, weight in base.read().network.state_dict().items()}
+
+    def tuned(base, arm, work):
+        options: dict[str, Any] = {"rate": 1e-2, "seed": 0, "work": tmp_path / work, "progress": quiet}
+        model, trace = study.tune(config, base, questions, halves.arms[arm], **options)
+        return {name: weight.clone() for name, weight in model.network.state_dict().items()}, trace
+
+    tuned(base, "bottom", "bottom")
+    found, trace = tuned(base, "top", "top")
+    assert len(loads) == 1
+    expected, expected_trace = tuned(one, "top", "fresh")
+    assert len(loads) == 2 and trace == expected_trace and found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    after = base.read().network
+    assert after.state_dict().keys() == before.keys() and not after.training
+    assert all(torch.equal(weight, before[name]) for name, weight in after.state_dict().items())
 
 
 def test_remedies_read_the_arm_by_knownness_the_best_known_training_facts_and_the_dev_facts(asked):

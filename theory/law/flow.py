@@ -119,8 +119,8 @@ def held_out_flow(
     rest as well:
     $$\dot\kappa_S = \rho E[G_s], \quad \dot\kappa_r = \rho E[G_r] + (1-\rho) E[1\{r'=r\} G_{r'}], \quad
         \dot\kappa_q = E[G_q].$$
-    A training prompt sees its own subject's logit as well, $\dot\kappa_s = (1-\rho) E[1\{s'=s\} G_{s'}]$, which matters the
-    more the fewer subjects there are. It is left out unless `subject` is given; then the path is found anew with what
+    A training prompt sees its own subject's logit as well, $\dot\kappa_s = (1-\rho) E[1\{s'=s\} G_{s'}]$, which matters
+    the more the fewer subjects there are. It is left out unless `subject` is given; then the path is found anew with what
     its own logits would be along the path before, `OWN_LOGIT_TURNS` times. Error: the learning rate's.
 
     Args:
@@ -157,7 +157,7 @@ def held_out_flow(
         return motion(weight[:, None] * np.array(list(apply(_mean_force, blocks, attention))))
 
     def forces(state: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
-        """Return the force [token fact] on every fact's prompt, by relation, where subjects have logits of their own."""
+        """Return the force [token fact] on each fact's prompt, by relation, where subjects have logits of their own."""
         logits = [np.repeat(one[:, None], n, axis=1) for one, n in zip(prompts(state), sizes, strict=True)]
         for one, of_facts in zip(logits, np.split(own[place], counts[:-1]), strict=True):
             one[0] += of_facts

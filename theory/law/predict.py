@@ -15,7 +15,7 @@ from theory.model.config import Weights
 ELEMENTS = 2**22
 """An arm's mean force is taken over as many of its facts, evenly spaced, as have this many values."""
 SMALL_ARM = 500
-"""Facts of an arm up to which its subjects' own logits count: in larger ones each is one of many, and they take long."""
+"""Facts of an arm up to which its subjects' own logits count: in larger ones each is one of many, and they are slow."""
 PRETRAINING_ATTENTION = 0.5
 """Attention on the subject in pretraining, uniform over (subject, relation)."""
 

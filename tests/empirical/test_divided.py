@@ -1,0 +1,105 @@
+"""Processes that divide one study: the same result as of one, nothing twice, and a killed one's part is taken over."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from core import lock
+from core import runs as results
+from core.seeds import Cell
+from empirical import __main__ as command_line
+from empirical import runner, study
+
+FLAGS = (
+    "--pretrain-seeds 1 --seeds 2 --world.n-subjects 40 --world.n-relations 2 --world.facts-per-subject 1 "
+    "--world.n-answers 5 --world.exposure.low 0.5 --world.exposure.high 40 --pretrain.d-model 16 --pretrain.layers 1 "
+    "--pretrain.heads 2 --pretrain.key-value-heads 1 --pretrain.vocabulary 400 --pretrain.batch-size 32 "
+    "--pretrain.n-probes 1 --finetune.learning-rates 1e-3 1e-2 --finetune.train.epochs 2 --finetune.train.batch-size 4 "
+    "--finetune.train.checkpoint-every 2 --finetune.train.n-records 1 --evaluate.max-new-tokens 4 --arms top bottom"
+).split()
+PROGRAM = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_divided
+sys.exit(test_divided.logged(Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]))
+"""
+STAGES = {"measure_base": 1, "tune": 2 * 2 + 2, "measure_arm": 2 * 2}
+
+
+def logged(log: Path, pause: float, flags: list[str]) -> int:
+    """Run the study, write its stages to a file as they begin, and take some time in each finetuning."""
+
+    def telling(name: str, stage: Callable) -> Callable:
+        def call(*given, **more):
+            with log.open("a") as file:
+                file.write(f"{name}\n")
+            time.sleep(pause * (name == "tune"))
+            return stage(*given, **more)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "WAIT", 0.05)
+        for name in STAGES:
+            patch.setattr(study, name, telling(name, getattr(study, name)))
+        return command_line.main(["run", "tiny", *FLAGS, *flags])
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the study in a process of its own; killed at the end."""
+    started = []
+
+    def process(name: str, *, pause: float) -> subprocess.Popen:
+        command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(tmp_path / name), str(pause)]
+        command += ["--out", str(tmp_path / "out")]
+        with (tmp_path / f"{name}.txt").open("w") as file:
+            started.append(subprocess.Popen(command, stdout=file))
+        return started[-1]
+
+    yield process
+    for one in started:
+        one.kill()
+        one.wait()
+
+
+def _log(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _found(out: Path) -> list:
+    found = results.find_runs(out, "empirical", "tiny")
+    said = [{key: run.report[key] for key in ("metrics", "choices", "split", "config")} for run in found]
+    return [*said, *(run.table(name) for run in found for name in ("facts", "trace", "attention", "rates"))]
+
+
+def test_processes_divide_a_study_and_take_over_what_a_killed_one_was_at(start, tmp_path, capsys):
+    killed, other = start("killed", pause=600.0), start("other", pause=1.0)
+    while not all("tune" in _log(tmp_path / name) for name in ("killed", "other")):
+        assert killed.poll() is None and other.poll() is None
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    capsys.readouterr()
+    assert logged(tmp_path / "own", 0.0, ["--out", str(tmp_path / "out")]) == other.wait() == 0
+    printed = [capsys.readouterr().out, (tmp_path / "other.txt").read_text()]
+    made = [Counter(_log(tmp_path / name)) for name in ("killed", "other", "own")]
+    # Everything is made once, but for the finetuning within which one was killed.
+    assert sum(made, Counter()) == Counter(STAGES) + Counter(["tune"]) and all(made)
+    # The last one through tells what came out.
+    assert sum("common_rate" in text for text in printed) == 1
+    assert sum("Another process wrote the last" in text for text in printed) == 1
+    folder = results.directory(tmp_path / "out", "empirical", "tiny", Cell(0, 0, 0)).parent
+    assert sorted(path.name for path in folder.iterdir()) == [".shared", "seed_0", "seed_1"]
+    assert not list(folder.rglob("*.work"))
+    for path in (folder.parent / ".locks").iterdir():
+        with lock.held(path, wait=False) as is_held:
+            assert is_held
+    assert command_line.main(["run", "tiny", *FLAGS, "--out", str(tmp_path / "alone")]) == 0
+    assert _found(tmp_path / "out") == _found(tmp_path / "alone")
