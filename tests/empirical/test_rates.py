@@ -60,7 +60,8 @@ def _stub(monkeypatch, accuracy):
         n = len(facts)
         right = np.arange(n) < accuracy[float(model.name)] * n
         rules: dict[str, Any] = dict.fromkeys(evaluate.RULES, [None] * n)
-        return evaluate.Answers([""] * n, right, **rules, logprob=np.zeros(n), predicted_probability=np.ones(n))
+        numbers = dict.fromkeys(("logprob", "text_logprob", "predicted_probability"), np.zeros(n))
+        return evaluate.Answers([""] * n, right, **rules, **numbers)
 
     monkeypatch.setattr(study, "tune", tune)
     monkeypatch.setattr(models, "measured", lambda model: model)

@@ -120,8 +120,8 @@ def held_out_flow(
     $$\dot\kappa_S = \rho E[G_s], \quad \dot\kappa_r = \rho E[G_r] + (1-\rho) E[1\{r'=r\} G_{r'}], \quad
         \dot\kappa_q = E[G_q].$$
     A training prompt sees its own subject's logit as well, $\dot\kappa_s = (1-\rho) E[1\{s'=s\} G_{s'}]$, which matters
-    the more the fewer subjects there are. It is left out unless `subject` is given; then the path is found anew with what
-    its own logits would be along the path before, `OWN_LOGIT_TURNS` times. Error: the learning rate's.
+    the more the fewer subjects there are. It is left out unless `subject` is given; then the path is found anew with
+    what its own logits would be along the path before, `OWN_LOGIT_TURNS` times. Error: the learning rate's.
 
     Args:
         values: of the arm's facts, as the base model holds them.
