@@ -14,6 +14,7 @@ from core.config_json import setting
 from core.errors import InputError
 from core.remedies import Remedies
 from empirical.lm import graft, remedies, shape, train
+from empirical.lm.cost import Meter
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.lm.remedies import Ranked
@@ -130,7 +131,7 @@ def run(
     ranked: Ranked | None = None,
     progress: Callable[[str, float], None] = lambda doing, share: None,
 ) -> tuple[LanguageModel, list[dict[str, Any]]]:
-    """Return the tuned model, which is `base` changed in place, and its trace.
+    """Return the tuned model, which is `base` changed in place, with what its training reached, and its trace.
 
     Adapters of one seed begin alike, whatever the examples.
 
@@ -152,6 +153,7 @@ def run(
     questions = Ranked(examples, (), (), np.zeros(len(examples))) if ranked is None else ranked
     hooks = remedies.hooks(config, remedies.Training(network, questions, config.train, base.pad, seed))
     options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "hooks": hooks, "progress": progress}
+    meter = options["meter"] = Meter(network.device)
     try:
         options |= {"learning_rate": learning_rate, "pad": base.pad, "is_mixed": base.is_mixed}
         trace = train.fit(network, examples, config.train, **options)
@@ -159,7 +161,9 @@ def run(
         raise InputError(
             f"finetuning at rate {learning_rate:g} diverged at {error}.\nLower --finetune.learning-rates."
         ) from error
-    return replace(base, network=network, revision=None), trace
+    if reached := meter.throughput("finetuning"):
+        reached.tell()
+    return replace(base, network=network, revision=None, throughput=reached), trace
 
 
 def with_adapter(config: Lora, network: Any, name: str, revision: str | None = None) -> Any:

@@ -86,6 +86,7 @@ class Part:
     measured: Measured | None = None
     choice: dict[str, Any] = field(default_factory=dict)
     trace: Columns = field(default_factory=dict)
+    throughput: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +185,8 @@ class _Cell:
             kept: dict[str, Any] = {"pieces": Pieces(work / "measured"), "progress": part(progress, "", TUNING, 1.0)}
             measured = study.measure_arm(config, arm, tuned, questions, own, **kept)
             columns = {name: [record.get(name) for record in trace] for name in trace[-1]}
-            return Part(arm, measured, choice, {"arm": arm} | columns)
+            reached = tuned.throughput.report() if tuned.throughput else {}
+            return Part(arm, measured, choice, {"arm": arm} | columns, reached)
 
         return self._keep(self._work / arm, tune)
 
@@ -228,7 +230,7 @@ class _Cell:
         started = time.monotonic()
         kept = make()
         report = {"config": stored, "facts_hash": self.facts_hash, "arm": kept.arm, "choice": kept.choice}
-        report["seconds"] = time.monotonic() - started
+        report |= {"seconds": time.monotonic() - started, "throughput": kept.throughput}
         tables: dict[str, Columns] = {"trace": kept.trace} if kept.trace else {}
         arrays = None
         if kept.measured is not None:
@@ -256,6 +258,7 @@ class _Cell:
             "notes": told,
             "model": {name: getattr(self.base.model, name) for name in ("name", "revision", "precision")},
             "seconds": {arm: part.report["seconds"] for arm, part in by_arm.items()},
+            "throughput": {arm: part.report.get("throughput", {}) for arm, part in by_arm.items() if arm != "base"},
         } | provenance.environment()
         tables = {
             name: [_columns(part, name) for part in parts if (part.path / f"{name}.parquet").exists()]

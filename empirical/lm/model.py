@@ -35,6 +35,7 @@ from core.console import note
 from core.errors import InputError
 from empirical import packages
 from empirical.lm import formats, gguf, shape
+from empirical.lm.cost import Throughput
 from empirical.lm.formats import Format
 
 
@@ -105,6 +106,8 @@ class LanguageModel:
     """Whether its float32 weights are trained under bfloat16 autocast, and measured in bfloat16."""
     is_chat: bool = False
     """Whether it is asked in its tokenizer's chat template."""
+    throughput: Throughput | None = None
+    """What its finetuning reached, where it was finetuned just now."""
 
     @cached_property
     def format(self) -> Format:
