@@ -21,13 +21,13 @@ from core.console import OUTPUT, absolute, progress
 from core.errors import InputError
 from core.facts.record import Fact
 from core.report_tables import print_notes
-from empirical import attention, evaluate, facts, knownness, processes, study, taught
+from empirical import attention, evaluate, facts, knownness, processes, room, study, taught
 from empirical import config as configs
 from empirical.arm import facts_of, finetuning
 from empirical.config import Config
 from empirical.lm import capture
-from empirical.lm.cost import Meter, Throughput
 from empirical.lm import model as models
+from empirical.lm.cost import Meter, Throughput
 from empirical.measure import Questions
 from empirical.pieces import Pieces
 from empirical.progress import Progress, counter, part
@@ -79,6 +79,7 @@ class OnModel:
                 "--facts.path.\nA study of our own small model: python -m empirical run tiny"
             )
         runs.check_writable(self.out)
+        room.check(self.config, self.config.model, trains=False)
         return study.Base(self.config.model, given.facts, given.notes)
 
     def work(self, base_model: study.Base, name: str, *settings: Any) -> Path:
@@ -256,6 +257,7 @@ class Finetune(OnModel):
         base_model, path = self.trained(), self.out / self.arm
         if path.exists() and not self.overwrite:
             raise InputError(f"{path} is there already.\nName another place with --out DIR, or give --overwrite.")
+        room.check(config, base_model.model)
         earlier = taught.read(base_model.model.name)
         with progress("scoring", len(base_model.facts)) as advance:
             scoring = part(absolute(advance), "", 0, len(base_model.facts))

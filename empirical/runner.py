@@ -19,7 +19,7 @@ from core.seeds import Cell
 from core.split import ROLES, Split
 from empirical import arm as of_arm
 from empirical import config as configs
-from empirical import evaluate, facts, study
+from empirical import evaluate, facts, room, study
 from empirical.config import Config
 from empirical.lm import model as models
 from empirical.lm.model import LanguageModel
@@ -64,6 +64,8 @@ def run(
         progress: Called with what is being done, and how many of the cells are done (with a fraction).
     """
     configs.check(config)
+    if not config.pretrains:
+        room.check(config, study.models_config(config))
     facts_hash = facts.fingerprint(given)
     for number, cell in enumerate(wanted):
         label = f"{cell.pretrain}/{cell.split}/{cell.seed}"

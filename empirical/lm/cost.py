@@ -34,9 +34,10 @@ class Work:
     """Places at which logits are computed."""
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(
-            self.n_tokens + other.n_tokens, self.n_pairs + other.n_pairs, self.n_scored + other.n_scored
-        )
+        return Work(self.n_tokens + other.n_tokens, self.n_pairs + other.n_pairs, self.n_scored + other.n_scored)
+
+    def __sub__(self, other: "Work") -> "Work":
+        return Work(self.n_tokens - other.n_tokens, self.n_pairs - other.n_pairs, self.n_scored - other.n_scored)
 
     def times(self, n: int | float) -> "Work":
         """Return so many times this work."""
@@ -53,10 +54,10 @@ def of_training(examples: Sequence[Encoded]) -> Work:
 class Operations:
     """What of a model decides how many floating-point operations its work takes.
 
-    The usual count (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B): two for each weight of a matrix
-    and each token; for attention four for each pair of tokens and each dimension of each head, as if no mask made it
-    cheaper. A backward pass takes as many again for what enters a matrix, and as many for the matrix itself if it is
-    trained, so that a training step takes three times a forward pass, and with frozen weights twice. Additions,
+    The usual count (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B): two for each weight of a
+    matrix and each token; for attention four for each pair of tokens and each dimension of each head, as if no mask
+    made it cheaper. A backward pass takes as many again for what enters a matrix, and as many for the matrix itself if
+    it is trained, so that a training step takes three times a forward pass, and with frozen weights twice. Additions,
     norms, activations and what is computed again (activation checkpointing) are not counted, nor are experts.
     """
 
@@ -151,7 +152,8 @@ class Throughput:
         """Say it on stderr; of several processes the first does."""
         if not OUTPUT.quiet:
             ERRORS.print(
-                f"{self.what}: {self.n_facts / self.seconds:,.1f} facts/s, {self.n_tokens / self.seconds:,.0f} tokens/s, "
+                f"{self.what}: {self.n_facts / self.seconds:,.1f} facts/s, "
+                f"{self.n_tokens / self.seconds:,.0f} tokens/s, "
                 f"{self.utilisation:.0%} of the {self.matmul_flops_per_second / 1e9:,.0f} Gflop/s of {self.dtype} "
                 f"products here, peak memory {self.peak_bytes / 1e9:.1f} GB.",
                 style="dim",
@@ -205,6 +207,11 @@ class Meter:
         model.get_decoder().register_forward_pre_hook(reads, with_kwargs=True)
         model.get_output_embeddings().register_forward_hook(scores)
 
+    @property
+    def seen(self) -> Work:
+        """What this process's model has read since it is watched."""
+        return Work(*self._seen.tolist())
+
     def throughput(self, what: str, n_facts: int | None = None) -> Throughput | None:
         """Return what was reached, of all processes together; None where nothing was done.
 
@@ -234,7 +241,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     def seconds() -> float:
         started = time.perf_counter()
         for _ in range(n_calls):
-            left @ right
+            torch.mm(left, right)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - started

@@ -200,7 +200,8 @@ def in_memory(config: TrainConfig, model: Any, examples: Sequence[Encoded]) -> T
     lengths = [len(example.tokens) for example in examples]
     scored = [len(example.completion) for example in examples]
     rows = config.micro_batch_size or config.batch_size
-    tokens = memory.tokens(model, config.micro_batch_tokens, lengths, scored, rows=rows, trains=True)
+    options: dict[str, Any] = {"trains": True, "recomputes": config.gradient_checkpointing}
+    tokens = memory.tokens(model, config.micro_batch_tokens, lengths, scored, rows=rows, **options)
     return replace(config, micro_batch_tokens=tokens)
 
 

@@ -37,8 +37,9 @@ def counted(model, encoded, pad, *, backward: bool) -> int:
 def test_operations_are_those_that_pytorch_counts(kind, model, words):
     network = model.network
     if kind == "gpt2":
-        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
-        network = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), attn_implementation="eager", **sizes))
+        sizes: dict = {"n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
+        network = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), **sizes))
+        network.set_attn_implementation("eager")
     if kind == "adapter":
         network = finetune.with_adapter(Lora(rank=4, dropout=0.0), network, "made")
     if kind == "frozen layer":
@@ -90,6 +91,7 @@ def test_finetuning_says_and_keeps_what_it_reached(model, tmp_path, capsys):
     config = FinetuneConfig(train=TrainConfig(epochs=2, batch_size=4))
     options: dict = {"seed": 0, "work": tmp_path, "evaluate": lambda network: {}}
     tuned, _ = finetune.run(config, model, encoded, learning_rate=1e-3, **options)
+    assert tuned.throughput is not None
     found = tuned.throughput.report()
     assert found["facts"] == 2 * len(FACTS) and found["tokens"] == 2 * cost.of_training(encoded).n_tokens
     assert found["flops"] == cost.operations(tuned.network).training(cost.of_training(encoded).times(2))
