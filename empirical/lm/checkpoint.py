@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
@@ -108,7 +108,7 @@ class State:
 
     def _check(self, state: Mapping[str, Any]) -> None:
         """Raise InputError for a checkpoint that does not cover what is trained: it would go on untrained."""
-        own, moments = get_state_dict(self.model, self.optimizer, options=COMPARED)
+        own, moments = cast(tuple[Any, Any], get_state_dict(self.model, self.optimizer, options=COMPARED))
         stored = state["weights"]
         if absent := sorted(set(own) - set(stored)):
             raise self._refusal(f"does not hold {len(absent)} of {len(own)} trained weights, {absent[0]} among them")
@@ -154,9 +154,8 @@ def _drawn(model: Any) -> str | None:
     """Return what of a model's passes is drawn at random in training; None where nothing is."""
     if any(isinstance(one, torch.nn.modules.dropout._DropoutNd) and one.p > 0 for one in model.modules()):
         return "dropout"
-    config = getattr(model, "config", None)
-    settings = config.to_dict() if hasattr(config, "to_dict") else {}
-    rates = (name for name, value in settings.items() if ("drop" in name or "pdrop" in name) and value)
+    settings = model.config.to_dict() if hasattr(model, "config") else {}
+    rates = (name for name, value in settings.items() if "drop" in name and value)
     return next(rates, None)
 
 

@@ -1,6 +1,7 @@
 """When a training's state is kept, that it is whole, and that none is gone on with that is not this training's."""
 
 import errno
+from typing import Any, cast
 
 import pytest
 import torch
@@ -146,7 +147,7 @@ def test_a_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch):
         def flush(self):
             self.file.flush()
 
-    monkeypatch.setattr(torch, "save", lambda kept, file: save(kept, Full(file)))
+    monkeypatch.setattr(torch, "save", lambda kept, file: save(kept, cast(Any, Full(file))))
     with pytest.raises(InputError, match=r"cannot write .*checkpoint.pt: No space left on device(.|\n)*Free space"):
         state.save(6, {"loss": 0.5})
     assert [path.name for path in state.path.parent.iterdir()] == ["checkpoint.pt"]
