@@ -44,7 +44,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test tokenizers lint docs reproduce sweeps studies published figures benchmark device mutations clean
+.PHONY: help setup test tokenizers lint docs reproduce sweeps studies published figures benchmark device lm mutations clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -123,6 +123,13 @@ benchmark: $(DEV)  ## speed and memory: of one world, of sweeps, of attention's 
 	$(RUN) -m benchmarks theory $(ARGS)
 	$(RUN) -m benchmarks sweep $(ARGS)
 	$(RUN) -m benchmarks attention
+
+lm: $(DEV)  ## speed and memory of the language-model flow, on a GPU of seven billion parameters too; rows are kept in OUT
+	mkdir -p $(OUT)
+	$(RUN) -m empirical weights smollm2-135m
+	$(RUN) -m benchmarks lm --out $(OUT)/lm.json $(ARGS)
+	$(RUN) -m benchmarks lm --words 60 --out $(OUT)/lm-long.json $(ARGS)
+	$(RUN) -m benchmarks lm --words 900 --parts finetuning --batch 8 --out $(OUT)/lm-1024.json $(ARGS)
 
 device: $(DEV)  ## on a GPU: every benchmark, verify, a sweep of 4,096 configs, 10⁸ subjects; what is done is not run again
 	$(RUN) -m benchmarks device --out $(OUT)/device $(ARGS)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks theory|sweep|scale|mutations|device|attention|finetuning|interventions`: parse and call."""
+"""`python -m benchmarks theory|sweep|scale|mutations|device|lm|attention|finetuning|interventions`: parse and call."""
 
 import importlib.util
 import sys
@@ -26,17 +26,19 @@ RUN: dict[type, Callable[[Any], int | None]] = {
     device.Settings: device.run,
 }
 if importlib.util.find_spec("transformers"):  # the others need no language models
-    from benchmarks import attention, finetuning, interventions
+    from benchmarks import attention, finetuning, interventions, lm
 
     COMMANDS |= {
         "attention": attention.Settings,
         "finetuning": finetuning.Settings,
         "interventions": interventions.Settings,
+        "lm": lm.Settings,
     }
     RUN |= {
         attention.Settings: attention.run,
         finetuning.Settings: finetuning.run,
         interventions.Settings: interventions.run,
+        lm.Settings: lm.run,
     }
 
 

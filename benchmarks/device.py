@@ -93,6 +93,8 @@ def commands(settings: Settings) -> dict[str, list[str]]:
         "sweep": benchmark("sweep", "sweep", *device, *growth),
         "scale": benchmark("scale", "scale", *device, "--subjects", str(n_subjects), "--steps", str(n_steps)),
         "lm": benchmark("lm", "lm", *lm),
+        "lm-long": benchmark("lm", "lm-long", "--words", "60", *lm),
+        "lm-1024": benchmark("lm", "lm-1024", "--words", "900", "--parts", "finetuning", "--batch", "8", *lm),
     }
 
 

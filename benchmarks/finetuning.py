@@ -40,8 +40,9 @@ TITLES = {
     "everywhere": "logits of every token",
     "trl": "TRL, as it comes",
     "trl-plain": "TRL, without checkpointing",
+    "trl-packed": "TRL, packed",
 }
-"""The programs that are compared; TRL recomputes activations by default."""
+"""The programs that are compared. TRL recomputes activations by default; packed, a row holds a step's questions."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def measure(settings: Settings, program: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder), lambda: ends.append(time.perf_counter())
         if program.startswith("trl"):
-            _trl(settings, program, model, asked, *place)
+            by_trl(settings.batch, settings.precision, program, model, asked, *place)
         else:
             _ours(settings, program, model, encoded, *place)
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory.peak()
@@ -139,8 +140,9 @@ def _everywhere(model: torch.nn.Module, tokens: torch.Tensor, labels: torch.Tens
     return model(input_ids=tokens[:, :-1], use_cache=False).logits[labels[:, 1:] != batch.IGNORED]
 
 
-def _trl(
-    settings: Settings,
+def by_trl(
+    batch_size: int,
+    precision: str,
     program: str,
     model: LanguageModel,
     asked: Sequence[prompts.Prompt],
@@ -157,18 +159,23 @@ def _trl(
             told()
 
     disable_progress_bars()
-    plain = {"gradient_checkpointing": False} if program == "trl-plain" else {}
+    n_rows, more = batch_size, {}
+    if program == "trl-plain":
+        more = {"gradient_checkpointing": False}
+    if program == "trl-packed":
+        n_tokens = sum(len(one.tokens) for one in prompts.encode(model.tokenizer, asked))
+        n_rows, more = 1, {"packing": True, "max_length": -(-n_tokens * batch_size // len(asked))}
     config = SFTConfig(
         output_dir=str(folder),
-        per_device_train_batch_size=settings.batch,
+        per_device_train_batch_size=n_rows,
         num_train_epochs=1,
         learning_rate=RATE,
-        bf16=settings.precision == "mixed",
+        bf16=precision != "float32",
         completion_only_loss=True,
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
-        **plain,
+        **more,
     )
     data = Dataset.from_dict({"prompt": [one.text for one in asked], "completion": [one.completion for one in asked]})
     trainer = SFTTrainer(

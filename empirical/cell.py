@@ -111,13 +111,14 @@ class Arms:
         kept = shared.trial(facts_of).tuned(rate, finetuning) if seed == 0 and arm == facts_of else None
         if kept is None:
             options: dict[str, Any] = {"rate": rate, "seed": seed, "work": work, "progress": finetuning}
-            kept = rates.Tuned(*study.tune(config, shared.base, questions, own, **options), seconds=0.0)
+            model, trace = study.tune(config, shared.base, questions, own, **options)
+            kept = rates.Tuned(model, trace, rates.reached(model), seconds=0.0)
         if saves:
             self._save(kept.model, arm, own)
         pieces, measuring = Pieces(work / "measured"), part(progress, "", TUNING, 1.0)
         measured = study.measure_arm(config, arm, kept.model, questions, own, pieces=pieces, progress=measuring)
         columns = {name: [record.get(name) for record in kept.trace] for name in kept.trace[-1]}
-        return Part(arm, measured, choice, {"arm": arm} | columns, seconds=kept.seconds)
+        return Part(arm, measured, choice, {"arm": arm} | columns, seconds=kept.seconds, throughput=kept.throughput)
 
     def _save(self, tuned: LanguageModel, arm: str, own: Int[np.ndarray, " _"]) -> None:
         """Save an arm's model, with what it was finetuned on beside it: whole, or not at all."""
@@ -196,6 +197,7 @@ class Arms:
             "model": {"name": shared.base.model.name, "revision": shared.base.model.revision}
             | dict(shared.parts.model),
             "seconds": {arm: one.report["seconds"] for arm, one in by_arm.items()},
+            "throughput": {arm: one.report.get("throughput", {}) for arm, one in by_arm.items() if arm != "base"},
         } | provenance.environment()
         stacked = {
             name: [parts.columns(one, name) for one in (*kept, *chosen) if (one.path / f"{name}.parquet").exists()]

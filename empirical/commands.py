@@ -62,7 +62,7 @@ class Run:
         if self.plan:
             if config.pretrains or given is None:
                 raise InputError("--plan is of studies of a published model.\nName one with --model.name.")
-            plan.show(config, given, wanted, OUTPUT)
+            plan.show(config, given, self.name, wanted, self.out, OUTPUT)
             return 0
         stored, facts_hash = configs.to_json(config), facts.fingerprint(given)
         weights = config.model.name and identity.weights(config.model.name, config.model.revision, is_local=True)

@@ -15,6 +15,7 @@ from core.config_json import setting
 from core.errors import InputError
 from core.remedies import Remedies
 from empirical.lm import graft, remedies, shape, train
+from empirical.lm.cost import Meter
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.lm.remedies import Ranked
@@ -147,7 +148,7 @@ def run(
     n_half: int | None = None,
     progress: Callable[[str, float], None] = lambda doing, share: None,
 ) -> tuple[LanguageModel, list[dict[str, Any]]]:
-    """Return the tuned model, which is `base` changed in place, and its trace.
+    """Return the tuned model, which is `base` changed in place, with what its training reached, and its trace.
 
     Adapters of one seed begin alike, whatever the examples.
 
@@ -164,12 +165,15 @@ def run(
     settings = training(config, n_half)
     hooks = remedies.hooks(config, remedies.Training(network, questions, settings, base.pad, seed))
     options: dict[str, Any] = {"seed": seed, "work": work, "evaluate": evaluate, "hooks": hooks, "progress": progress}
+    meter = options["meter"] = Meter(network.device)
     try:
         options |= {"learning_rate": learning_rate, "pad": base.pad, "is_mixed": base.is_mixed}
         trace = train.fit(network, examples, settings, **options)
     except train.Diverged as error:
         raise DivergedError(f"finetuning at rate {learning_rate:g} diverged at {error}.\n{LOWER}") from error
-    return replace(base, network=network, revision=None), trace
+    if reached := meter.throughput("finetuning"):
+        reached.tell()
+    return replace(base, network=network, revision=None, throughput=reached), trace
 
 
 def training(config: FinetuneConfig, n_half: int | None) -> TrainConfig:

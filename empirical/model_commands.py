@@ -21,12 +21,13 @@ from core.console import OUTPUT, absolute, progress
 from core.errors import InputError
 from core.facts.record import Fact
 from core.report_tables import print_notes
-from empirical import attention, evaluate, facts, knownness, processes, study, taught
+from empirical import attention, evaluate, facts, knownness, processes, room, study, taught
 from empirical import config as configs
 from empirical.arm import facts_of, finetuning
 from empirical.config import Config
 from empirical.lm import capture, identity
 from empirical.lm import model as models
+from empirical.lm.cost import Meter, Throughput
 from empirical.measure import Questions
 from empirical.pieces import Pieces
 from empirical.progress import Progress, counter, part
@@ -35,6 +36,25 @@ from empirical.rates import Trial
 Flat = tyro.conf.arg(name="")
 IDENTITY = b"identity"
 """Name of the hash in a table's metadata."""
+THROUGHPUT = b"throughput"
+"""Name of what making a table took, in JSON, in its metadata."""
+
+
+@dataclass(frozen=True, eq=False)
+class Watched(study.Base):
+    """A base model whose passes are counted."""
+
+    meter: Meter = field(default_factory=lambda: Meter(models.device()))
+
+    def read(self) -> models.LanguageModel:
+        model = super().read()
+        self.meter.watch(model.network, model.pad)
+        return model
+
+    @property
+    def reached(self) -> Throughput | None:
+        """What asking about all facts reached so far, one way or several."""
+        return self.meter.throughput("scoring", len(self.facts))
 
 
 @dataclass(frozen=True)
@@ -60,6 +80,7 @@ class OnModel:
                 "--facts.path.\nA study of our own small model: python -m empirical run tiny"
             )
         runs.check_writable(self.out)
+        room.check(self.config, self.config.model, trains=False)
         return study.Base(self.config.model, given.facts, given.notes, given.examples)
 
     def work(self, base_model: study.Base, name: str, *settings: Any) -> Path:
@@ -136,11 +157,15 @@ class Result:
         except (OSError, ValueError):  # damaged, or none of ours
             return None
 
-    def write(self, table: pa.Table) -> None:
-        """Write the table, whole or not at all; of several processes the first does."""
+    def write(self, table: pa.Table, reached: Throughput | None = None) -> None:
+        """Write the table, whole or not at all, and say what making it reached; of several processes the first does."""
         if not processes.is_first():
             return
-        marked = table.replace_schema_metadata({**(table.schema.metadata or {}), IDENTITY: self.identity})
+        marks: dict[Any, Any] = {IDENTITY: self.identity}
+        if reached:
+            reached.tell()
+            marks[THROUGHPUT] = json.dumps(reached.report())
+        marked = table.replace_schema_metadata({**(table.schema.metadata or {}), **marks})
         runs.replace_file(self.path, lambda file: pq.write_table(marked, file))
 
 
@@ -149,7 +174,8 @@ class Score(OnModel):
     """Score how well a model knows each question's fact, and write scores.parquet."""
 
     def __call__(self) -> int:
-        base_model = self.trained()
+        trained = self.trained()
+        base_model = Watched(trained.model, trained.facts, trained.notes)
         place = self.result(base_model, "scores.parquet")
         with progress("scoring", len(base_model.facts)) as advance:
             scoring = part(absolute(advance), "", 0, len(base_model.facts))
@@ -163,7 +189,8 @@ class Score(OnModel):
                 return self._unsplit(base_model, place, scoring, str(error).splitlines()[0])
         in_arm = {arm: np.isin(np.arange(len(base_model.facts)), rows) for arm, rows in halves.arms.items()}
         role = {"role": [split.ROLES[code] for code in halves.role]}
-        place.write(pa.table(_columns(base_model, questions.knownness, questions.known_class) | role | in_arm))
+        columns = _columns(base_model, questions.knownness, questions.known_class)
+        place.write(pa.table(columns | role | in_arm), base_model.reached)
         print_notes((*base_model.notes, *questions.notes), OUTPUT)
         print_recall(questions)
         OUTPUT.print(json.dumps(config_json.plain(notes)))
@@ -174,14 +201,14 @@ class Score(OnModel):
         OUTPUT.print(f"{len(base_model.facts)} questions scored: {place.path}", soft_wrap=True)
         return 0
 
-    def _unsplit(self, base_model: study.Base, place: Result, scoring: Progress, reason: str) -> int:
+    def _unsplit(self, base_model: Watched, place: Result, scoring: Progress, reason: str) -> int:
         """Score facts that are too few to be split: they have neither role nor arms."""
         scored = study.score_unsplit(self.config, base_model, self.out, seed=self.split_seed, progress=scoring)
         n = len(base_model.facts)
         nothing = {"role": pa.nulls(n, pa.string())} | {
             arm: pa.nulls(n, pa.bool_()) for arm in (*self.config.split.names, *self.config.more_arms)
         }
-        place.write(pa.table(_columns(base_model, scored.value, scored.known_class) | nothing))
+        place.write(pa.table(_columns(base_model, scored.value, scored.known_class) | nothing), base_model.reached)
         print_notes((*base_model.notes, f"role and arms are left empty: {reason}"), OUTPUT)
         OUTPUT.print(f"{n} questions scored: {place.path}", soft_wrap=True)
         return 0
@@ -236,6 +263,7 @@ class Finetune(OnModel):
         base_model, path = self.trained(), self.out / self.arm
         if path.exists() and not self.overwrite:
             raise InputError(f"{path} is there already.\nName another place with --out DIR, or give --overwrite.")
+        room.check(config, base_model.model)
         earlier = taught.read(base_model.model.name)
         with progress("scoring", len(base_model.facts)) as advance:
             scoring = part(absolute(advance), "", 0, len(base_model.facts))
@@ -269,6 +297,8 @@ class Finetune(OnModel):
 
         def record(folder: Path) -> None:
             taught.write(folder, base_model.facts, halves.role, own, earlier=earlier)
+            if tuned.throughput:
+                (folder / "throughput.json").write_text(json.dumps(tuned.throughput.report(), indent=2) + "\n")
 
         if processes.is_first():
             shutil.rmtree(path, ignore_errors=True)
@@ -300,6 +330,8 @@ class Evaluate(OnModel):
         is_trained = np.zeros(len(chosen), dtype=bool) if record is None else record.is_trained(chosen)
         print_notes(evaluate.unreachable(self.config.evaluate, model, chosen, encoded), OUTPUT)
         pieces = Pieces(self.work(base_model, "answers", configs.to_json(self.config), self.which))
+        meter = Meter(model.network.device)
+        meter.watch(model.network, model.pad)
         with progress("asking", len(chosen)) as advance:
             asking = part(absolute(advance), "", 0, len(chosen))
             answers = evaluate.answer(self.config.evaluate, model, chosen, encoded, pieces=pieces, progress=asking)
@@ -322,7 +354,7 @@ class Evaluate(OnModel):
             right = evaluate.after_examples(self.config.evaluate, model, chosen, shots)
             columns["few_shot_correct"] = right
             exact += f" ({right.mean():.3f} after {len(shots[0])} examples)"
-        place.write(pa.table(columns))
+        place.write(pa.table(columns), meter.throughput("evaluation", len(chosen)))
         pieces.forget()
         error = statistics.calibration_error(answers.predicted_probability, answers.exact_match)
         told = f"{len(chosen)} questions, {exact}, calibration error {error:.3f}"

@@ -32,6 +32,8 @@ class Part:
     """A table for each learning rate that was tried."""
     seconds: float = 0.0
     """What was spent on it before."""
+    throughput: Mapping[str, Any] = field(default_factory=dict)
+    """What its finetuning reached."""
 
 
 @dataclass(eq=False)
@@ -110,6 +112,7 @@ class Parts:
         kept = make()
         report = {"config": self.config, "facts_hash": self.facts_hash, "arm": kept.arm, "choice": kept.choice}
         report |= {"model": self.model, "seconds": kept.seconds + time.monotonic() - started}
+        report["throughput"] = dict(kept.throughput)
         tables: dict[str, Columns | Sequence[Columns]] = {"trace": kept.trace} if kept.trace else {}
         if kept.rates:
             tables["rates"] = kept.rates

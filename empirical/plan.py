@@ -1,254 +1,125 @@
 """What a study of a published model takes on this machine and what it can show, said before anything is finetuned.
 
-A sample of the study's own questions goes through the study's own stages; their times are scaled up.
+A sample of the study's own questions goes through the study's own stages; their tokens, operations and times are scaled
+up. Where the weights are not there, or memory cannot hold them, a small model reads in their place.
 """
 
-import statistics as plain_statistics
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig
 
-from core import arms as other_arms
-from core import split, statistics
+from core import statistics
 from core.errors import InputError
 from core.facts.record import FactSet
-from core.numbering import numbered
 from core.seeds import Cell
-from empirical import evaluate, finetune, knownness, labels, measure, study
-from empirical.arm import facts_of, finetuning
+from empirical import evaluate, facts, finetune, knownness, labels, room, runner, steps, study
+from empirical.arm import finetuning
 from empirical.config import Config
-from empirical.finetune import FinetuneConfig
-from empirical.lm import memory, train
+from empirical.lm import capture, cost, shape, train
 from empirical.lm import model as models
-from empirical.measure import Questions
+from empirical.lm.model import LanguageModel
+from empirical.lm.prompts import Encoded
+from empirical.room import Room, Texts
+from empirical.steps import STEPS, Costs, Sizes
 from empirical.study import Base
 
-N_ASKED = 200
-"""Facts, at most, from which the base model's recall is estimated before anything is known."""
-N_TIMED = 64
-"""Facts, at most, on which measuring is timed."""
-N_STEPS = 4
-"""Finetuning steps that are timed; the first is left out."""
 ASSUMED = (0.1, 0.25, 0.5)
 """Base accuracies for which the smallest visible gap is said where the model is not there to be asked."""
+ROW_BYTES = 300
+"""Of a held-out question in an arm's table, about."""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How many facts a study has of each kind, and how much of everything it does."""
+class Bytes(NamedTuple):
+    """What a step takes of memory and of disk, at most."""
 
-    n_facts: int
-    n_training: int
-    n_dev: int
-    n_held_out: int
-    arms: dict[str, int]
-    """Facts of each arm (of arms that depend on the model's answers: about so many); 0 where only the model knows."""
-    n_splits: int
-    n_runs: int
-
-    def n_trainings(self, config: Config) -> int:
-        """Return the number of finetunings."""
-        return len(self.chosen) * self.n_splits * _n_rates(config) + len(self.arms) * self.n_runs
-
-    @property
-    def chosen(self) -> dict[str, int]:
-        """The arms without remedies, for which rates are tried, and their facts."""
-        return {facts_of(arm): n for arm, n in self.arms.items()}
+    memory: int
+    disk: int
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of each stage for one fact, measured on a sample of them."""
-
-    score: float
-    recall: float
-    finetune: float
-    """For one fact and one epoch."""
-    measure: float
-    """Of a held-out fact: answers, attention, swapped subject, knockout."""
-    answer: float
-    recalled: float
-    """Share of the sample that the base model answers after examples."""
-    n_asked: int
-
-    def total(self, sizes: Sizes, config: Config) -> dict[str, float]:
-        """Return the seconds of each stage over the whole study."""
-        in_arms, train_config = sum(sizes.arms.values()), config.finetune.train
-        n_tuned = sum(sizes.chosen.values()) * sizes.n_splits * _n_rates(config) + in_arms * sizes.n_runs
-        n_measured = sizes.n_held_out * (sizes.n_splits + len(sizes.arms) * sizes.n_runs)
-        wanted = labels.needs(config.finetunings)
-        n_recalled = sizes.n_held_out + sizes.n_training * (wanted.recalled + wanted.texts)
-        n_chosen = sizes.n_dev * len(sizes.chosen) * _n_rates(config) * sizes.n_splits
-        return {
-            "scoring": sizes.n_splits * (sizes.n_facts * self.score + n_recalled * self.recall),
-            "finetuning": n_tuned * train_config.epochs * self.finetune,
-            "measuring": n_measured * self.measure + (in_arms * sizes.n_runs + n_chosen) * self.answer,
-        }
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A model's parameters and what training them takes, activations apart."""
-
-    n_parameters: int
-    n_trained: int
-    bytes_needed: int
-    bytes_free: int
-
-
-def show(config: Config, given: FactSet, wanted: Sequence[Cell], console: Console) -> None:
+def show(config: Config, given: FactSet, name: str, wanted: Sequence[Cell], out: Path, console: Console) -> None:
     """Print what a study of a published model does, takes and can show.
 
+    Args:
+        name: The study's.
+        out: Folder of results, where some of it may be done.
+
     Raises:
-        InputError: too few facts for the arms, or questions that the tokenizer cannot hold.
+        InputError: too few facts for the arms, or facts that cannot be ranked as asked.
     """
     base = Base(study.models_config(config), given.facts, given.notes)
-    sizes = sizes_of(config, base, wanted)
+    knownness.check_facts(config.knownness, base.facts)
+    labels.check_facts(config.finetunings, base.facts)
+    sizes = steps.sizes_of(config, base, wanted)
     _print_sizes(config, sizes, console)
-    timing = None
+    found = None
     try:
-        _print_weights(config, base, weights(config, base), console)
-        timing = time_stages(config, base)
-        _print_time(config, sizes, timing, console)
+        needed = room.of(config, base.model)
+        _print_weights(config, base, needed, console)
+        reader = steps.stand_in(base, needed.network, models.read_tokenizer(base.model))
+        encoded = reader.format.ask(base.facts, new_tokens=config.evaluate.max_new_tokens)
+        taken = _bytes(config, sizes, needed, encoded)
+        _print_batches(config, base, needed, encoded, console)
+        found = _costs(config, base, needed, reader, console)
+        done = steps.done(config, facts.fingerprint(given), out / runner.FLOW / name, wanted)
+        _print_steps(config, base, sizes, found, taken, done, console)
     except InputError as error:  # without the model there is still something to say
         console.print(f"What it takes here is not known. {error}", style="yellow", markup=False)
-    for recalled in (timing.recalled,) if timing else ASSUMED:
-        gap = 100 * statistics.smallest_gap(sizes.n_held_out, recalled)
+    recalled = found.recalled if found else None
+    for share in ASSUMED if recalled is None else (recalled,):
+        gap = 100 * statistics.smallest_gap(sizes.n_held_out, share)
         console.print(
-            f"Power: where arms answer {recalled:.0%} of {sizes.n_held_out:,} held-out questions, a gap of {gap:.1f} "
+            f"Power: where arms answer {share:.0%} of {sizes.n_held_out:,} held-out questions, a gap of {gap:.1f} "
             "points is seen on one split with a power of 80 %."
         )
-    if timing and (told := _warning(base, timing.recalled, timing.n_asked)):
-        console.print(told, style="yellow", markup=False)
+    if found and recalled is not None:
+        console.print(f"The base model recalls {recalled:.1%} of {found.n_asked} training facts, after examples.")
+        is_choice = bool(base.facts[0].choices)
+        if told := evaluate.guessing(base.model.name, recalled, found.n_asked, is_choice=is_choice):
+            console.print(told, style="yellow", markup=False)
 
 
-def sizes_of(config: Config, base: Base, wanted: Sequence[Cell]) -> Sizes:
-    """Return how much there is of everything; InputError where there are too few facts for the arms."""
-    ids, seed = study.identify(base.facts), wanted[0].split
-    roles = study.roles(config, ids, seed=seed)
-    more = tuple(arm for arm in config.more_arms if arm not in other_arms.CLASSES)
-    answers = numbered([fact.answers[0].casefold() for fact in base.facts])
-    drawn = np.random.default_rng(0).random(len(base.facts))  # stands in for what the model would say of each
-    halves = split.arms(roles, ids.relation, drawn, config.split, more=more, answer=answers)
-    counts = np.bincount(roles.role, minlength=len(split.ROLES)).tolist()
-    return Sizes(
-        n_facts=len(base.facts),
-        n_training=counts[split.TRAIN],
-        n_dev=counts[split.DEV],
-        n_held_out=counts[split.HELD_OUT],
-        arms={arm: len(halves.arms.get(facts_of(arm), ())) for arm in config.arms},
-        n_splits=len({cell.split for cell in wanted}),
-        n_runs=len(wanted),
+def _costs(config: Config, base: Base, needed: Room, reader: LanguageModel, console: Console) -> Costs:
+    """Return what facts cost: timed on the model itself where it is here and fits, else counted on its stand-in."""
+    trains = cost.operations(needed.network)
+    plain = replace(config, finetune=replace(config.finetune, method="full"))
+    reads = cost.operations(room.of(plain, base.model).network)
+    told = "memory does not hold it"
+    if needed.weights + needed.training <= needed.free:
+        try:
+            return steps.costs(config, base, base.read(), reads, trains, is_timed=True)
+        except InputError as error:
+            told = str(error).splitlines()[0].rstrip(".")
+    console.print(
+        f"The model was not timed: {told}. A small one reads in its place, its answers as long as they may be; hours "
+        "are those of the operations at the rate of large products, the fewest that there can be.",
+        style="yellow",
+        markup=False,
     )
+    return steps.costs(config, base, reader, reads, trains, is_timed=False)
 
 
-def weights(config: Config, base: Base) -> Weights:
-    """Return the model's size by its config, its weights not being needed; InputError where that cannot be reached."""
-    name = base.model.name
-    try:
-        settings = AutoConfig.from_pretrained(models.converted(name) or name, revision=base.model.revision)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise InputError(
-            f"{name}: its config cannot be read ({str(error).strip().splitlines()[0]}).\n"
-            "Name a checkpoint folder, or a hub id that is cached or can be reached."
-        ) from error
-    with torch.device("meta"):
-        network: Any = models.auto_class(settings).from_config(settings)
-        n_parameters = n_trained = network.num_parameters()
-        if config.finetune.method == "lora":
-            network = finetune.with_adapter(config.finetune.lora, network, name)
-            n_trained = network.get_nb_trainable_parameters()[0]
-    size = models.dtype(base.model.precision).itemsize
-    # A gradient and two moments of each trained weight, an adapter in float32.
-    trained = 16 * n_trained if config.finetune.method == "lora" else 3 * size * n_trained
-    return Weights(n_parameters, n_trained, size * n_parameters + trained, memory.free(models.device()))
-
-
-def time_stages(config: Config, base: Base) -> Timing:
-    """Return what each stage takes for one fact; InputError where the model cannot be loaded."""
-    model = base.read()
-    ids = study.identify(base.facts)
-    roles = study.roles(config, ids, seed=0)
-    order = np.random.default_rng(0).permutation(len(base.facts))
-    pool = [base.facts[row] for row in order if roles.role[row] == split.TRAIN]
-    sample = pool[:N_ASKED]
-    greedy = replace(config.knownness, measure="logprob" if sample[0].choices else "greedy", classes=False)
-    asked, recall = _timed(lambda: knownness.score(greedy, model, sample, pool, seed=0).value)
-    score = 0.0
-    if config.knownness.measure != "popularity" or config.knownness.classes:
-        score = _timed(lambda: knownness.score(config.knownness, model, sample[:N_TIMED], pool, seed=0))[1]
-    own = sample[:N_TIMED]
-    encoded = model.format.ask(own, new_tokens=config.evaluate.max_new_tokens)
-    answering = _timed(lambda: evaluate.answer(config.evaluate, model, own, encoded))[1]
-    measuring = _timed(lambda: measure.arm("base", model, _questions(own, encoded), None, config.evaluate))[1]
-    return Timing(
-        score=score / len(own),
-        recall=recall / len(sample),
-        finetune=_finetuning(config, base, pool),
-        measure=measuring / len(own),
-        answer=answering / len(own),
-        recalled=float((asked > 0).mean() if sample[0].choices else (asked >= 0.5).mean()),
-        n_asked=len(sample),
-    )
-
-
-def _questions(facts: Sequence[Any], encoded: Sequence[Any]) -> Questions:
-    """Return these facts as if they were a study's held-out ones."""
-    rows, none = np.arange(len(facts)), np.zeros(len(facts))
-    role = np.full(len(facts), split.HELD_OUT, dtype=np.int8)
-    ids = study.identify(facts)
-    return Questions(facts, encoded, ids.subject, ids.relation, none, role, rows, none.astype(bool), {}, 0)
-
-
-def _finetuning(config: Config, base: Base, pool: Sequence[Any]) -> float:
-    """Return the seconds of a finetuning step by the number of its facts."""
-    settings = config.finetune.train
-    own = pool[: N_STEPS * settings.batch_size]
-    model = base.load()
-    encoded = model.format.ask(own, new_tokens=config.evaluate.max_new_tokens)
-    quick = replace(settings, epochs=1, n_records=1, batch_size=min(settings.batch_size, -(-len(own) // N_STEPS)))
-    given = config.finetune
-    plain = FinetuneConfig(method=given.method, learning_rates=given.learning_rates, lora=given.lora, train=quick)
-    ends = []
-    with tempfile.TemporaryDirectory() as work:
-        finetune.run(
-            plain,
-            model,
-            encoded,
-            learning_rate=min(config.finetune.learning_rates),
-            seed=0,
-            work=Path(work),
-            evaluate=lambda network: {},
-            progress=lambda doing, share: ends.append(time.monotonic()),
-        )
-    steps = np.diff(ends)
-    n_own = train.n_steps(quick, len(encoded))
-    return plain_statistics.median(steps) * n_own / len(encoded)
-
-
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    started = time.monotonic()
-    return work(), time.monotonic() - started
-
-
-def _warning(base: Base, recalled: float, n: int) -> str | None:
-    return evaluate.guessing(base.model.name, recalled, n, is_choice=bool(base.facts[0].choices))
-
-
-def _n_rates(config: Config) -> int:
-    """Return how many finetunings choose an arm's rate."""
-    n_rates = len(config.finetune.learning_rates)
-    return n_rates if n_rates > 1 else 0
+def _bytes(config: Config, sizes: Sizes, needed: Room, encoded: Sequence[Encoded]) -> dict[str, Bytes]:
+    """Return what each step takes at most; the disk's of finetuning is a checkpoint's, there as long as it lasts."""
+    asked = room.texts(encoded, config.evaluate.batch_size)
+    shots = knownness.CHOICE_SHOTS if sizes.is_choice else config.knownness.shots
+    mean = sum(len(one.tokens) for one in encoded) / len(encoded)
+    shown = replace(asked, rows=config.knownness.batch_size, longest=asked.longest + round(shots * mean))
+    trained = room.texts(encoded, config.finetune.train.micro_batch_size or config.finetune.train.batch_size)
+    measured = needed.reading(asked, config.evaluate.batch_tokens)
+    tuning = Bytes(needed.tuning(trained), needed.checkpoint)
+    n_heads = shape.n_layers(needed.network) * shape.n_heads(needed.network)
+    rows = sizes.n_held_out * (len(sizes.arms) + 1) * sizes.n_runs
+    return {
+        "scoring": Bytes(needed.reading(shown, config.knownness.batch_tokens), 8 * sizes.n_facts * sizes.n_splits),
+        "rates": tuning,
+        "finetuning": tuning,
+        "measuring": Bytes(measured, rows * (2 * n_heads * len(capture.SPANS) + ROW_BYTES)),
+    }
 
 
 def _print_sizes(config: Config, sizes: Sizes, console: Console) -> None:
@@ -263,23 +134,68 @@ def _print_sizes(config: Config, sizes: Sizes, console: Console) -> None:
     console.print(table)
 
 
-def _print_weights(config: Config, base: Base, found: Weights, console: Console) -> None:
-    is_short = found.bytes_needed > found.bytes_free
+def _print_weights(config: Config, base: Base, needed: Room, console: Console) -> None:
+    n_bytes = needed.weights + needed.training
     console.print(
-        f"{base.model.name}: {found.n_parameters / 1e6:,.0f} million parameters, {found.n_trained / 1e6:,.1f} million "
-        f"trained ({config.finetune.method}, {base.model.precision}). Weights, gradients and moments take "
-        f"{found.bytes_needed / 1e9:.1f} GB beside the activations; {found.bytes_free / 1e9:.1f} GB are free."
-        + (" That is too little." if is_short else ""),
-        style="yellow" if is_short else None,
+        f"{base.model.name}: {needed.n_parameters / 1e6:,.0f} million parameters, {needed.n_trained / 1e6:,.1f} "
+        f"million trained ({config.finetune.method}, {base.model.precision}). Weights, gradients and moments take "
+        f"{n_bytes / 1e9:.1f} GB beside the activations; {needed.free / 1e9:.1f} GB are free.",
     )
+    if n_bytes > needed.free:
+        _print_short(config, base, room.NOTHING, console)
 
 
-def _print_time(config: Config, sizes: Sizes, timing: Timing, console: Console) -> None:
-    table = Table("stage", "facts/s", "hours", box=None)
-    speed = {"scoring": timing.score or timing.recall, "finetuning": timing.finetune, "measuring": timing.measure}
-    total = timing.total(sizes, config)
-    for stage, seconds in total.items():
-        table.add_row(stage, f"{1 / speed[stage]:,.1f}", f"{seconds / 3600:.2f}")
-    table.add_row("all", "", f"{sum(total.values()) / 3600:.2f}")
-    console.print(table)
-    console.print(f"The base model recalls {timing.recalled:.1%} of {timing.n_asked} training facts, after examples.")
+def _print_short(config: Config, base: Base, at_once: Texts, console: Console) -> None:
+    flags = room.remedy(config, base.model, at_once)
+    told = f"It would fit with {flags}." if flags else "Take a smaller model, or more memory."
+    console.print(f"That is too little memory. {told}", style="yellow", markup=False)
+
+
+def _print_batches(config: Config, base: Base, needed: Room, encoded: Sequence[Encoded], console: Console) -> None:
+    """Print how many tokens are read at once, and what to do where not even the longest text fits."""
+    settings = config.finetune.train
+    at_once = room.texts(encoded, settings.micro_batch_size or settings.batch_size)
+    given = "" if settings.micro_batch_tokens is None else ", as --finetune.train.micro-batch-tokens says"
+    console.print(
+        f"Questions and answers have {at_once.longest:,} tokens at most. Training reads {needed.at_once(at_once):,} at "
+        f"once{given}, in {needed.tuning(at_once) / 1e9:.1f} GB with all that it keeps."
+    )
+    if needed.weights + needed.training > needed.free:
+        return
+    if needed.least(at_once) > needed.free:
+        _print_short(config, base, at_once, console)
+    elif needed.tuning(at_once) > needed.free:
+        fits = needed.fitting(at_once)
+        told = f"That is too little memory. It would fit with --finetune.train.micro-batch-tokens {fits}."
+        console.print(told, style="yellow", markup=False)
+
+
+def _print_steps(
+    config: Config,
+    base: Base,
+    sizes: Sizes,
+    found: Costs,
+    taken: Mapping[str, Bytes],
+    done: Mapping[str, float],
+    console: Console,
+) -> None:
+    is_mixed = base.model.precision == "mixed"
+    dtype = torch.bfloat16 if is_mixed else models.dtype(base.model.precision)
+    rate, own_facts = cost.matmul_rate(models.device(), dtype), sizes.facts(config)
+    table = Table("step", "done", "tokens", "FLOP", "hours", "memory, GB", "disk, GB", box=None)
+    total: dict[str, float] = {"tokens": 0.0, "flops": 0.0, "seconds": 0.0}
+    for step in STEPS:
+        own = {what: found.total(own_facts[step], what) for what in total}
+        if not found.is_timed:
+            own["seconds"] = own["flops"] / rate
+        total = {what: total[what] + own[what] for what in total}
+        size = f"{taken[step].memory / 1e9:.1f}", f"{taken[step].disk / 1e9:.2f}"
+        table.add_row(step, f"{done[step]:.0%}", *_amounts(own), *size)
+    table.add_row("all", "", *_amounts(total), "", "")
+    name = str(dtype).removeprefix("torch.")
+    console.print(table, f"This device multiplies large matrices at {rate / 1e12:,.3g} Tflop/s ({name}).")
+
+
+def _amounts(own: Mapping[str, float]) -> tuple[str, str, str]:
+    hours = own["seconds"] / 3600
+    return f"{own['tokens'] / 1e6:,.2f} M", f"{own['flops']:.2g}", f"{hours:.2f}" if hours < 100 else f"{hours:,.0f}"

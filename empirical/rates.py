@@ -51,6 +51,8 @@ class Tuned(NamedTuple):
 
     model: LanguageModel
     trace: list[dict[str, Any]]
+    throughput: dict[str, Any]
+    """What finetuning it reached."""
     seconds: float
     """What finetuning it took, if that was before."""
 
@@ -127,7 +129,7 @@ class Trial:
         kept = torch.load(path, map_location="cpu", weights_only=True)
         model = finetune.restored(self.config.finetune, self.base.bare(), kept["weights"])
         progress("", 1.0)
-        return Tuned(model, kept["trace"], kept["seconds"])
+        return Tuned(model, kept["trace"], kept["throughput"], kept["seconds"])
 
     def _answers(self, rate: float, progress: Progress) -> Tried:
         questions = self.questions
@@ -153,12 +155,18 @@ class Trial:
         started = time.monotonic()
         model, trace = study.tune(self.config, self.base, self.questions, self.own, rate=rate, **options)
         if self.keeps and processes.is_first():
-            state = {"weights": finetune.trained(model), "trace": trace, "seconds": time.monotonic() - started}
+            state = {"weights": finetune.trained(model), "trace": trace, "throughput": reached(model)}
+            state["seconds"] = time.monotonic() - started
             runs.replace_file(self._weights(rate), lambda file: torch.save(state, file))
         return model
 
     def _weights(self, rate: float) -> Path:
         return self.work / f"tuned_{rate:g}.pt"
+
+
+def reached(model: LanguageModel) -> dict[str, Any]:
+    """Return what a model's finetuning reached, as reports hold it; nothing where it was not finetuned just now."""
+    return model.throughput.report() if model.throughput else {}
 
 
 def _name(rate: float) -> str:

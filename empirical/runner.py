@@ -12,7 +12,7 @@ from typing import NamedTuple
 from core.facts.record import FactSet
 from core.seeds import Cell
 from empirical import config as configs
-from empirical import facts
+from empirical import facts, room, study
 from empirical.cell import Arms
 from empirical.config import Config
 from empirical.progress import Progress, forwards, part
@@ -43,6 +43,8 @@ def run(
         progress: Called with what is being done, and how many of the runs are done (with a fraction).
     """
     configs.check(config)
+    if not config.pretrains:
+        room.check(config, study.models_config(config))
     job = Job(config, given, facts.fingerprint(given), name, out, overwrite, keeps)
     shared: dict[tuple[int, int], Shared] = {}
     cells = []

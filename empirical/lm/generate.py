@@ -251,7 +251,7 @@ def _generate(
     going = torch.arange(len(tokens), device=model.device)
     left = cast(int, config.max_new_tokens)
     is_whole = shape.keeps_states(model)
-    with _plain_settings(model):
+    with _plain_settings(model), logits.precise(model):
         while left and len(going):
             turn = copy.copy(config)
             turn.max_new_tokens = left if is_whole else min(left, TURN)

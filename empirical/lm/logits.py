@@ -1,4 +1,7 @@
-"""Logits where they are wanted, and nowhere else: a head of 262,000 outputs costs more than all layers below it."""
+"""Logits where they are wanted, and nowhere else: a head of 262,000 outputs costs more than all layers below it.
+
+They are few, and computed in float32 where the layers below are not: with bfloat16's eight bits the likeliest tie.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool
+from torch.nn import functional
 
 
 @contextmanager
@@ -23,6 +27,34 @@ def only(model: torch.nn.Module, wanted: Bool[torch.Tensor, "row token"]) -> Ite
     head: Any = model
     hook = head.get_output_embeddings().register_forward_pre_hook(cut)
     try:
-        yield
+        with precise(model):
+            yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def precise(model: torch.nn.Module) -> Iterator[None]:
+    """Let the passes within compute logits in float32, of weights in half precision and under autocast.
+
+    A head that is more than a matrix (an adapter's, a quantised one) is left as it is.
+    """
+    owner: Any = model
+    head: Any = owner.get_output_embeddings()
+    is_half = head.weight.dtype in (torch.bfloat16, torch.float16)
+    is_cast = torch.is_autocast_enabled(head.weight.device.type)
+    if type(head) is not torch.nn.Linear or "forward" in vars(head) or not (is_half or is_cast):
+        yield
+        return
+
+    def product(hidden: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            bias = None if head.bias is None else head.bias.float()
+            return functional.linear(hidden.float(), head.weight.float(), bias)
+
+    replaced: Any = head
+    replaced.forward = product
+    try:
+        yield
+    finally:
+        del replaced.forward

@@ -22,6 +22,14 @@ LOGITS = {False: 12, True: 16}
 """Bytes for each logit: in the model's precision, in float32, its logarithm, and with gradients those too."""
 
 
+def fitting(n_bytes: int | float, per_token: float) -> int:
+    """Return how many tokens a batch may have where nothing is said: what half of so many bytes holds, rounded down.
+
+    A power of two, `batch.TOKENS` at most.
+    """
+    return min(batch.TOKENS, 1 << max(int(n_bytes / 2 / per_token).bit_length() - 1, 0))
+
+
 def tokens(
     model: Model,
     given: int | None,
@@ -30,6 +38,7 @@ def tokens(
     *,
     rows: int,
     trains: bool = False,
+    recomputes: bool = False,
 ) -> int:
     """Return the most tokens of a batch: those given, else `batch.TOKENS`, or the power of two that memory holds.
 
@@ -40,19 +49,19 @@ def tokens(
         scored: Of each row, at how many places logits are wanted.
         rows: Most rows of a batch.
         trains: Whether gradients are wanted.
+        recomputes: Whether activations are computed again in the backward pass.
     """
     if given is not None:
         return given
     share = max((n / length for n, length in zip(scored, lengths, strict=True)), default=0.0)
-    fits = int(_free(model, trains) / 2 / per_token(model, share, trains=trains))
-    most = min(batch.TOKENS, 1 << max(fits.bit_length() - 1, 0))
+    most = fitting(_free(model, trains), per_token(model, share, trains=trains, recomputes=recomputes))
     widest = min(rows, len(lengths)) * max(lengths, default=0)
     if most < min(widest, batch.TOKENS):
         note(f"Half of the free memory holds some {most:,} tokens of the model at once: wider batches are cut to that.")
     return most
 
 
-def per_token(model: Model, share: float, *, trains: bool) -> float:
+def per_token(model: Model, share: float, *, trains: bool, recomputes: bool = False) -> float:
     """Return how many bytes a token of a batch takes, about.
 
     Args:
@@ -66,9 +75,11 @@ def per_token(model: Model, share: float, *, trains: bool) -> float:
     width = sum(layer.nf if isinstance(layer, Conv1D) else layer.out_features for layer in layers)
     head: Any = model.get_output_embeddings()
     logits = share * head.weight.shape[0] * LOGITS[trains]
+    n_layers, n_heads = shape.n_layers(model), shape.n_heads(model)
+    if trains and recomputes:  # what enters each layer, and one layer at a time
+        return (n_layers * config.hidden_size + KEPT * width / n_layers) * size + logits
     if trains:
         return KEPT * width * size + logits
-    n_layers, n_heads = shape.n_layers(model), shape.n_heads(model)
     groups = getattr(config, "num_key_value_heads", None) or n_heads
     d_head = getattr(config, "head_dim", None) or config.hidden_size // n_heads
     keys_and_values = 2 * n_layers * groups * d_head  # kept, and copied where more are added

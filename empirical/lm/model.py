@@ -35,6 +35,7 @@ from core.console import note
 from core.errors import InputError
 from empirical import packages
 from empirical.lm import formats, gguf, shape
+from empirical.lm.cost import Throughput
 from empirical.lm.formats import Format
 
 
@@ -105,6 +106,8 @@ class LanguageModel:
     """Whether its float32 weights are trained under bfloat16 autocast, and measured in bfloat16."""
     is_chat: bool = False
     """Whether it is asked in its tokenizer's chat template."""
+    throughput: Throughput | None = None
+    """What its finetuning reached, where it was finetuned just now."""
 
     @cached_property
     def format(self) -> Format:
@@ -169,8 +172,7 @@ def load(config: ModelConfig) -> LanguageModel:
         if folder.is_dir():
             _check_files(folder)
         settings = AutoConfig.from_pretrained(config.name, revision=config.revision)
-    with _library(config.name):
-        tokenizer = _tokenizer(config.name, config.revision, stamp(config.name, TOKENIZER_FILES))
+    tokenizer = read_tokenizer(config)
     formats.of(tokenizer, is_chat=config.chat)  # refused before the weights are read
     if told := _missing_beginning(config, settings, tokenizer):
         note(told)
@@ -337,6 +339,13 @@ def base_of(folder: Path, name: str | Path) -> Path:
     """Return where an adapter's base is: a relative path is from the adapter, from beside it, or as if typed here."""
     beside = (start / name for start in (folder, folder.parent))
     return next((path for path in beside if path.suffix == ".gguf" or (path / "config.json").exists()), Path(name))
+
+
+def read_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Return the model's tokenizer, its weights not being needed; InputError where it cannot be read."""
+    name = str(converted(config.name) or config.name)
+    with _library(name):
+        return _tokenizer(name, config.revision, stamp(name, TOKENIZER_FILES))
 
 
 @lru_cache(maxsize=4)

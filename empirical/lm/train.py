@@ -5,6 +5,7 @@ checkpoints hold weights, optimizer, schedule and random states. Whatever else c
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from core.config_json import setting
 from core.errors import InputError
 from empirical import processes
 from empirical.lm import batch, checkpoint, hook, logits, memory
+from empirical.lm.cost import Meter
 from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
 
@@ -91,6 +93,7 @@ def fit(
     hooks: Sequence[Hook] = (),
     progress: Callable[[str, float], None] = lambda doing, share: None,
     is_mixed: bool = False,
+    meter: Meter | None = None,
 ) -> list[dict[str, Any]]:
     """Train the model in place on prompt → completion, and return the trace, its start included.
 
@@ -101,6 +104,7 @@ def fit(
         work: Folder of the checkpoint; it is read if it holds one, and left for the caller to remove.
         evaluate: Measured at each recorded step, beside the loss.
         hooks: What remedies change, in this order.
+        meter: Told of each step that is taken now, of none that a checkpoint holds.
 
     Raises:
         Diverged: the loss is not finite.
@@ -127,7 +131,10 @@ def fit(
     for step in range(start, steps):
         rows = batch_rows([len(example.tokens) for example in examples], config, step, seed=seed)
         drawn = hook.drawn(hooks, step, [examples[row] for row in rows])
+        started = time.perf_counter()
         loss = _step(model, optimizer, drawn, config, pad, hooks, is_mixed)
+        if meter:
+            meter.step(model, drawn, time.perf_counter() - started, torch.bfloat16 if is_mixed else model.dtype)
         if not math.isfinite(loss):
             raise Diverged(f"step {step + 1}")
         schedule.step()
@@ -195,7 +202,8 @@ def in_memory(config: TrainConfig, model: Any, examples: Sequence[Encoded]) -> T
     lengths = [len(example.tokens) for example in examples]
     scored = [len(example.completion) for example in examples]
     rows = config.micro_batch_size or config.batch_size
-    tokens = memory.tokens(model, config.micro_batch_tokens, lengths, scored, rows=rows, trains=True)
+    options: dict[str, Any] = {"trains": True, "recomputes": config.gradient_checkpointing}
+    tokens = memory.tokens(model, config.micro_batch_tokens, lengths, scored, rows=rows, **options)
     return replace(config, micro_batch_tokens=tokens)
 
 

@@ -18,7 +18,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> device.Settings
 
 def test_every_part_is_a_command_that_there_is(tmp_path: Path) -> None:
     parts = device.commands(device.Settings(out=tmp_path))
-    assert list(parts) == ["repeated", "verify", "theory", "sweep", "scale", "lm"]
+    assert list(parts) == ["repeated", "verify", "theory", "sweep", "scale", "lm", "lm-long", "lm-1024"]
     for module, name, *flags in parts.values():
         if module == "benchmarks":
             assert isinstance(

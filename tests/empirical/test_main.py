@@ -103,6 +103,9 @@ def test_a_models_stages_run_one_by_one(model_folder, tmp_path, capsys):
     assert command.main(["score", *_on(model_folder, table, out), *ASKED]) == 0
     scores = pq.read_table(out / "scores.parquet").to_pylist()
     assert len(scores) == N and all(row["knownness"] < 0 for row in scores)
+    reached = json.loads(pq.read_schema(out / "scores.parquet").metadata[b"throughput"])
+    assert reached["facts"] == N and reached["tokens"] > 10 * N and reached["peak_bytes"] > 1e7
+    assert "scoring:" in (told := capsys.readouterr().err) and "facts/s" in told
     assert all(row["subject"] and row["subject"] in row["question"] and row["relation"] for row in scores)
     by_knownness = sorted(scores, key=lambda row: row["knownness"])
     assert [row["percentile"] for row in by_knownness] == sorted(row["percentile"] for row in scores)
@@ -116,6 +119,9 @@ def test_a_models_stages_run_one_by_one(model_folder, tmp_path, capsys):
         assert (place / "bottom" / ("adapter_config.json" if method == "lora" else "config.json")).exists()
         assert command.main(["evaluate", *_on(place / "bottom", table, place), *ASKED]) == 0
         answers = pq.read_table(place / "answers.parquet").to_pylist()
+        reached = json.loads(pq.read_schema(place / "answers.parquet").metadata[b"throughput"])
+        assert reached["facts"] == len(answers) and reached["flops"] > 0
+        assert json.loads((place / "bottom" / "throughput.json").read_text())["facts_per_second"] > 0
         held_out = {row["question"] for row in scores if row["role"] == "held_out"}
         assert {row["question"] for row in answers} == held_out
         assert command.main(["attention", *_on(place / "bottom", table, place), *ASKED]) == 0

@@ -1,24 +1,28 @@
 """What a plan counts, times and says, on a small model; and without one."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from core import statistics
+from core import runs, statistics
+from core.errors import InputError
 from core.facts.record import FactSet
 from core.seeds import Cell
 from core.split import SplitConfig
 from empirical import __main__ as command
-from empirical import facts, plan, study
+from empirical import config as configs
+from empirical import facts, plan, room, runner, steps, study
 from empirical.config import Config
 from empirical.facts import FactsConfig
 from empirical.finetune import FinetuneConfig
 from empirical.knownness import KnownnessConfig
+from empirical.lm import cost, memory
 from empirical.lm.model import ModelConfig
 from empirical.lm.train import TrainConfig
-from empirical.plan import Timing
+from empirical.steps import Costs, Unit
 from empirical.study import Base
 
 CELLS = [Cell(0, split, seed) for split in range(2) for seed in range(3)]
@@ -51,14 +55,18 @@ def base_of(config) -> Base:
     return Base(study.models_config(config), given.facts, given.notes)
 
 
-def said(config, cells=CELLS) -> str:
+def said(config, out=Path("nowhere"), cells=CELLS) -> str:
     console = Console(record=True, width=200)
-    plan.show(config, given_by(config), cells, console)
+    plan.show(config, given_by(config), "small", cells, out, console)
     return " ".join(console.export_text().split())
 
 
+def sizes_of(config):
+    return steps.sizes_of(config, base_of(config), CELLS)
+
+
 def test_arms_and_finetunings_are_counted_as_the_study_makes_them(config):
-    sizes = plan.sizes_of(config, base_of(config), CELLS)
+    sizes = sizes_of(config)
     assert (sizes.n_facts, sizes.n_training, sizes.n_dev, sizes.n_held_out) == (100, 40, 20, 40)
     assert {name: sizes.arms[name] for name in ("top", "bottom", "whole", "size_5")} == {
         "top": 20,
@@ -72,34 +80,44 @@ def test_arms_and_finetunings_are_counted_as_the_study_makes_them(config):
     assert sizes.n_trainings(one_rate) == 5 * 6
 
 
-def test_time_is_what_a_fact_takes_times_how_often_it_is_read(config):
-    sizes = plan.sizes_of(config, base_of(config), CELLS)
-    timing = Timing(score=1.0, recall=2.0, finetune=10.0, measure=100.0, answer=1000.0, recalled=0.3, n_asked=100)
-    in_arms = sum(sizes.arms.values())
-    assert timing.total(sizes, config) == {
-        "scoring": 2 * (100 * 1 + 40 * 2),
-        "finetuning": in_arms * (2 * 2 + 6) * 3 * 10,
-        "measuring": 40 * (2 + 5 * 6) * 100 + (in_arms * 6 + 20 * 5 * 2 * 2) * 1000,
+def test_each_step_is_what_a_fact_takes_times_how_often_it_is_read(config):
+    sizes = sizes_of(config)
+    in_arms, n_traced = sum(sizes.arms.values()), (config.finetune.train.n_records + 1) * 20
+    found = sizes.facts(config)
+    assert found == {
+        "scoring": {"score": 2 * 100, "recall": 2 * 40},
+        "rates": {"tune": in_arms * 2 * 2 * 3, "trace": 5 * 2 * 2 * n_traced, "answer": 5 * 2 * 2 * 20},
+        "finetuning": {"tune": in_arms * 6 * 3, "trace": 5 * 6 * n_traced},
+        "measuring": {"measure": 40 * (2 + 5 * 6), "answer": in_arms * 6},
     }
+    kinds = ("score", "recall", "tune", "trace", "measure", "answer")
+    costs = Costs({kind: Unit(10.0**place, 2.0, None) for place, kind in enumerate(kinds)}, None, 9)
+    assert costs.total(found["scoring"], "tokens") == 200 + 10 * 80
+    assert costs.total(found["rates"], "tokens") == sum(
+        10 ** kinds.index(kind) * n for kind, n in found["rates"].items()
+    )
+    assert costs.total(found["rates"], "seconds") == 0 and not costs.is_timed
 
 
 def test_a_plan_says_sizes_memory_time_and_power_and_writes_nothing(config, tmp_path):
     before = sorted(tmp_path.rglob("*"))
-    printed = said(config)
+    printed = said(config, tmp_path / "out")
     assert "100 facts: 40 for training, 20 dev, 40 held out. 6 runs on 2 splits, 50 finetunings" in printed
-    assert "full, float32" in printed and "GB are free" in printed
-    assert all(stage in printed for stage in ("scoring", "finetuning", "measuring", "all"))
+    assert "full, float32" in printed and "GB are free" in printed and "not timed" not in printed
+    assert re.search(
+        "step done tokens FLOP hours memory, GB disk, GB scoring 0% .*rates 0% .*measuring 0% .*all", printed
+    )
     assert "The base model recalls 0.0% of 40 training facts" in printed
     assert "answers 0.0% of 40 such questions, as guessing would" in printed
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_without_the_weights_there_is_power_and_without_the_config_no_memory_either(config):
+def test_of_a_folder_without_weights_everything_is_said_but_what_the_model_recalls(config):
     folder = Path(config.model.name)
     for path in folder.glob("*.safetensors"):
         path.unlink()
     printed = said(config)
-    assert "million parameters" in printed and "What it takes here is not known" in printed
+    assert "million parameters" in printed and "The model was not timed" in printed and "Tflop/s (float32)" in printed
     for accuracy in plan.ASSUMED:
         gap = 100 * statistics.smallest_gap(40, accuracy)
         assert f"where arms answer {accuracy:.0%} of 40 held-out questions, a gap of {gap:.1f} points" in printed
@@ -108,13 +126,94 @@ def test_without_the_weights_there_is_power_and_without_the_config_no_memory_eit
     assert "million parameters" not in printed and "its config cannot be read" in printed and "Power" in printed
 
 
+def test_a_stand_in_reads_what_the_model_reads(config):
+    base = base_of(config)
+    needed = room.of(config, base.model)
+    model = base.read()
+    reads = cost.operations(needed.network)
+    made = [
+        steps.costs(config, base, one, reads, reads, is_timed=is_timed).units
+        for one, is_timed in ((model, True), (steps.stand_in(base, needed.network, model.tokenizer), False))
+    ]
+    for kind in ("score", "tune", "trace"):
+        assert (made[0][kind].tokens, made[0][kind].flops) == (made[1][kind].tokens, made[1][kind].flops)
+        assert made[0][kind].tokens > 5 and made[0][kind].seconds and made[1][kind].seconds is None
+    # A random model seldom ends its answer: both are as long as they may be, all but.
+    assert made[0]["answer"].tokens == pytest.approx(made[1]["answer"].tokens, rel=0.2)
+
+
+def test_what_is_done_is_said_by_step(config, tmp_path):
+    stored, folder = configs.to_json(config), tmp_path / "empirical" / "small"
+    report = {"config": stored, "facts_hash": "these"}
+    run = folder / "pretrain_0" / "split_0"
+    runs.write_run(run / ".shared" / "base", report, {})
+    runs.write_run(run / ".shared" / "rates" / "top", report, {})
+    runs.write_run(run / "seed_0", report, {})
+    runs.write_run(run / ".seed_1.work" / "top", report, {})
+    runs.write_run(run / ".seed_1.work" / "whole", report | {"facts_hash": "others"}, {})
+    found = steps.done(config, "these", folder, CELLS)
+    assert found == {"scoring": 1 / 2, "rates": 1 / 10, "finetuning": 6 / 30, "measuring": 7 / 32}
+    assert set(steps.done(config, "others", tmp_path / "nowhere" / "small", CELLS).values()) == {0}
+
+
+@pytest.fixture
+def uncounted(monkeypatch):
+    """Let a plan read nothing: where so little memory is free it would read token by token."""
+
+    def refuse(*_, **__):
+        raise InputError("not now")
+
+    monkeypatch.setattr(steps, "costs", refuse)
+
+
+def with_lora(config):
+    return replace(config, finetune=replace(config.finetune, method="lora"))
+
+
 def test_an_adapter_takes_memory_for_what_it_trains_alone(config):
-    lora = replace(config, finetune=replace(config.finetune, method="lora"))
-    full, adapter = (plan.weights(one, base_of(one)) for one in (config, lora))
-    assert full is not None and adapter is not None
+    full, adapter = (room.of(one, base_of(one).model) for one in (config, with_lora(config)))
     assert full.n_parameters == full.n_trained == adapter.n_parameters > adapter.n_trained > 0
-    assert full.bytes_needed == 16 * full.n_parameters
-    assert adapter.bytes_needed == 4 * full.n_parameters + 16 * adapter.n_trained
+    assert full.weights + full.training == 16 * full.n_parameters and full.checkpoint == 12 * full.n_parameters
+    assert adapter.weights + adapter.training == 4 * full.n_parameters + 16 * adapter.n_trained
+    assert adapter.checkpoint == 12 * adapter.n_trained
+
+
+def test_too_little_memory_is_refused_before_loading_with_what_would_fit(config, uncounted, monkeypatch, tmp_path):
+    full, adapter = (room.of(one, base_of(one).model) for one in (config, with_lora(config)))
+    kept = adapter.weights + adapter.training
+    for path in Path(config.model.name).glob("*.safetensors"):
+        path.unlink()  # nothing is loaded
+    for free, expected in (
+        (kept, "It would fit with --finetune.method lora."),
+        (kept - adapter.weights // 2, "It would fit with --finetune.method lora --model.precision bfloat16."),
+        (1000, "Take a smaller model, or more memory."),
+    ):
+        monkeypatch.setattr(memory, "free", lambda device, free=free: free)
+        told = re.escape(expected)
+        with pytest.raises(InputError, match=rf"GB are needed, and 0.0 GB of this machine are free.\n{told}"):
+            runner.run(config, given_by(config), "small", CELLS, tmp_path / "out", progress=lambda doing, share: None)
+        assert f"That is too little memory. {expected}" in said(config)
+    monkeypatch.setattr(memory, "free", lambda device: kept - adapter.weights // 2)  # what is set is not named again
+    assert room.remedy(with_lora(config), base_of(config).model) == "--model.precision bfloat16"
+    monkeypatch.setattr(memory, "free", lambda device: full.weights + full.training)
+    room.check(config, base_of(config).model)  # it fits just so
+
+
+def test_activations_that_do_not_fit_are_said_with_what_makes_them_fewer(config, uncounted, monkeypatch):
+    needed = room.of(config, base_of(config).model)
+    longest = room.Texts(8, 4000, 3)
+    recomputed = replace(config, finetune=replace(config.finetune, train=TrainConfig(gradient_checkpointing=True)))
+    least = [room.of(one, base_of(one).model).least(longest) for one in (config, recomputed)]
+    assert least[1] < least[0]
+    monkeypatch.setattr(memory, "free", lambda device: least[1])
+    assert room.remedy(config, base_of(config).model, longest) == "--finetune.train.gradient-checkpointing"
+    many = replace(config, finetune=replace(config.finetune, train=TrainConfig(batch_size=8, micro_batch_tokens=10**6)))
+    kept = needed.weights + needed.training
+    monkeypatch.setattr(memory, "free", lambda device: kept + 2 * (needed.least(longest) - kept) // 100)
+    told = re.search(
+        r"That is too little memory. It would fit with --finetune.train.micro-batch-tokens (\d+)", said(many)
+    )
+    assert told and int(told[1]) < 200
 
 
 def test_the_command_plans_published_models_alone(config, tmp_path, capsys):

@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from core.errors import InputError
 from empirical import processes
-from empirical.lm import checkpoint
 
 ROOT = Path(__file__).parents[2]
 N = 30
@@ -109,9 +107,11 @@ def commands(llama, words, tmp_path):
             line("finetune --arm bottom", lora),
             line("finetune --arm bottom", lora, to=out / "cut", cut=7),
             line("finetune --arm bottom", lora, to=out / "cut"),
+            line("finetune --arm random", f"{tuning} --finetune.learning-rates 1e-3", to=out / "moved", cut=3),
         ]
         out.mkdir()
         (out / "session.json").write_text(json.dumps(session))
+        (out / "later.json").write_text(json.dumps([session[-1] | {"cut": None}]))
         return out / "session.json"
 
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -140,8 +140,13 @@ def test_two_processes_do_what_one_does(commands, tmp_path, monkeypatch):
     one = tmp_path / "one"
     monkeypatch.setattr(sys, "argv", [str(script), str(written(one)), str(one / "told.json")])
     runpy.run_path(str(script))
+    moved = []
+    for out in (pair, one):  # what two began one ends
+        monkeypatch.setattr(sys, "argv", [str(script), str(out / "later.json"), str(out / "later_told.json")])
+        runpy.run_path(str(script))
+        moved.append(json.loads((out / "later_told.json").read_text())["fits"][0])
     two, alone = _done(pair), _done(one)
-    assert two.codes == alone.codes == [0, 0, 0, 0, 0, 130, 0]
+    assert two.codes == alone.codes == [0, 0, 0, 0, 0, 130, 0, 130]
     for fit in two.fits:
         assert len(fit["weights"]) == 2 and fit["weights"][0] == fit["weights"][1]
     # Full finetuning at two rates, one of which is saved: without dropout the same, but for the order of sums.
@@ -158,19 +163,10 @@ def test_two_processes_do_what_one_does(commands, tmp_path, monkeypatch):
     # With dropout, too, an interrupted training of two goes on as if nothing had happened.
     assert two.fits[3]["first"] > two.fits[2]["first"]
     assert two.fits[3]["weights"] == two.fits[2]["weights"] and two.fits[3]["trace"] == two.fits[2]["trace"]
+    assert moved[0]["first"] == moved[1]["first"] == 3 / 4  # after the checkpoint of step 2
+    for point, expected in zip(moved[0]["trace"], moved[1]["trace"], strict=True):
+        assert point == pytest.approx(expected, abs=2e-6)
     assert not [path for path in pair.rglob("*") if path.name.endswith(("work", "partial"))]
-
-
-def test_a_training_by_two_is_not_gone_on_with_by_one(tmp_path):
-    model = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(model.parameters())
-    state = checkpoint.State(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer), tmp_path / "state.pt", 1)
-    state.save(3, {})
-    assert state.resume() == (3, {})
-    stored = torch.load(tmp_path / "state.pt", weights_only=True)
-    torch.save(stored | {"others": [{"random": stored["random"]}]}, tmp_path / "state.pt")
-    with pytest.raises(InputError, match="of a training by 2 processes, and this is 1"):
-        state.resume()
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,11 @@ def test_a_run_has_the_files_and_columns_that_both_flows_write(whole):
     assert {row["arm"] for row in facts} == {"base", *ARMS}
     assert {row["role"] for row in facts} == {"held_out"} and not any(row["in_arm"] for row in facts)
     assert len(facts) == 5 * report["split"]["held_out"]
+    reached = run.report["throughput"]
+    assert set(reached) == set(ARMS)
+    for arm, own in reached.items():
+        n_epochs, n_trained = CONFIG.finetune.train.epochs, report["metrics"][arm]["n_trained"]
+        assert own["facts"] == n_epochs * n_trained and own["utilisation"] > 0 and own["tokens_per_second"] > 0
     masses = run.arrays("attention_by_question")
     assert {mass.shape for mass in masses.values()} == {(report["split"]["held_out"], 1, 2, 4)}
     for mass in masses.values():

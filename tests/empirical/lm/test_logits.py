@@ -86,3 +86,46 @@ def test_nothing_wanted_is_nothing_and_afterwards_all_is_there_again():
     with pytest.raises(RuntimeError, match="stop"), logits.only(model, wanted):
         raise RuntimeError("stop")
     assert model(input_ids=tokens).logits.shape == (4, 9, 61)
+
+
+def ties(values):
+    """Return the share of rows whose two highest logits are equal."""
+    first, second = values.float().topk(2).values.T
+    return (first == second).float().mean().item()
+
+
+def test_logits_of_a_model_in_half_precision_are_computed_in_single_and_no_longer_tie():
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SIZES | {"vocab_size": 4000}))
+    model = model.eval().to(torch.bfloat16)
+    tokens = torch.randint(3, 4000, (40, 9), generator=torch.Generator().manual_seed(0))
+    hidden = []
+    model.lm_head.register_forward_pre_hook(lambda _, given: hidden.append(given[0]))
+    with torch.no_grad():
+        whole = model(input_ids=tokens).logits[:, -1]
+        wanted = torch.zeros_like(tokens, dtype=torch.bool)
+        wanted[:, -1] = True
+        with logits.only(model, wanted):
+            own = model(input_ids=tokens).logits[0]
+    assert whole.dtype == torch.bfloat16 and own.dtype == torch.float32
+    assert ties(whole) > 0.05 and ties(own) == 0
+    assert torch.equal(own, hidden[0][:, -1].float() @ model.lm_head.weight.float().T)
+    assert model(input_ids=tokens).logits.dtype == torch.bfloat16  # as it was
+
+
+def test_under_autocast_too_and_not_of_a_model_in_single_precision():
+    model, (tokens, wanted) = made("llama"), some()
+    with torch.no_grad():
+        with logits.only(model, wanted):
+            assert "forward" not in vars(model.lm_head)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model(input_ids=tokens).logits.dtype == torch.bfloat16
+            with logits.only(model, wanted), logits.precise(model):
+                assert model(input_ids=tokens).logits.dtype == torch.float32
+
+
+def test_gradients_pass_through_a_head_in_half_precision():
+    model = made("llama").to(torch.bfloat16)
+    tokens, wanted = some()
+    with logits.only(model, wanted):
+        model(input_ids=tokens).logits[0].log_softmax(-1)[:, 5].sum().backward()
+    assert all(value.grad.dtype == torch.bfloat16 and value.grad.abs().sum() > 0 for value in model.parameters())

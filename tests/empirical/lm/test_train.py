@@ -143,3 +143,30 @@ def test_passes_hold_each_example_once_in_turn(examples):
     assert [one for own in found for one in own] == list(examples) and len(found) > 1
     assert train.passes(examples[:3], TrainConfig()) == [list(examples[:3])]
     assert train.passes([], TrainConfig()) == []
+
+
+@pytest.mark.parametrize(("method", "kind"), [("full", torch.float32), ("lora", torch.bfloat16)])
+def test_all_that_is_trained_is_in_single_precision(method, kind, llama, words, examples, tmp_path, monkeypatch):
+    """Gradients and moments too: under `mixed`, where every weight is trained, and of an adapter on a bfloat16 base."""
+    seen, adamw = [], torch.optim.AdamW
+
+    class Watched(adamw):
+        def step(self, closure=None):
+            super().step()
+            trained = [value for group in self.param_groups for value in group["params"]]
+            for value in trained:
+                moments = [kept for kept in self.state[value].values() if kept.numel() > 1]
+                seen.append([one.dtype for one in (value, value.grad, *moments)])
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    base = LanguageModel(llama.to(kind), words, "made", is_mixed=method == "full")
+    passes = []
+    llama.model.layers[0].mlp.up_proj.register_forward_hook(lambda _, __, out: passes.append(out.dtype))
+    config = FinetuneConfig(method=method, train=TrainConfig(epochs=1, batch_size=10, n_records=1))
+    options: dict = {"seed": 0, "work": tmp_path, "evaluate": lambda network: {}}
+    tuned, trace = finetune.run(config, base, examples, learning_rate=1e-3, **options)
+    trained = [value for value in tuned.network.parameters() if value.requires_grad]
+    assert len(seen) == 2 * len(trained) and all(types == [torch.float32] * 4 for types in seen)
+    assert set(passes) == {torch.bfloat16} and trace[-1]["loss"] > 0
+    frozen = {value.dtype for value in tuned.network.parameters() if not value.requires_grad}
+    assert frozen == (set() if method == "full" else {torch.bfloat16})
