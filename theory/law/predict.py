@@ -16,6 +16,8 @@ ELEMENTS = 2**22
 """An arm's mean force is taken over as many of its facts, evenly spaced, as have this many values."""
 SMALL_ARM = 500
 """Facts of an arm up to which its subjects' own logits count: in larger ones each is one of many, and they are slow."""
+GROWTH_TIMES = 400
+"""Times at which the growth of values in pretraining is taken, closer together at its beginning."""
 PRETRAINING_ATTENTION = 0.5
 """Attention on the subject in pretraining, uniform over (subject, relation)."""
 
@@ -103,6 +105,33 @@ def unfitted_salience(
         frequency = n_facts / n_facts.sum()
         predicted[rows] = theorem.unfitted_salience(exposure[rows], chosen, frequency, PRETRAINING_ATTENTION)
     return predicted
+
+
+def from_exposure(store: FactStore, config: Mapping[str, Any]) -> Weights:
+    r"""Return the base model that exposure alone makes, without any pretraining (R6′).
+
+    Every fact's salience grows as R6′ says. What its subject's value gains at the answer it loses at all other outputs,
+    in the odds that the relation's token alone gives them; the relation's token moves by what all of its facts move.
+
+    Args:
+        config: the resolved config as JSON, of the factored model with SGD.
+    """
+    n_outputs = store.n_answers + config["model"]["n_filler"]
+    subject, relation = np.zeros((store.n_subjects, n_outputs)), np.zeros((store.n_relations, n_outputs))
+    draws = store.exposure * config["pretrain"]["steps"] * config["pretrain"]["batch_size"]
+    before = np.zeros(len(draws))
+    for part in np.linspace(0, 1, GROWTH_TIMES + 1)[1:] ** 2:
+        after = unfitted_salience(part * draws, store.relation, store.answer, config)
+        p = special.softmax(PRETRAINING_ATTENTION * relation, axis=1)
+        gained = (after - before) / np.maximum(1 - p[store.relation, store.answer], 1e-6)
+        before, moved, at_answer = after, np.zeros((store.n_subjects, store.n_relations)), np.zeros_like(relation)
+        np.add.at(moved, (store.subject, store.relation), gained)
+        np.add.at(subject, (store.subject, store.answer), gained)
+        np.add.at(at_answer, (store.relation, store.answer), gained)
+        subject -= moved @ p
+        relation += at_answer - moved.sum(axis=0)[:, None] * p
+    template = np.repeat([0.0, config["model"]["template_strength"]], [store.n_answers, config["model"]["n_filler"]])
+    return Weights(subject, relation, template, np.zeros(len(subject)), np.zeros(len(relation)), np.zeros(()))
 
 
 def _exposure(draws: Float[np.ndarray, " fact"], config: Mapping[str, Any]) -> Float[np.ndarray, " fact"]:

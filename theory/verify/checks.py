@@ -99,6 +99,7 @@ CHECKS: dict[str, Check] = {
     "R5, mean force": flows.mean_force,
     "R5, held-out terms": flows.held_out_terms,
     "R5, batched": flows.batched,
+    "R6′, from exposure": flows.from_exposure,
     "R8, reversal": reversal.boundary,
     "arms": design.arms,
     "measurements": design.measurements,

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from scipy import special
 
 from core import split
+from theory import config as configs
 from theory import evaluate
 from theory.compare import Row
 from theory.config import Config
@@ -99,6 +100,28 @@ def batched(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
     error = float(np.abs(found - reference).max())
     note = f"batched forecast against the reference flow, at τ = {times[0]:g} and {times[1]:g}: max |Δt|"
     return [judge.bounded("R5", error, 1e-3, note, "a share further off") | {"arm": "top, bottom"}]
+
+
+def from_exposure(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
+    """R6′ and R5: where finetuning takes each arm, from the facts' exposure alone, without any training; no verdict."""
+    if not forecast.applies(config) or config.model.parametrisation == "dense":
+        return []
+    arms, horizon = ("top", "bottom"), config.finetune.learning_rate * config.finetune.steps
+    stored = configs.to_json(config)
+    foretold = [
+        replace(world, weights={**world.weights, "base": predict.from_exposure(world.store, stored)})
+        for world in simulations
+    ]
+    predicted = _batched(config, foretold, arms, horizon)
+    ends = [[float(world.traces[arm].measured.subject_share[-1]) for arm in arms] for world in simulations]
+    measured = np.array(ends)
+    n_right = int((np.sign(predicted[:, 0] - predicted[:, 1]) == np.sign(measured[:, 0] - measured[:, 1])).sum())
+    order = f"the order of the arms right in {n_right} of {len(simulations)} worlds"
+    row: Row = {"result": "R6", "arm": "top, bottom", "verdict": "reported", "unit": "worlds"}
+    row |= {"predicted": float(predicted.mean()), "measured": float(measured.mean())}
+    row["error"] = float(np.abs(predicted - measured).mean())
+    row["note"] = f"R5's share from exposure alone, nothing trained: mean |Δt|; {order}"
+    return [row]
 
 
 def _path(model: ModelConfig) -> Callable[..., Float[Array, " step"]]:

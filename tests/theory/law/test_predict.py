@@ -53,6 +53,22 @@ def test_the_path_starts_at_the_rates_of_held_out_prompts(one, rho):
     np.testing.assert_allclose(path.attention[1] - 1 / 3, np.bincount(relation) / len(rows) @ change, rtol=0.01)
 
 
+def test_attention_is_predicted_from_exposure_alone_too(simulations, small):
+    """R6′ makes the base model, R5 takes it from there; nothing is trained."""
+    times, errors = np.array([0.0, small.finetune.learning_rate * small.finetune.steps]), []
+    for one in simulations:
+        base, store = one.weights["base"], one.store
+        made = predict.from_exposure(store, configs.to_json(small))
+        np.testing.assert_allclose(made.subject_values.sum(axis=1), 0, atol=1e-8)
+        assert np.corrcoef(made.relation_values.ravel(), base.relation_values.ravel())[0, 1] > 0.97
+        assert np.corrcoef(made.subject_values.ravel(), base.subject_values.ravel())[0, 1] > 0.9
+        np.testing.assert_array_equal(made.template_value, base.template_value)
+        for arm in ("top", "bottom"):
+            path = predict.arm_flow(made, store, one.split.arms[arm], times, shared_share=0.5)
+            errors.append(path.share[-1] - one.traces[arm].measured.subject_share[-1])
+    assert np.abs(errors).mean() < 0.05
+
+
 def test_the_predicted_order_of_the_arms_is_the_measured_one(simulations, small):
     times = np.array([0.0, small.finetune.learning_rate * small.finetune.steps])
     leads = {"predicted": [], "measured": []}
