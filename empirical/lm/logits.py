@@ -41,9 +41,11 @@ def precise(model: torch.nn.Module) -> Iterator[None]:
     """
     owner: Any = model
     head: Any = owner.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or "forward" in vars(head):
+        yield
+        return
     is_half = head.weight.dtype in (torch.bfloat16, torch.float16)
-    is_cast = torch.is_autocast_enabled(head.weight.device.type)
-    if type(head) is not torch.nn.Linear or "forward" in vars(head) or not (is_half or is_cast):
+    if not is_half and not torch.is_autocast_enabled(head.weight.device.type):
         yield
         return
 

@@ -74,8 +74,8 @@ def test_arms_and_finetunings_are_counted_as_the_study_makes_them(config):
         "whole": 40,
         "size_5": 2,
     }
-    # Five arms: two rates for each of two splits, and then every seed.
-    assert sizes.n_trainings(config) == 5 * (2 * 2 + 6)
+    # Five arms: two rates for each of two splits, and then every seed but 0, which takes the better rate's weights.
+    assert sizes.n_trainings(config) == 5 * (2 * 2 + 4)
     one_rate = replace(config, finetune=replace(config.finetune, learning_rates=(1e-3,)))
     assert sizes.n_trainings(one_rate) == 5 * 6
 
@@ -86,8 +86,8 @@ def test_each_step_is_what_a_fact_takes_times_how_often_it_is_read(config):
     found = sizes.facts(config)
     assert found == {
         "scoring": {"score": 2 * 100, "recall": 2 * 40},
-        "rates": {"tune": in_arms * 2 * 2 * 3, "trace": 5 * 2 * 2 * n_traced, "answer": 5 * 2 * 2 * 20},
-        "finetuning": {"tune": in_arms * 6 * 3, "trace": 5 * 6 * n_traced},
+        "rates": {"tune": in_arms * 2 * 2 * 3, "trace": 5 * 2 * 2 * n_traced, "answer": 5 * 2 * 2 * (20 + 40)},
+        "finetuning": {"tune": in_arms * 4 * 3, "trace": 5 * 4 * n_traced},
         "measuring": {"measure": 40 * (2 + 5 * 6), "answer": in_arms * 6},
     }
     kinds = ("score", "recall", "tune", "trace", "measure", "answer")
@@ -102,7 +102,7 @@ def test_each_step_is_what_a_fact_takes_times_how_often_it_is_read(config):
 def test_a_plan_says_sizes_memory_time_and_power_and_writes_nothing(config, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     printed = said(config, tmp_path / "out")
-    assert "100 facts: 40 for training, 20 dev, 40 held out. 6 runs on 2 splits, 50 finetunings" in printed
+    assert "100 facts: 40 for training, 20 dev, 40 held out. 6 runs on 2 splits, 40 finetunings" in printed
     assert "full, float32" in printed and "GB are free" in printed and "not timed" not in printed
     assert re.search(
         "step done tokens FLOP hours memory, GB disk, GB scoring 0% .*rates 0% .*measuring 0% .*all", printed

@@ -129,7 +129,8 @@ def test_every_row_of_a_comparison_is_printed_in_120_columns():
     names += (groups.GENERIC_WRONG, groups.SWAP_DIFFERING)
     all_arms = (*ARMS, *arms.NAMES)
     columns = {arm: {name: rng.random((1, 50)) for name in names} for arm in all_arms}
-    group = Group(0, (0,), columns, np.arange(50), np.arange(50) // 10, False)
+    by_rate = {1e-3: {arm: rng.random((1, 50)) for arm in ("top", "bottom")}}
+    group = Group(0, (0,), columns, np.arange(50), np.arange(50) // 10, False, by_rate)
     rows = compare.rows("tiny", [group], all_arms)
     text = printed(report_tables.print_verdicts, rows, width=120)
     assert all(statement in " ".join(text.split()) for statement in compare.STATEMENTS.values())
