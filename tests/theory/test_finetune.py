@@ -9,8 +9,9 @@ import pytest
 
 from core import split
 from core.seeds import Cell
-from theory import evaluate, knownness, pipeline, pretrain
+from theory import evaluate, finetune, knownness, pipeline, pretrain
 from theory.engine import sampling
+from theory.finetune import FinetuneConfig
 from theory.model import factored, finetuners
 from theory.model.config import Prompt
 
@@ -110,3 +111,12 @@ def test_the_alias_table_of_a_world_is_that_of_its_exposure(small, simulations):
     found = pipeline.world(small, store, 0).sampler
     for one, other in zip(found, sampling.alias_table(store.exposure), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_programs_are_given_the_configs_own_rates():
+    """Where finetuning has come to rest, its outcome tells little of the rate."""
+    given = FinetuneConfig(train="everything", learning_rate=0.3, value_learning_rate=0.7)
+    found = finetune.rates(given, "float64")
+    assert (float(found.attention), float(found.value)) == (0.3, 0.7)
+    assert finetune.rates(FinetuneConfig(), "float64").value is None
+    assert finetune.rates(FinetuneConfig(train="values"), "float64").attention is None
