@@ -1,25 +1,10 @@
 """The benchmark of finetuning on a small model: what it measures, and that both ways train alike."""
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import finetuning
 from core.errors import InputError
-from empirical.lm import tokenizer, train
-from empirical.worlds import corpus, world
-from empirical.worlds.world import WorldConfig
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    words = tokenizer.train(corpus.vocabulary(world.build(WorldConfig(n_subjects=50), seed=0)), size=400)
-    torch.manual_seed(0)
-    sizes: dict = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
-    words.save_pretrained(folder)
-    return str(folder)
+from empirical.lm import train
 
 
 def test_a_program_is_measured_step_by_step(model):

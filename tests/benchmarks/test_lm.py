@@ -6,8 +6,6 @@ import pytest
 
 pytest.importorskip("transformers")
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import lm, lm_programs
 from benchmarks.lm import Settings
@@ -15,22 +13,9 @@ from benchmarks.lm_programs import PARTS, Sizes
 from core.errors import InputError
 from empirical import evaluate
 from empirical.evaluate import EvaluateConfig
-from empirical.lm import prefix, tokenizer
-from empirical.worlds import corpus, world
-from empirical.worlds.world import WorldConfig
+from empirical.lm import prefix
 
 FEW: dict = {"questions": 3, "steps": 3, "batch": 2, "repeats": 1}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    words = tokenizer.train(corpus.vocabulary(world.build(WorldConfig(n_subjects=50), seed=0)), size=400)
-    torch.manual_seed(0)
-    sizes: dict = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
-    words.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.mark.parametrize(
