@@ -83,7 +83,7 @@ def commands(settings: Settings) -> dict[str, list[str]]:
 
     small = ["--sizes", "1000", "--repeats", "1", "--steps", "50", "--memory", "none"] if settings.quick else []
     growth = ["--quick"] if settings.quick else ["--repeats", "1", "--scaling", "64", str(N_CONFIGS)]
-    lm = ["--models", "tiny", "--questions", "8", "--steps", "2", "--repeats", "1"] if settings.quick else []
+    lm = ["--models", "tiny", "--questions", "8", "--steps", "3", "--repeats", "1"] if settings.quick else []
     n_subjects, n_steps = (2000, 200) if settings.quick else (settings.subjects, 200_000)
     seeds = ["--seeds", "2"] if settings.quick else []
     return {

@@ -27,6 +27,13 @@ def test_every_part_is_a_command_that_there_is(tmp_path: Path) -> None:
             )
 
 
+def test_the_quick_parts_are_not_refused_by_what_they_run(tmp_path: Path) -> None:
+    lm = pytest.importorskip("benchmarks.lm")
+    for name, command in device.commands(device.Settings(out=tmp_path, quick=True)).items():
+        if name.startswith("lm"):
+            lm._check(tyro.extras.subcommand_cli_from_dict(benchmarks.COMMANDS, args=command[1:]))
+
+
 def test_what_ended_well_is_not_run_again_and_what_failed_is(settings: device.Settings) -> None:
     assert device.run(settings) == 1
     said = {path.name: json.loads(path.read_text()) for path in settings.out.glob("*.done.json")}
