@@ -117,6 +117,6 @@ def test_the_programs_are_given_the_configs_own_rates():
     """Where finetuning has come to rest, its outcome tells little of the rate."""
     given = FinetuneConfig(train="everything", learning_rate=0.3, value_learning_rate=0.7)
     found = finetune.rates(given, "float64")
-    assert (float(found.attention), float(found.value)) == (0.3, 0.7)
+    assert (found.attention, found.value) == (0.3, 0.7)
     assert finetune.rates(FinetuneConfig(), "float64").value is None
     assert finetune.rates(FinetuneConfig(train="values"), "float64").attention is None
