@@ -65,20 +65,20 @@ def run(settings: Settings) -> None:
     device = models.device()
     machine = report.describe_machine(device.type, torch.get_num_threads())
     machine["versions"]["transformers"] = transformers.__version__
-    rows, tasks = _kept(settings), _tasks(settings)
-    made = {(row["model"], row["part"], row["program"]) for row in rows}
+    tasks = _tasks(settings)
+    made = {(row["model"], row["part"], row["program"]): row for row in _kept(settings)}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("starting", total=len(tasks))
         for task in tasks:
             progress.update(bar, description=": ".join(task))
             if task not in made:
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                    rows.append(pool.submit(measure, settings, *task).result())
+                    made[task] = pool.submit(measure, settings, *task).result()
                 machine["load_after"] = os.getloadavg()
-                _keep(settings, machine, rows)
+                _keep(settings, machine, list(made.values()))
             progress.advance(bar)
     machine["load_after"] = os.getloadavg()
-    _show(machine, [row for row in rows if (row["model"], row["part"], row["program"]) in tasks])
+    _show(machine, [made[task] for task in tasks])
 
 
 def measure(settings: Settings, name: str, part: str, program: str) -> dict[str, Any]:

@@ -82,17 +82,24 @@ def sample(
     Args:
         facts_per_subject: Relations that each subject has, at random; None for all of them.
     """
-    rng = np.random.default_rng([seed, 0])
+    bits = np.random.PCG64([seed, 0])
+    rng = np.random.Generator(bits)
     n_each = facts_per_subject or n_relations
     subject = np.repeat(np.arange(n_subjects, dtype=np.int32), n_each)
-    order = rng.random((n_subjects, n_relations)).argsort(axis=1)
-    relation = np.sort(order[:, :n_each], axis=1).ravel().astype(np.int32)
-    rank = rng.choice(n_answers, len(subject), p=_zipf(n_answers, answer_skew))
-    popularity = (subject + 1.0) ** -popularity_exponent
+    if n_each == n_relations:
+        bits.advance(n_subjects * n_relations)  # what follows is drawn as if these had been
+        relation = np.tile(np.arange(n_relations, dtype=np.int32), n_subjects)
+    else:
+        order = rng.random((n_subjects, n_relations)).argsort(axis=1)
+        relation = np.sort(order[:, :n_each], axis=1).ravel().astype(np.int32)
+    answer = rng.choice(n_answers, len(subject), p=_zipf(n_answers, answer_skew)).astype(np.int32)
+    answer += relation * np.int32(n_answers)
+    popularity = subject + 1.0
+    popularity **= -popularity_exponent
     return FactStore(
         subject=subject,
         relation=relation,
-        answer=(relation * n_answers + rank).astype(np.int32),
+        answer=answer,
         popularity=popularity,
         exposure=exposure(popularity, exposure_exponent),
         is_background=np.zeros(len(subject), dtype=bool),
@@ -127,10 +134,13 @@ def of_names(
 
 def exposure(popularity: Float64[np.ndarray, " fact"], exponent: float) -> Float64[np.ndarray, " fact"]:
     """Return the probability of each fact, ∝ popularity^exponent."""
-    # In logarithms: a power of page views may overflow.
-    logarithm = exponent * np.log(popularity)
-    weight = np.exp(logarithm - logarithm.max())
-    return weight / weight.sum()
+    # In logarithms: a power of page views may overflow. In place: of 10⁸ subjects each array is gigabytes.
+    weight = np.log(popularity)
+    weight *= exponent
+    weight -= weight.max()
+    np.exp(weight, out=weight)
+    weight /= weight.sum()
+    return weight
 
 
 def add_background(store: FactStore, background: Background, *, seed: int, flag: str) -> FactStore:

@@ -115,7 +115,8 @@ def fit(
     steps = n_steps(config, len(examples))
     config = in_memory(config, model, examples)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=config.weight_decay)
+    is_fused = device.type in ("cpu", "cuda")  # one pass over weights and moments, where PyTorch has it
+    optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=config.weight_decay, fused=is_fused)
     schedule = get_scheduler(config.schedule, optimizer, round(config.warmup * steps), steps)
     state = checkpoint.State(model, optimizer, schedule, work / "checkpoint.pt", config.checkpoint_every)
     # Dropout, other in each process; after any adapter was initialised, so that arms and processes begin alike.
