@@ -134,7 +134,7 @@ lm: $(DEV)  ## speed and memory of the language-model flow, on a GPU of seven bi
 device: $(DEV)  ## on a GPU: every benchmark, verify, a sweep of 4,096 configs, 10⁸ subjects; what is done is not run again
 	$(RUN) -m benchmarks device --out $(OUT)/device $(ARGS)
 
-mutations: $(DEV)  ## 59 deliberate errors, one at a time: which row of verify and which test notices each; an hour
+mutations: $(DEV)  ## 60 deliberate errors, one at a time: which row of verify and which test notices each; an hour
 	$(RUN) -m benchmarks mutations $(ARGS)
 
 clean:  ## removes .venv and caches, never results

@@ -65,9 +65,9 @@ LAW = (
     Mutation("net crossing as a sum", f"{THEOREM}:net_crossing", "(gained - lost)", "(gained + lost)"),
     Mutation(
         "competitors not pushed down",
-        f"{THEOREM}:unfitted_salience",
-        "of_all - np.log1p(attention * frequency[chosen] * u)",
-        "attention * (1 - frequency[chosen]) * u",
+        f"{THEOREM}:growth",
+        "of_all - np.log1p(attention * frequency[chosen] * GROWTH)",
+        "attention * (1 - frequency[chosen]) * GROWTH",
     ),
     Mutation("reduced flow at .7 speed", f"{FLOW}:reduced_flow", "speed * _mean_force", "0.7 * speed * _mean_force"),
     Mutation(
@@ -93,6 +93,12 @@ LAW = (
         "theory.law.predict:_exposure",
         "rate * PRETRAINING_ATTENTION * draws",
         "rate * draws",
+    ),
+    Mutation(
+        "the subject's other answers left in",
+        "theory.law.reversal:without_other_answers",
+        "np.nanmedian(of_subject, axis=1)[:, None]",
+        "values[:, theorem.SUBJECT]",
     ),
     Mutation("batched flow without the same relation", f"{FORECAST}:_velocity", "+ (1 - rho) * force[:, 1]", ""),
     Mutation("batched flow counts filler once", f"{FORECAST}:_probability", " + arm.log_count", ""),

@@ -19,6 +19,8 @@ WORLD = replace(PAPER, facts=FactsConfig(n_subjects=500), pretrain=PretrainConfi
 N_WORLDS = 3
 LEVELS, EXPONENTS = (1000, 2000, 4000, 8000), (1.0,)
 """Where the reversal is sought."""
+ALONE = (1.0, 4000)
+"""Where subjects' other answers are taken out: as many draws of a fact as in `reversal.ALONE`."""
 AFTERWARDS = ("theory.law", "theory.measure", "theory.compare", "core.closed_form")
 """Modules that are read once worlds are simulated: what breaks them needs no worlds of its own."""
 LAST = ("R1, force and parametrisations", "R8, reversal")
@@ -60,12 +62,12 @@ def _rows(worlds: Sequence[Simulation]) -> Iterator[list[Row]]:
     yield compare.rows("verify", [checks.outcome(WORLD, world) for world in worlds], is_default_world=True)
     ordered: list[Callable[..., list[Row]]] = [check for name, check in checks.CHECKS.items() if name not in LAST]
     for check in [*ordered, *(checks.CHECKS[name] for name in LAST)]:
-        given = reversal.LEVELS, reversal.EXPONENTS
-        reversal.LEVELS, reversal.EXPONENTS = LEVELS, EXPONENTS
+        given = reversal.LEVELS, reversal.EXPONENTS, reversal.ALONE
+        reversal.LEVELS, reversal.EXPONENTS, reversal.ALONE = LEVELS, EXPONENTS, ALONE
         try:
             yield check(WORLD, worlds)
         finally:
-            reversal.LEVELS, reversal.EXPONENTS = given
+            reversal.LEVELS, reversal.EXPONENTS, reversal.ALONE = given
 
 
 def _said(row: Row) -> str:

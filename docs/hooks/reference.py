@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("core", "theory", "empirical")
-DERIVATIONS = ("theory.law.theorem", "theory.law.flow", "theory.law.selection")
+DERIVATIONS = ("theory.law.theorem", "theory.law.flow", "theory.law.reversal", "theory.law.selection")
 """Modules whose functions are the page on the theory, and are therefore left out of the pages of packages."""
 DERIVATION = re.compile(r"<!-- derivations: (R\d+) -->")
 MAP = "<!-- modules -->"

@@ -10,6 +10,8 @@ $\sum_i \alpha_i v_i$, $p$ their softmax, $a$ the answer, $S = v_s[a]$, and the 
 share is $t = \alpha_s/(\alpha_s+\alpha_r)$.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Float, Int, Int8
 from scipy import integrate, special
@@ -35,6 +37,8 @@ BESIDE = {
 }
 """What is tested beside them: the paper's claim, and that the experiment is what it says."""
 SUBJECT, RELATION, TEMPLATE = 0, 1, 2
+GROWTH = np.concatenate([[0.0], np.geomspace(1e-3, 1e9, 6001)])
+"""The parameter $u$ of R6′, where its curves are tabulated."""
 _FACTS_AT_ONCE = 256  # R4 holds a few arrays of this many facts by all outputs, small enough to stay in cache
 
 
@@ -238,15 +242,22 @@ def unfitted_salience(
         attention: $\alpha$ on the subject, above 0 (one half in pretraining).
     """
     salience = np.empty(len(answer))
-    u = np.concatenate([[0.0], np.geomspace(1e-3, 1e9, 6001)])
-    of_all = np.log1p(attention * frequency[:, None] * u).sum(axis=0)
-    for chosen in np.unique(answer):
+    for chosen, needed, reached in growth(frequency, np.unique(answer), attention):
         rows = answer == chosen
-        log_odds = of_all - np.log1p(attention * frequency[chosen] * u)
-        odds = np.exp(np.minimum(log_odds, 600.0))
-        needed = log_odds / attention + frequency[chosen] * integrate.cumulative_trapezoid(odds, u, initial=0)
-        salience[rows] = np.interp(exposure[rows], needed, log_odds / attention)
+        salience[rows] = np.interp(exposure[rows], needed, reached)
     return salience
+
+
+def growth(
+    frequency: Float[np.ndarray, " answer"], answers: Int[np.ndarray, " chosen"], attention: float
+) -> Iterator[tuple[int, Float[np.ndarray, " point"], Float[np.ndarray, " point"]]]:
+    r"""Yield each of these answers with $k\tau(u)$ and $S(u)$ of R6′, at the `GROWTH` of $u$."""
+    of_all = np.log1p(attention * frequency[:, None] * GROWTH).sum(axis=0)
+    for chosen in answers.tolist():
+        log_odds = of_all - np.log1p(attention * frequency[chosen] * GROWTH)
+        odds = np.exp(np.minimum(log_odds, 600.0))
+        needed = log_odds / attention + frequency[chosen] * integrate.cumulative_trapezoid(odds, GROWTH, initial=0)
+        yield chosen, needed, log_odds / attention
 
 
 def _logits(attention: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ def rows(config):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reversal, "LEVELS", (600, 3000))
         patch.setattr(reversal, "EXPONENTS", (1.0,))
+        patch.setattr(reversal, "ALONE", (1.0, 3000))
         made = checks.run(config, 2, lambda doing, n: told.append((doing, n)))
     assert sum(n for _, n in told) == len(checks.CHECKS)
     return made
@@ -86,13 +87,28 @@ def test_the_reduced_flow_is_followed_along_the_whole_path(rows):
 
 
 def test_the_window_s_boundary_is_predicted_and_measured(rows):
-    crossing, distance = of(rows, "R8")
+    crossing, exposure, _, distance = of(rows, "R8")
     for name in ("predicted", "measured"):
         assert 600 < crossing[name] < 3000
-    assert crossing["verdict"] == "reported" and distance["tolerance"] == reversal.MAX_DISTANCE
+    assert crossing["verdict"] == exposure["verdict"] == "reported" and distance["tolerance"] == reversal.MAX_DISTANCE
     assert distance["verdict"] == ("holds" if distance["error"] <= 0.1 else "fails")
     assert 0 <= distance["error"] < 1
     assert "1 exponents × 2 worlds, 2 levels" in distance["note"]
+
+
+def test_the_median_facts_exposure_at_the_boundary_is_near_where_halves_pull_alike(rows, config):
+    crossing, exposure, *_ = of(rows, "R8")
+    rate = config.pretrain.learning_rate * (1 - config.model.shared_share) / 2
+    median = np.median(1 / np.arange(1, 301)) / np.sum(1 / np.arange(1, 301)) / 4
+    assert 0.5 < exposure["predicted"] / exposure["measured"] < 2
+    assert exposure["measured"] == pytest.approx(rate * crossing["measured"] * median, rel=1e-3)
+
+
+def test_the_order_does_not_reverse_without_the_subjects_other_answers(rows):
+    alone = of(rows, "R8")[2]
+    with_others = float(alone["note"].split()[-1])
+    assert alone["measured"] > 0 > with_others
+    assert alone["verdict"] == ("holds" if alone["low"] > 0 else "undecided")
 
 
 def test_a_real_tables_facts_have_no_reversal(config, fresh):
