@@ -86,19 +86,19 @@ def salience(
 
 
 def unfitted_salience(
-    draws: Float[np.ndarray, " fact"],
+    draws: Float[np.ndarray, "fact *time"],
     relation: Int[np.ndarray, " fact"],
     answer: Int[np.ndarray, " fact"],
     config: Mapping[str, Any],
-) -> Float[np.ndarray, " fact"]:
+) -> Float[np.ndarray, "fact *time"]:
     """Return each fact's salience from its exposure and how many of its relation's facts have its answer (R6′).
 
     Args:
-        draws: expected number of times each fact was drawn in pretraining.
+        draws: expected number of times each fact was drawn in pretraining, or by each of several times.
         relation, answer: ids of all facts of the world; an answer that relations share is counted in each.
         config: the resolved config as JSON.
     """
-    predicted, exposure = np.empty(len(draws)), _exposure(draws, config)
+    predicted, exposure = np.empty(draws.shape), _exposure(draws, config)
     for each in np.unique(relation):
         rows = relation == each
         _, chosen, n_facts = np.unique(answer[rows], return_inverse=True, return_counts=True)
@@ -119,9 +119,9 @@ def from_exposure(store: FactStore, config: Mapping[str, Any]) -> Weights:
     n_outputs = store.n_answers + config["model"]["n_filler"]
     subject, relation = np.zeros((store.n_subjects, n_outputs)), np.zeros((store.n_relations, n_outputs))
     draws = store.exposure * config["pretrain"]["steps"] * config["pretrain"]["batch_size"]
+    by_time = np.outer(draws, np.linspace(0, 1, GROWTH_TIMES + 1)[1:] ** 2)
     before = np.zeros(len(draws))
-    for part in np.linspace(0, 1, GROWTH_TIMES + 1)[1:] ** 2:
-        after = unfitted_salience(part * draws, store.relation, store.answer, config)
+    for after in unfitted_salience(by_time, store.relation, store.answer, config).T:
         p = special.softmax(PRETRAINING_ATTENTION * relation, axis=1)
         gained = (after - before) / np.maximum(1 - p[store.relation, store.answer], 1e-6)
         before, moved, at_answer = after, np.zeros((store.n_subjects, store.n_relations)), np.zeros_like(relation)
@@ -134,7 +134,7 @@ def from_exposure(store: FactStore, config: Mapping[str, Any]) -> Weights:
     return Weights(subject, relation, template, np.zeros(len(subject)), np.zeros(len(relation)), np.zeros(()))
 
 
-def _exposure(draws: Float[np.ndarray, " fact"], config: Mapping[str, Any]) -> Float[np.ndarray, " fact"]:
+def _exposure(draws: Float[np.ndarray, "fact *time"], config: Mapping[str, Any]) -> Float[np.ndarray, "fact *time"]:
     """Return kτ of R6: rate of a subject's value times attention times expected draws."""
     rate = config["pretrain"]["learning_rate"] * (1 - config["model"]["shared_share"])
     return rate * PRETRAINING_ATTENTION * draws / config["pretrain"]["batch_size"]

@@ -219,11 +219,11 @@ def net_crossing(
 
 
 def unfitted_salience(
-    exposure: Float[np.ndarray, " fact"],
+    exposure: Float[np.ndarray, "fact *time"],
     answer: Int[np.ndarray, " fact"],
     frequency: Float[np.ndarray, " answer"],
     attention: float,
-) -> Float[np.ndarray, " fact"]:
+) -> Float[np.ndarray, "fact *time"]:
     r"""Return each fact's salience after pretraining from exposure and its answer's frequency, nothing fitted (R6′).
 
     The facts are one relation's, whose value has learnt the answers' frequencies $q_b$. A prompt then moves the
@@ -241,7 +241,7 @@ def unfitted_salience(
         frequency: $q$ of the relation's answers, at least 0; they sum to 1.
         attention: $\alpha$ on the subject, above 0 (one half in pretraining).
     """
-    salience = np.empty(len(answer))
+    salience = np.empty(exposure.shape)
     for chosen, needed, reached in growth(frequency, np.unique(answer), attention):
         rows = answer == chosen
         salience[rows] = np.interp(exposure[rows], needed, reached)
