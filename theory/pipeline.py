@@ -127,6 +127,8 @@ class _Worlds(NamedTuple):
 def _worlds(units: Sequence[Unit], clock: "Clock") -> _Worlds:
     stores = {(unit.config.facts, unit.cell.pretrain): None for unit in units}
     stores = {key: facts.build(key[0], seed=key[1]) for key in stores}
+    for config, cell in units:
+        selection.check_world(config.more_arms, stores[config.facts, cell.pretrain], config.split, seed=cell.split)
     ends: dict[Unit, list[int]] = {}
     for unit in units:
         ends.setdefault(family(unit), []).append(unit.config.pretrain.steps)

@@ -4,7 +4,7 @@ An arm is named RULE@SIZE: best@300 has 300 facts, best@0.5 half of the training
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +78,23 @@ def check(names: Sequence[str]) -> None:
     arms.check(tuple(arm for arm in names if arm not in ruled))
 
 
+def check_world(names: Sequence[str], store: FactStore, config: SplitConfig, *, seed: int) -> None:
+    """Raise InputError for an arm of more facts than the world's split trains on, before anything is trained."""
+    if rules := {arm: rule for arm in names if (rule := parse(arm))}:
+        given = {"is_background": store.is_background, "keys": store.keys}
+        role = split.roles(store.subject, store.relation, config, **given, seed=seed).role
+        _check_sizes(rules, int(np.count_nonzero(role == split.TRAIN)))
+
+
+def _check_sizes(rules: Mapping[str, Rule], n_training: int) -> None:
+    for arm, rule in rules.items():
+        if not 0 < rule.count(n_training) <= n_training:
+            raise InputError(
+                f"--more-arms {arm}: there are {n_training:,} training facts.\n"
+                "Name a size from 1 to as many (of select: --sizes)."
+            )
+
+
 def draw(
     names: Sequence[str], base: Weights, store: FactStore, halves: split.Split, config: SplitConfig, *, seed: int
 ) -> tuple[dict[str, Int[np.ndarray, " _"]], dict[str, Best]]:
@@ -95,11 +112,7 @@ def draw(
     """
     rules = {arm: rule for arm in names if (rule := parse(arm))}
     train = halves.arms["whole"]
-    for arm, rule in rules.items():
-        if not 0 < rule.count(len(train)) <= len(train):
-            raise InputError(
-                f"--more-arms {arm}: there are {len(train):,} training facts.\nName a size from 1 to as many."
-            )
+    _check_sizes(rules, len(train))
     of_force = _Forces(base, store, train)
     values: dict[str, np.ndarray] = {}
     drawn, bounds = {}, {}

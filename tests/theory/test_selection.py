@@ -7,8 +7,9 @@ import pytest
 
 from core import runs, split
 from core.errors import InputError
+from core.seeds import Cell
 from theory import config as configs
-from theory import knownness, selection
+from theory import knownness, pipeline, pretrain, selection
 from theory.knownness import KnownnessConfig
 from theory.law import selection as law
 
@@ -97,6 +98,12 @@ def test_an_arm_that_there_is_not_is_refused(small, arm, expected):
 def test_a_size_beyond_the_training_facts_or_of_none_is_refused(simulations, halves, arm):
     with pytest.raises(InputError, match=f"--more-arms {arm}: there are 600 training facts"):
         drawn([arm], simulations[0], halves)
+
+
+def test_a_size_beyond_the_training_facts_is_refused_before_anything_is_trained(small, monkeypatch):
+    monkeypatch.setattr(pretrain, "run", None)
+    with pytest.raises(InputError, match="--more-arms popular@601: there are 600 training facts"):
+        pipeline.simulate(replace(small, more_arms=("popular@601",)), [Cell(0, 0, 0)])
 
 
 def test_rules_are_compared_by_one_command_and_found_done(tmp_path, tell, small_flags):
