@@ -86,11 +86,11 @@ def salience(
 
 
 def unfitted_salience(
-    draws: Float[np.ndarray, "fact *time"],
+    draws: Float[np.ndarray, "fact ..."],
     relation: Int[np.ndarray, " fact"],
     answer: Int[np.ndarray, " fact"],
     config: Mapping[str, Any],
-) -> Float[np.ndarray, "fact *time"]:
+) -> Float[np.ndarray, "fact ..."]:
     """Return each fact's salience from its exposure and how many of its relation's facts have its answer (R6′).
 
     Args:
@@ -134,7 +134,7 @@ def from_exposure(store: FactStore, config: Mapping[str, Any]) -> Weights:
     return Weights(subject, relation, template, np.zeros(len(subject)), np.zeros(len(relation)), np.zeros(()))
 
 
-def _exposure(draws: Float[np.ndarray, "fact *time"], config: Mapping[str, Any]) -> Float[np.ndarray, "fact *time"]:
+def _exposure(draws: Float[np.ndarray, "fact ..."], config: Mapping[str, Any]) -> Float[np.ndarray, "fact ..."]:
     """Return kτ of R6: rate of a subject's value times attention times expected draws."""
     rate = config["pretrain"]["learning_rate"] * (1 - config["model"]["shared_share"])
     return rate * PRETRAINING_ATTENTION * draws / config["pretrain"]["batch_size"]

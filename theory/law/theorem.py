@@ -219,11 +219,11 @@ def net_crossing(
 
 
 def unfitted_salience(
-    exposure: Float[np.ndarray, "fact *time"],
+    exposure: Float[np.ndarray, "fact ..."],
     answer: Int[np.ndarray, " fact"],
     frequency: Float[np.ndarray, " answer"],
     attention: float,
-) -> Float[np.ndarray, "fact *time"]:
+) -> Float[np.ndarray, "fact ..."]:
     r"""Return each fact's salience after pretraining from exposure and its answer's frequency, nothing fitted (R6′).
 
     The facts are one relation's, whose value has learnt the answers' frequencies $q_b$. A prompt then moves the
