@@ -45,9 +45,9 @@ def test_splits_of_one_model_are_over_the_questions_that_they_share(tmp_path):
         }
         for arm, correct in right.items()
     ]
-    means = [float(correct.mean()) for correct in right.values()]
+    top, bottom = (float(correct.mean()) for correct in right.values())
     for split in range(2):
-        runs.write_run(tmp_path / str(split), report(0, split, *means), {"facts": rows})
+        runs.write_run(tmp_path / str(split), report(0, split, top, bottom), {"facts": rows})
     one, both = (Contrasts([runs.read_run(tmp_path / str(split)) for split in range(n)]) for n in (1, 2))
     assert (one.counted, both.counted) == ("questions", "questions, which splits share")
     # The second split asks the same again: it adds nothing, where independent splits that agree would leave no width.

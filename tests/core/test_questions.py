@@ -3,6 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core import questions, runs, statistics
+from core.questions import Covariance
 from core.runs import Run
 
 
