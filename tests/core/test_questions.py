@@ -94,10 +94,9 @@ def test_base_models_are_counted_where_there_are_three_and_runs_may_keep_no_ques
 def test_what_is_kept_beside_collected_runs_is_read_as_it_was(tmp_path, answers):
     run = asked(tmp_path, 0, 0, answers)
     found = questions.of_arms([run])
-    table = questions.table_of(
-        {(None, metric): of for metric, of in found.items()} | {("a:b", "mlp"): found["accuracy"]}
-    )
-    pq.write_table(table, run.path.parents[2] / questions.FILE)
+    both: dict[tuple[str | None, str], Covariance] = {(None, metric): of for metric, of in found.items()}
+    both["a:b", "mlp"] = found["accuracy"]
+    pq.write_table(questions.table_of(both), run.path.parents[2] / questions.FILE)
     back = questions.of_arms([Run(run.path, run.report | {"collected": True})])
     assert set(back) == set(found) and back["accuracy"].n_clusters == 200
     np.testing.assert_allclose(back["retention"].matrix, found["retention"].matrix)
