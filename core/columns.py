@@ -152,6 +152,18 @@ PREDICTIONS = pa.schema(
 )
 """One row per statement of the theory beside what was measured."""
 
+COVARIANCE = pa.schema(
+    [
+        ("pair", NAME),  # RECEIVER:DONOR of an intervention; null where the means are of arms
+        ("quantity", NAME),  # accuracy, retention, generic_rate or subject_attention; or the intervention
+        ("one", NAME),  # the arm; or moved, the change in accuracy, or gap
+        ("other", NAME),  # the same of the other mean
+        ("covariance", DOUBLE),  # of the two means over all splits, robust to clusters of questions that splits share
+        ("clusters", INT),  # how many clusters of questions there are
+    ]
+)
+"""One row per (pair, quantity, two means) of a collected study of one base model."""
+
 SWEEP = pa.schema(
     [
         ("unit", pa.string()),  # identity of config and seeds

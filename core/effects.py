@@ -1,12 +1,11 @@
-"""What remedies do to an arm of a study, beside the same arm without: over base models or splits."""
+"""What remedies do to an arm of a study, beside the same arm without: over base models or questions."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
-from core import statistics
+from core.contrasts import Contrasts
 from core.runs import Run
 from core.statistics import Interval
 
@@ -32,26 +31,18 @@ class Effect(NamedTuple):
 
 
 def of_runs(runs: Sequence[Run]) -> list[Effect]:
-    """Return the effects of all remedied arms, in the order of the reports; runs of one unit are averaged."""
+    """Return the effects of all remedied arms, in the order of the reports, with the intervals of `Contrasts`."""
     named = [arm.partition("+") for arm in runs[0].report["metrics"]]
-    return [_effect(runs, arm, remedy) for arm, plus, remedy in named if plus and arm in runs[0].report["metrics"]]
+    contrasts = Contrasts(runs)
+    return [_effect(contrasts, arm, remedy) for arm, plus, remedy in named if plus and arm in runs[0].report["metrics"]]
 
 
-def _effect(runs: Sequence[Run], arm: str, remedy: str) -> Effect:
-    given = f"{arm}+{remedy}"
-    changes = {name: _by_unit(runs, given, name) - _by_unit(runs, arm, name) for name in METRICS}
-    intervals = {name: Interval(*map(float, statistics.t_interval(change))) for name, change in changes.items()}
+def _effect(contrasts: Contrasts, arm: str, remedy: str) -> Effect:
+    given, runs = f"{arm}+{remedy}", contrasts.runs
+    change = {given: 1.0, arm: -1.0}
+    intervals = {name: contrasts.interval(name, change) for name in METRICS}
     closed = Interval(*3 * (float("nan"),))
     if arm != "top" and "top" in runs[0].report["metrics"]:
-        gap = _by_unit(runs, "top", "accuracy") - _by_unit(runs, arm, "accuracy")
-        closed = statistics.ratio_interval(changes["accuracy"], gap)
+        closed = contrasts.ratio("accuracy", change, {"top": 1.0, arm: -1.0})
     seconds = [run.report["seconds"][given] / run.report["seconds"][arm] for run in runs]
     return Effect(arm, remedy, **intervals, closed=closed, seconds=float(np.mean(seconds)))
-
-
-def _by_unit(runs: Sequence[Run], arm: str, metric: str) -> Float[np.ndarray, " unit"]:
-    """Return a metric in every base model and split."""
-    units = [(run.report["seeds"]["pretrain"], run.report["seeds"]["split"]) for run in runs]
-    values = [run.report["metrics"][arm].get(metric) for run in runs]
-    number = {unit: at for at, unit in enumerate(dict.fromkeys(units))}
-    return statistics.by_world([number[unit] for unit in units], values)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from core import effects, shares, statistics
 from core.arms import CONTRASTS, MATCHED
+from core.contrasts import Contrasts
 from core.runs import Run
 
 ARM_ORDER = ("base", "top", "whole", "random", "bottom")
@@ -99,7 +100,8 @@ def print_shares(name: str, runs: Sequence[Run], console: Console) -> None:
 def print_remedies(name: str, runs: Sequence[Run], console: Console) -> None:
     """Print what remedies do to an arm; nothing where there are none."""
     headings = ("arm", "remedy", "held out", "gap closed", "of known facts", "of its own facts", "subject attention")
-    caption = "with the remedy less without: mean ± half of its 95 % interval; time relative to without"
+    caption = "with the remedy less without: mean ± half of its 95 % interval over "
+    caption += f"{Contrasts(runs).counted}; time relative to without"
     printed = Table(*headings, "time", title=f"{name}: remedies", caption=caption)
     for effect in effects.of_runs(runs):
         changes = (effect.accuracy, effect.closed, effect.retention, effect.train_accuracy, effect.subject_attention)

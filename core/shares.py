@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from core import statistics
+from core import questions, statistics
 from core.columns import MEDIATION, Columns
+from core.questions import Covariance
 from core.runs import Run
 from core.statistics import Interval
 
@@ -27,6 +28,10 @@ BY_QUESTION = "mediation_by_question"
 """The arrays in which a run keeps each question's outcomes, by pair and intervention."""
 RECEIVER, DONOR = "receiver", "donor"
 """The rows of the two models as they are."""
+MOVED, GAP = "moved", "gap"
+"""The change in accuracy, and the donor's accuracy less the receiver's."""
+Name = tuple[str, str, str]
+"""Receiver, donor and intervention."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,24 +99,62 @@ def of_runs(runs: Sequence[Run]) -> list[Share]:
     """Return the shares of every pair of arms, in the order of the runs' tables; runs of one unit are averaged.
 
     Runs without such a table, in which no arm was given anything, are left out. Splits of one model share questions,
-    which its interval takes into account where runs keep each question's outcomes; of collected results, which do not,
-    it takes splits for independent.
+    which its interval takes into account. Where neither each question's outcomes are kept nor what `collect` makes of
+    them, it takes splits for independent.
     """
-    found: dict[tuple[str, str, str], dict[tuple[int, int], list[dict]]] = defaultdict(lambda: defaultdict(list))
-    units: dict[tuple[int, int], list[Run]] = defaultdict(list)
-    for run in (run for run in runs if (run.path / "mediation.parquet").exists()):
-        seeds = run.report["seeds"]
-        units[seeds["pretrain"], seeds["split"]].append(run)
+    given = [run for run in runs if (run.path / "mediation.parquet").exists()]
+    if not given:
+        return []
+    n_models = questions.n_models(given)
+    found: dict[Name, dict[int, list[dict]]] = defaultdict(lambda: defaultdict(list))
+    for run in given:
+        unit = run.report["seeds"]["pretrain" if n_models > 1 else "split"]
         for row in run.table("mediation", list(READ)).to_pylist():
-            name = row["receiver"], row["donor"], row["intervention"]
-            found[name][seeds["pretrain"], seeds["split"]].append(row)
-    return [_share(name, found, list(units.values())) for name in found if name[2] not in (RECEIVER, DONOR)]
+            found[row["receiver"], row["donor"], row["intervention"]][unit].append(row)
+    known = covariances(given)
+    names = (name for name in found if name[2] not in (RECEIVER, DONOR))
+    return [_share(name, found, known.get(name), n_models=n_models) for name in names]
 
 
-def _share(name: tuple[str, str, str], found: dict, units: Sequence[Sequence[Run]]) -> Share:
+def covariances(runs: Sequence[Run]) -> dict[Name, Covariance]:
+    """Return the covariance of what moves and of the gap over the questions of all splits of one model.
+
+    By receiver, donor and intervention. None where there are several models, or no questions are kept.
+    """
+    if questions.n_models(runs) != 1:
+        return {}
+    if runs[0].report.get("collected"):
+        return {_name(pair, what): of for (pair, what), of in questions.kept(runs).items() if pair is not None}
+    if not all((run.path / f"{BY_QUESTION}.npz").exists() for run in runs):
+        return {}
+    splits = questions.by_split(runs)
+    arrays = [[run.arrays(BY_QUESTION) for run in own] for own in splits]
+    subjects = [_subjects(own[0]) for own in splits]
+    found = {}
+    for key in arrays[0][0]:
+        pair, intervention, what = key.split("/")
+        if what == "is_right" and intervention not in (RECEIVER, DONOR):
+            values = [np.stack([_moved_and_gap(kept, pair, intervention) for kept in own]) for own in arrays]
+            found[_name(pair, intervention)] = questions.covariance((MOVED, GAP), values, subjects)
+    return found
+
+
+def _name(pair: str, intervention: str) -> Name:
+    receiver, _, donor = pair.partition(":")
+    return receiver, donor, intervention
+
+
+def _moved_and_gap(kept: Mapping[str, np.ndarray], pair: str, intervention: str) -> Float[np.ndarray, "question 2"]:
+    mine, other, after = (kept[f"{pair}/{which}/is_right"].astype(float) for which in (RECEIVER, DONOR, intervention))
+    return np.stack([after - mine, other - mine], axis=1)
+
+
+def _share(
+    name: Name, found: Mapping[Name, Mapping[int, Sequence[dict]]], known: Covariance | None, *, n_models: int
+) -> Share:
     own, other, after = (found[*name[:2], which] for which in (RECEIVER, DONOR, name[2]))
 
-    def means(rows: dict, column: str) -> np.ndarray:
+    def means(rows: Mapping[int, Sequence[dict]], column: str) -> np.ndarray:
         values = [[np.nan if row[column] is None else row[column] for row in of_unit] for of_unit in rows.values()]
         return np.array([np.mean(of_unit) for of_unit in values])
 
@@ -119,38 +162,19 @@ def _share(name: tuple[str, str, str], found: dict, units: Sequence[Sequence[Run
     for column in ("accuracy", "logprob"):
         mine = means(own, column)
         moved[column], gap[column] = means(after, column) - mine, means(other, column) - mine
-    if len({model for model, _ in after}) > 1:
+    both = float(moved["accuracy"].mean()), float(gap["accuracy"].mean())
+    if known is not None:
+        share = statistics.fieller(*both, known.matrix, df=max(1, known.n_clusters - 1))
+    elif n_models > 1:
         share = statistics.ratio_interval(moved["accuracy"], gap["accuracy"])
     else:
         of_moved, of_gap, shared = (means(after, column).sum() / len(after) ** 2 for column in VARIANCES)
-        covariance = np.array([[of_moved, shared], [shared, of_gap]], dtype=float)
-        if len(units) > 1 and all((run.path / f"{BY_QUESTION}.npz").exists() for own in units for run in own):
-            covariance = _over_questions(units, name)
-        share = statistics.fieller(float(moved["accuracy"].mean()), float(gap["accuracy"].mean()), covariance)
+        share = statistics.fieller(*both, np.array([[of_moved, shared], [shared, of_gap]], dtype=float))
     with np.errstate(invalid="ignore", divide="ignore"):  # no gap in one of them
         by_unit = tuple(float(one) for one in moved["accuracy"] / gap["accuracy"])
         logprob_share = float(moved["logprob"].mean() / gap["logprob"].mean())
     accuracy = float(means(after, "accuracy").mean())
     return Share(*name, accuracy, float(gap["accuracy"].mean()), share, by_unit, logprob_share)
-
-
-def _over_questions(units: Sequence[Sequence[Run]], name: tuple[str, str, str]) -> Float[np.ndarray, "2 2"]:
-    """Return the covariance of what moves and of the gap, means over splits, robust to a subject's questions in all."""
-    receiver, donor, intervention = name
-    deviations, subjects = [], []
-    for own in units:
-        kept = [run.arrays(BY_QUESTION) for run in own]
-        mine, other, after = (
-            np.mean([arrays[f"{receiver}:{donor}/{which}/is_right"] for arrays in kept], axis=0)
-            for which in (RECEIVER, DONOR, intervention)
-        )
-        values = np.stack([after - mine, other - mine], axis=1)
-        deviations.append((values - values.mean(axis=0)) / (len(values) * len(units)))
-        subjects += _subjects(own[0])
-    _, cluster = np.unique(subjects, return_inverse=True)
-    sums = np.stack([np.bincount(cluster, column) for column in np.concatenate(deviations).T])
-    n_clusters = sums.shape[1]
-    return (n_clusters / (n_clusters - 1) if n_clusters > 1 else float("nan")) * (sums @ sums.T)
 
 
 def _subjects(run: Run) -> list[str]:

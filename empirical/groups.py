@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
-from core import statistics
+from core import questions, statistics
 from core.runs import Run
 from empirical.lm.scores import normalise
 
@@ -27,7 +27,7 @@ SWAP_DIFFERING = "is_swap_invariant_differing"
 """Whether an answer stays, of the swaps whose other subject has another answer."""
 GENERIC, GENERIC_WRONG = "is_generic_own", "is_generic_of_wrong"
 """Whether the answer is generic in the arm, of the base in the whole training set; the same of wrong answers alone."""
-MIN_WORLDS, MIN_RELATIONS = 3, 10
+MIN_WORLDS = questions.MIN_MODELS
 N_DRAWS = 2000
 _COLUMNS = ("correct", "is_generic", "is_generic_arm", "generic_correct", "base_correct", "knockout_drop")
 _LATER = (*CHOICES, "knockout_drop_first", "swap_differs")
@@ -161,12 +161,9 @@ def _by_rate(run: Run, facts: Sequence[int]) -> dict[float, dict[str, np.ndarray
 
 
 def _clusters(table: pa.Table) -> tuple[list[str], bool]:
-    """Return the name of each question's cluster, and whether these are relations; a fact of no subject is its own."""
+    """Return the name of each question's cluster, and whether these are relations."""
     base = _of_arm(table, "base")
-    relation, subject, fact = (base[name].to_pylist() for name in ("relation", "subject", "fact"))
-    if len(set(relation)) >= MIN_RELATIONS:
-        return relation, True
-    return [(name or "").casefold() or f"fact {number}" for name, number in zip(subject, fact, strict=True)], False
+    return questions.clusters(*(base[name].to_pylist() for name in ("relation", "subject", "fact")))
 
 
 def _held_out(run: Run) -> pa.Table:

@@ -51,7 +51,7 @@ def show(config: Config, given: FactSet, name: str, wanted: Sequence[Cell], out:
     Raises:
         InputError: too few facts for the arms, or facts that cannot be ranked as asked.
     """
-    base = Base(study.models_config(config), given.facts, given.notes)
+    base = Base(study.models_config(config), given.facts, given.notes, given.examples)
     knownness.check_facts(config.knownness, base.facts)
     labels.check_facts(config.finetunings, base.facts)
     sizes = steps.sizes_of(config, base, wanted)
@@ -110,7 +110,8 @@ def _bytes(config: Config, sizes: Sizes, needed: Room, encoded: Sequence[Encoded
     mean = sum(len(one.tokens) for one in encoded) / len(encoded)
     shown = replace(asked, rows=config.knownness.batch_size, longest=asked.longest + round(shots * mean))
     trained = room.texts(encoded, config.finetune.train.micro_batch_size or config.finetune.train.batch_size)
-    measured = needed.reading(asked, config.evaluate.batch_tokens)
+    tested = replace(asked, longest=asked.longest + round(config.evaluate.shots * mean))
+    measured = needed.reading(tested, config.evaluate.batch_tokens)
     tuning = Bytes(needed.tuning(trained), needed.checkpoint)
     n_heads = shape.n_layers(needed.network) * shape.n_heads(needed.network)
     rows = sizes.n_held_out * (len(sizes.arms) + 1) * sizes.n_runs

@@ -1,6 +1,7 @@
 """The steps of a study of a published model: how many facts go through each, and what one fact costs there."""
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from core.numbering import numbered
 from core.seeds import Cell
 from empirical import config as configs
 from empirical import evaluate, finetune, knownness, labels, measure, study
-from empirical.arm import facts_of
+from empirical.arm import facts_of, finetuning
 from empirical.config import Config
 from empirical.finetune import FinetuneConfig
 from empirical.lm import cost, shape, train
@@ -63,9 +64,15 @@ class Sizes:
         n_tried = len(self.chosen) * self.n_splits * _n_rates(config)
         return n_tried + len(self.arms) * self.n_runs - len(self._taken(config)) * self.n_first
 
-    def _taken(self, config: Config) -> list[int]:
-        """Return the facts of the arms that seed 0 does not finetune again."""
-        return [n for arm, n in self.arms.items() if facts_of(arm) == arm] if _n_rates(config) else []
+    def _taken(self, config: Config) -> list[str]:
+        """Return the arms that seed 0 does not finetune again."""
+        return [arm for arm in self.arms if facts_of(arm) == arm] if _n_rates(config) else []
+
+    def _n_read(self, config: Config, arm: str, n: int) -> int:
+        """Return how many facts a finetuning of an arm of n facts reads in all its steps."""
+        settings = finetune.training(finetuning(config.finetune, arm), self.n_training // 2)
+        epochs, rest = divmod(train.n_steps(settings, n), max(1, math.ceil(n / settings.batch_size)))
+        return epochs * n + min(n, rest * settings.batch_size)
 
     @property
     def chosen(self) -> dict[str, int]:
@@ -73,23 +80,25 @@ class Sizes:
         return {facts_of(arm): n for arm, n in self.arms.items()}
 
     def facts(self, config: Config) -> dict[str, dict[str, int]]:
-        """Return by step how many facts go through each kind of work, over the whole study and all epochs."""
-        epochs, n_rates = config.finetune.train.epochs, _n_rates(config)
+        """Return by step how many facts go through each kind of work, over the whole study and all its steps."""
+        n_rates = _n_rates(config)
         n_traced = (config.finetune.train.n_records + 1) * min(study.N_EVAL, self.n_dev or self.n_held_out)
+        tuned = {arm: self._n_read(config, arm, n) for arm, n in self.arms.items()}
+        plain = {arm: self._n_read(config, arm, n) for arm, n in self.chosen.items()}
+        n_again = sum(plain[arm] for arm in self._taken(config)) * self.n_first
         in_arms, wanted = sum(self.arms.values()), labels.needs(config.finetunings)
         n_recalled = self.n_held_out + self.n_training * (wanted.recalled + wanted.texts)
         n_tried, n_tuned = len(self.chosen) * self.n_splits * n_rates, len(self.arms) * self.n_runs
-        taken = self._taken(config)
         return {
             "scoring": {"score": self.n_splits * self.n_facts, "recall": self.n_splits * n_recalled},
             "rates": {
-                "tune": sum(self.chosen.values()) * self.n_splits * n_rates * epochs,
+                "tune": sum(plain.values()) * self.n_splits * n_rates,
                 "trace": n_tried * n_traced,
                 "answer": n_tried * (self.n_dev + self.n_held_out),
             },
             "finetuning": {
-                "tune": (in_arms * self.n_runs - sum(taken) * self.n_first) * epochs,
-                "trace": (n_tuned - len(taken) * self.n_first) * n_traced,
+                "tune": sum(tuned.values()) * self.n_runs - n_again,
+                "trace": (n_tuned - len(self._taken(config)) * self.n_first) * n_traced,
             },
             "measuring": {
                 "measure": self.n_held_out * (self.n_splits + n_tuned),
@@ -217,17 +226,20 @@ def costs(
         is_timed: Whether it is the base model, so that times and answers mean something.
     """
     pool = _sample(base, study.roles(config, study.identify(base.facts), seed=0).role)
+    shown, seed = (list(base.examples), None) if base.examples else (pool, 0)
     asked, own = pool[:N_ASKED], pool[:N_TIMED]
     encoded = model.format.ask(own, new_tokens=config.evaluate.max_new_tokens)
     is_choice, said = bool(own[0].choices), {}
     greedy = replace(config.knownness, measure="logprob" if is_choice else "greedy", classes=False)
 
     def recall() -> None:
-        said["value"] = knownness.score(greedy, model, asked, pool, seed=0).value
+        said["value"] = knownness.score(greedy, model, asked, shown, seed=seed).value
 
     def trace() -> None:
         measure.eval_subset(model.network, encoded, model.pad, tokens=config.evaluate.batch_tokens)
 
+    shots = knownness.exemplars(own, shown, config.evaluate.shots, seed=seed)
+    tested = replace(_questions(own, encoded), shots=shots)
     meter = Meter(model.network.device)
     meter.watch(model.network, model.pad)
 
@@ -238,10 +250,10 @@ def costs(
         return Unit(spent.n_tokens / n, reads.forward(spent) / n, seconds / n if is_timed else None)
 
     units = {
-        "score": unit(lambda: knownness.score(config.knownness, model, own, pool, seed=0), len(own)),
+        "score": unit(lambda: knownness.score(config.knownness, model, own, shown, seed=seed), len(own)),
         "recall": unit(recall, len(asked)),
         "trace": unit(trace, len(own)),
-        "measure": unit(lambda: measure.arm("base", model, _questions(own, encoded), None, config.evaluate), len(own)),
+        "measure": unit(lambda: measure.arm("base", model, tested, None, config.evaluate), len(own)),
         "answer": unit(lambda: evaluate.answer(config.evaluate, model, own, encoded), len(own)),
     }
     trained = model.format.ask(pool[: max(N_TIMED, N_STEPS * config.finetune.train.batch_size)])
@@ -272,7 +284,9 @@ def _finetuning(config: Config, base: Base, encoded: Sequence[Encoded]) -> float
     """Return the seconds of a finetuning step by the number of its facts."""
     settings = config.finetune.train
     own = encoded[: N_STEPS * settings.batch_size]
-    quick = replace(settings, epochs=1, n_records=1, batch_size=min(settings.batch_size, -(-len(own) // N_STEPS)))
+    quick = replace(
+        settings, epochs=1, steps=None, n_records=1, batch_size=min(settings.batch_size, -(-len(own) // N_STEPS))
+    )
     given = config.finetune
     plain = FinetuneConfig(method=given.method, learning_rates=given.learning_rates, lora=given.lora, train=quick)
     ends: list[float] = []

@@ -1,8 +1,9 @@
 """python -m paper_figs.collect: keep of finished results what the figures read, small enough to commit.
 
-Of every experiment and study the reports are kept, of a study also what was compared with the theory; of their tables,
-and of sweeps, the rows and columns that some figure's READS name; the screen study's table is kept whole. Numbers are
-in single precision. Nothing of a real table's rows is kept, nor where the table or a model was.
+Of every experiment and study the reports are kept, of a study also what was compared with the theory and, of a single
+base model, the covariances that intervals over its questions take; of their tables, and of sweeps, the rows and columns
+that some figure's READS name; the screen study's table is kept whole. Numbers are in single precision. Nothing of a
+real table's rows is kept, nor where the table or a model was.
 """
 
 import copy
@@ -20,10 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from core import runs
+from core import questions, runs, shares
 from core.columns import MEASURES
 from core.console import exit_code
 from core.errors import InputError
+from core.questions import Covariance
 from paper_figs import load
 from paper_figs.__main__ import OUTPUT
 from paper_figs.figures import is_read, rows_read
@@ -130,9 +132,16 @@ def _keep_runs(kind: Kind, experiment: Experiment, folder: Path) -> None:
 
 
 def _keep_study(study: Experiment, folder: Path) -> None:
-    """Write what is kept of a study's runs, and what was compared with the theory."""
+    """Write what is kept of a study's runs, what was compared with the theory, and what intervals take of questions."""
     _keep_runs("study", study, folder)
     _write(study.predictions(), folder / "predictions.parquet")
+    moved = shares.covariances([run for run in study.runs if (run.path / "mediation.parquet").exists()])
+    known: dict[tuple[str | None, str], Covariance] = {
+        (None, metric): of for metric, of in study.contrasts.known.items()
+    }
+    known |= {(f"{receiver}:{donor}", what): of for (receiver, donor, what), of in moved.items()}
+    if known:
+        _write(questions.table_of(known), folder / questions.FILE)
 
 
 def _keep_sweep(sweep: Sweep, folder: Path) -> None:

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from core.arms import CONTRASTS, KNOWNNESS, RARITY
 from paper_figs import style
-from paper_figs.interval import Interval, over_worlds
+from paper_figs.interval import Interval
 from paper_figs.load import Experiment
 from paper_figs.reads import Read
 from paper_figs.style import Look
@@ -45,33 +44,26 @@ MODELS = {CROSSED: Look("black", "o", "-"), OTHER: Look(style.GREY, "s", "-")}
 
 
 class Model(NamedTuple):
-    """What the figure shows of a model, by arm; the units are splits."""
+    """What the figure shows of a model, by arm."""
 
     accuracy: dict[str, Interval]
     """In percent."""
     attention: dict[str, Interval]
     contrasts: dict[str, Interval]
     """Effects of knownness, rarity and both on accuracy, in points; empty where they were not crossed."""
-    n_splits: int
+    counted: str
+    """What the intervals count."""
 
 
 def measure(experiment: Experiment) -> Model:
     """Return the finished arms of a study."""
     arms = [arm for arm in ARMS if all(arm in run.report["metrics"] for run in experiment.runs)]
-
-    def by_split(arm: str, metric: str) -> Float[np.ndarray, " split"]:
-        return np.array([run.metric(arm, metric) for run in experiment.runs])
-
-    def contrast(weights: Mapping[str, float]) -> Interval:
-        parts = [weight * by_split(arm, "accuracy") for arm, weight in weights.items()]
-        return over_worlds(np.sum(parts, axis=0)).scaled(100)
-
-    contrasts = {name: contrast(weights) for name, weights in CONTRASTS.items() if set(weights) <= set(arms)}
+    contrasts = {name: weights for name, weights in CONTRASTS.items() if set(weights) <= set(arms)}
     return Model(
-        {arm: over_worlds(by_split(arm, "accuracy")).scaled(100) for arm in arms},
-        {arm: over_worlds(by_split(arm, "subject_attention")) for arm in arms},
-        contrasts,
-        len(experiment.runs),
+        {arm: experiment.interval("accuracy", {arm: 1.0}).scaled(100) for arm in arms},
+        {arm: experiment.interval("subject_attention", {arm: 1.0}) for arm in arms},
+        {name: experiment.interval("accuracy", weights).scaled(100) for name, weights in contrasts.items()},
+        experiment.contrasts.counted,
     )
 
 
@@ -90,9 +82,8 @@ def draw(studies: Mapping[str, Experiment]) -> tuple[str, Figure]:
     models = {name: measure(study) for name, study in studies.items()}
     crossed = models[CROSSED]
     sentence = claim(crossed)
-    note = (
-        f"EntityQuestions, all weights finetuned. Mean and 95 % interval over {crossed.n_splits} splits of one model; "
-    )
+    counted = " or ".join(dict.fromkeys(model.counted for model in models.values()))
+    note = f"EntityQuestions, all weights finetuned. Mean and 95 % interval over {counted}; "
     note += (
         "c: means. Known, unknown: halves by the answer's log-probability after five examples; common, rare: by how "
     )

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_figs import style
 from paper_figs.interval import Interval, over_worlds
-from paper_figs.load import Experiment
+from paper_figs.load import Experiment, Run
 from paper_figs.reads import Read
 from paper_figs.style import Look
 
@@ -27,11 +26,12 @@ MODELS = {
 READS = tuple(
     Read("experiment" if name == TOY else "study", name, is_required=name in (TOY, "tiny")) for name in MODELS
 )
+GAP = {"top": 1.0, "bottom": -1.0}
 PRETRAINED_HERE, PUBLISHED = Look(style.LOOKS["top"].colour, "o", "-"), Look(style.LOOKS["bottom"].colour, "D", "-")
 
 
 class Effect(NamedTuple):
-    """Top half less bottom half, with intervals over worlds, or over the splits of a published model."""
+    """Top half less bottom half."""
 
     accuracy: Interval
     """In points."""
@@ -44,26 +44,28 @@ class Effect(NamedTuple):
 
 def measure(experiment: Experiment) -> Effect:
     """Return the effect in one model."""
-    models = {run.report["seeds"]["pretrain"] for run in experiment.runs}
-    splits = {run.report["seeds"]["split"] for run in experiment.runs}
-    is_published = len(models) == 1 < len(splits)
-
-    def metric(arm: str, name: str) -> Float[np.ndarray, " unit"]:
-        if is_published:
-            return np.array([run.metric(arm, name) for run in experiment.runs])
-        return experiment.metric(arm, name)
-
-    def gap(name: str) -> Float[np.ndarray, " unit"]:
-        return metric("top", name) - metric("bottom", name)
-
     generic = "generic_rate_arm" if experiment.name == TOY else "generic_rate"
-    relative = gap("subject_attention") / metric("base", "subject_attention")
     return Effect(
-        accuracy=over_worlds(100 * gap("accuracy")),
-        attention=over_worlds(100 * relative),
-        generic=over_worlds(100 * gap(generic)),
-        is_published=is_published,
+        accuracy=experiment.interval("accuracy", GAP).scaled(100),
+        attention=_relative(experiment).scaled(100),
+        generic=experiment.interval(generic, GAP).scaled(100),
+        is_published=experiment.is_published,
     )
+
+
+def _relative(experiment: Experiment) -> Interval:
+    """Return the gap in attention to the subject, relative to the base model's."""
+    if experiment.is_published and experiment.contrasts.known:
+        found = experiment.contrasts.ratio("subject_attention", GAP, {"base": 1.0})
+        return Interval(*(np.asarray(end) for end in found))
+
+    def relative(run: Run) -> float:
+        top, bottom, base = (run.metric(arm, "subject_attention") for arm in ("top", "bottom", "base"))
+        return (top - bottom) / base
+
+    if experiment.is_published:
+        return over_worlds(np.array([relative(run) for run in experiment.runs]))
+    return over_worlds(experiment.by_world(relative))
 
 
 def claim(effects: Mapping[str, Effect]) -> str:
@@ -86,8 +88,11 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     """Return the claim and the figure."""
     effects = {name: measure(experiments[name]) for name in MODELS if name in experiments}
     sentence = claim(effects)
-    note = "Top half less bottom half, mean and 95 % interval: over worlds or base models (circles), over the splits "
-    note += "of a published model (diamonds). By parameters of the model; the small Llamas are pretrained here."
+    note = "Top half less bottom half, mean and 95 % interval over worlds or base models (circles), of a published "
+    published = [experiments[name] for name, effect in effects.items() if effect.is_published]
+    counted = " or ".join(dict.fromkeys(one.contrasts.counted for one in published))
+    note += f"model over {counted} (diamonds). " if counted else "model (diamonds). "
+    note += "By parameters of the model; the small Llamas are pretrained here."
     figure, axes = style.figure(sentence, note, 3.2, ncols=3)
     style.headings(axes, "held-out accuracy", "attention to the subject", "generic answers")
     labels = ("points", "% of the base model's", "points")

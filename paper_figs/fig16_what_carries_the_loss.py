@@ -90,7 +90,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     sentence = claim(models)
     note = "Share of the gap in held-out accuracy between the two halves' models that moves when one is given the "
     note += "other's (0: nothing, 1: all; shares need not add up). Circles: bottom given top's; diamonds: top given "
-    note += "bottom's. 95 % intervals over worlds, base models or splits (of a single one: over subjects); what lies "
+    note += f"bottom's. 95 % intervals over worlds or base models{_counted(experiments)}; what lies "
     note += "beyond the axis is an arrow. Hollow: no interval, or an unbounded one, as there may be no gap. "
     note += "In the toy, query and key are all of attention, value and output all values."
     figure, axes = style.figure(sentence, note, 4.4, ncols=len(models))
@@ -99,6 +99,17 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
         _panel(axis, given)
     style.rows(axes, list(ROWS.values()))
     return sentence, figure
+
+
+def _counted(experiments: Mapping[str, Experiment]) -> str:
+    """Return what the intervals of published models count, for the note."""
+    published = [one for one in experiments.values() if one.is_published]
+    if not published:
+        return ""
+    is_known = all(shares.covariances(one.runs) for one in published)
+    return ", of SmolLM2-135M over subjects" + (
+        ", which its splits share" if is_known else ", its splits taken for independent"
+    )
 
 
 def _panel(axis: Axes, given: Mapping[tuple[str, str], Mapping[str, Share]]) -> None:

@@ -87,7 +87,9 @@ def draw(results: Mapping[str, Any]) -> tuple[str, Figure]:
     }
     sentence = claim(models)
     note = "Held-out accuracy after finetuning on the lesser-known half with a remedy, less the same without; mean and "
-    note += "95 % interval over worlds, base models or splits (of a single one none). Dashed: what the well-known half "
+    published = [of for name, of in results.items() if name != TOY and of.is_published]
+    counted = "".join(f", of SmolLM2-135M over {study.contrasts.counted}" for study in published)
+    note += f"95 % interval over worlds or base models{counted}. Dashed: what the well-known half "
     note += "is ahead without a remedy. Hollow: the interval holds zero, or there is none."
     figure, axes = style.figure(sentence, note, 3.9, ncols=len(models))
     style.headings(axes, *(MODELS[name] for name in models))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from core.arms import CONTRASTS, KNOWNNESS, MATCHED, RARITY
 from paper_figs import style
-from paper_figs.interval import Interval, over_worlds
+from paper_figs.interval import Interval
 from paper_figs.load import Experiment
 from paper_figs.reads import Read
 from paper_figs.style import Look
@@ -44,19 +44,9 @@ Measured = dict[str, dict[str, Interval]]
 
 
 def measure(experiment: Experiment) -> Measured:
-    """Return the contrasts of an experiment's arms, over worlds or base models; over splits of a published model."""
+    """Return the contrasts of an experiment's arms."""
     return {
-        metric: {
-            row: over_worlds(
-                np.array(
-                    [
-                        sum(weight * run.metric(arm, metric) for arm, weight in weights.items())
-                        for run in experiment.runs
-                    ]
-                )
-            ).scaled(100)
-            for row, weights in ROWS.items()
-        }
+        metric: {row: experiment.interval(metric, weights).scaled(100) for row, weights in ROWS.items()}
         for metric in METRICS
     }
 
@@ -79,7 +69,7 @@ def draw(experiments: Mapping[str, Experiment]) -> tuple[str, Figure]:
     sentence = claim(models)
     note = (
         "Differences between arms, in points: mean and 95 % interval over worlds or base models, of SmolLM2-135M over "
-        "three splits. "
+        f"{experiments[PUBLISHED].contrasts.counted}. "
     )
     note += "Known and unknown halves, rare and common answers are crossed in four arms of equal size. Facts that the "
     note += "base knows: accuracy on them."

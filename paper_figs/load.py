@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Shaped
 
 from core import runs
+from core.contrasts import Contrasts
 from core.errors import InputError
+from paper_figs.interval import Interval, over_worlds
 from paper_figs.reads import EVERY, Kind, Read, Rows
 from paper_figs.screen import Screen
 from paper_figs.sweep import Sweep
@@ -90,6 +92,22 @@ class Experiment:
     def n_worlds(self) -> int:
         """How many worlds the intervals rest on."""
         return len({run.world for run in self.runs})
+
+    @property
+    def is_published(self) -> bool:
+        """Is this a study of a model that was pretrained elsewhere? Its runs are splits of the same questions."""
+        return bool(self.runs[0].report["config"].get("model", {}).get("name"))
+
+    @cached_property
+    def contrasts(self) -> Contrasts:
+        """Weighted sums of the arms, and what their intervals count."""
+        return Contrasts(self.runs)
+
+    def interval(self, metric: str, weights: Mapping[str, float]) -> Interval:
+        """Return a weighted sum of arms in a metric, over worlds; of a published model over what `contrasts` counts."""
+        if self.is_published:
+            return Interval(*(np.asarray(end) for end in self.contrasts.interval(metric, weights)))
+        return over_worlds(np.sum([weight * self.metric(arm, metric) for arm, weight in weights.items()], axis=0))
 
     def by_world(self, measure: Callable[[Run], Float[np.ndarray, "..."] | float]) -> Float[np.ndarray, "world ..."]:
         """Return what `measure` gives for each run, runs of one world averaged."""

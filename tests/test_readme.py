@@ -1,5 +1,6 @@
 """Code blocks of README and docs work: `bash` and `python` blocks are run, the long commands in `sh` blocks parsed."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -40,12 +41,38 @@ def _run(command: list[str] | str, folder: Path) -> str:
     return done.stdout
 
 
+CALLED = """
+set -e
+trap "printf 'the end' > calls" EXIT
+python() {
+    printf '%s\\0' "$@" > calls
+    local code
+    read -r code < codes
+    return "$code"
+}
+"""
+
+
 @pytest.mark.parametrize("text", _blocks("bash"))
-def test_a_bash_block_runs(text: str, tmp_path: Path) -> None:
-    # `python` is this interpreter, and its packages are the checkout's.
-    root, python = shlex.quote(str(ROOT)), shlex.quote(sys.executable)
-    script = f'export PYTHONPATH={root}\npython() {{ {python} "$@"; }}\nset -e\n{text}'
-    _run(["bash", "-c", script], tmp_path)
+def test_a_bash_block_runs(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In a shell, whose `python -m PROGRAM` this process does: to import a program takes longer than what it is told.
+    monkeypatch.chdir(tmp_path)
+    for name in ("calls", "codes"):
+        os.mkfifo(name)
+    shell = subprocess.Popen(["bash", "-c", CALLED + text], cwd=tmp_path)
+    n_calls = 0
+    try:
+        while (call := Path("calls").read_text()) != "the end":
+            dash_m, program, *arguments = call.removesuffix("\0").split("\0")
+            assert dash_m == "-m"
+            code = PROGRAMS[program](arguments)
+            assert code == 0, (program, arguments)
+            Path("codes").write_text(f"{code}\n")
+            n_calls += 1
+        assert shell.wait(60) == 0 and n_calls
+    finally:
+        shell.kill()
+        shell.wait()
 
 
 @pytest.mark.parametrize("text", _blocks("python"))

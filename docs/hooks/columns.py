@@ -20,6 +20,7 @@ FILES = {
     "MEDIATION": "mediation.parquet",
     "RATES": "rates.parquet",
     "PREDICTIONS": "predictions.parquet",
+    "COVARIANCE": "covariance.parquet, of a collected study",
     "SWEEP": "table.parquet, of a sweep",
     "SCREEN": "table.parquet, of the screen",
 }

@@ -1,5 +1,6 @@
 """What a plan counts, times and says, on a small model; and without one."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from empirical.config import Config
 from empirical.facts import FactsConfig
 from empirical.finetune import FinetuneConfig
 from empirical.knownness import KnownnessConfig
-from empirical.lm import cost, memory
+from empirical.lm import cost, memory, train
 from empirical.lm.model import ModelConfig
 from empirical.lm.train import TrainConfig
 from empirical.steps import Costs, Unit
@@ -97,6 +98,58 @@ def test_each_step_is_what_a_fact_takes_times_how_often_it_is_read(config):
         10 ** kinds.index(kind) * n for kind, n in found["rates"].items()
     )
     assert costs.total(found["rates"], "seconds") == 0 and not costs.is_timed
+
+
+def test_steps_that_are_given_count_in_place_of_epochs(config):
+    sizes, own = sizes_of(config), config.finetune.train
+    longer = replace(config, finetune=replace(config.finetune, train=replace(own, steps=12)), arms=("top", "whole"))
+    sizes = replace(sizes, arms={arm: sizes.arms[arm] for arm in longer.arms})
+    # Of 20 facts, three batches are an epoch: four of them. Of 40, five: two, and two batches of eight.
+    tuned = 4 * 20 + 2 * 40 + 2 * 8
+    assert sizes.facts(longer)["rates"]["tune"] == tuned * 2 * 2
+    assert sizes.facts(longer)["finetuning"]["tune"] == tuned * 4
+    half = replace(sizes, arms={"whole+steps=half": 40})
+    # As many steps as the top half takes in three epochs, nine: an epoch of 40, and four batches of eight.
+    assert half.facts(replace(config, arms=tuple(half.arms)))["finetuning"]["tune"] == (40 + 4 * 8) * 6
+
+
+def test_a_step_is_timed_on_few_steps_however_many_are_given(config, monkeypatch):
+    seen = []
+
+    def trained(given, base, own, **rest):
+        seen.append(train.n_steps(given.train, len(own)))
+        for _ in range(seen[-1]):
+            rest["progress"]("loss", 0.0)
+
+    monkeypatch.setattr(steps.finetune, "run", trained)
+    longer = replace(config, finetune=replace(config.finetune, train=replace(config.finetune.train, steps=5000)))
+    base = base_of(longer)
+    reads = cost.operations(room.of(longer, base.model).network)
+    steps.costs(longer, base, base.read(), reads, reads, is_timed=True)
+    assert seen == [steps.N_STEPS]
+
+
+def test_questions_after_examples_are_read_twice(config, tmp_path):
+    rows = [
+        {"question": f"Which is {i}?", "answer": "ABCD"[i % 4], "choices": [f"{mark}{i}" for mark in "pqrs"]}
+        for i in range(100)
+    ]
+    path = tmp_path / "choices.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    config = replace(config, facts=replace(config.facts, path=path), split=replace(config.split, within_relation=False))
+    asked = replace(config, evaluate=replace(config.evaluate, shots=3))
+    found = []
+    for one in (config, asked):
+        base = base_of(one)
+        needed = room.of(one, base.model)
+        reads = cost.operations(needed.network)
+        model = steps.stand_in(base, needed.network, base.read().tokenizer)
+        encoded = model.format.ask(base.facts, new_tokens=4)
+        units = steps.costs(one, base, model, reads, reads, is_timed=False).units
+        found.append((units, plan._bytes(one, sizes_of(one), needed, encoded)["measuring"].memory))
+    (once, memory_once), (twice, memory_twice) = found
+    assert twice["measure"].tokens > once["measure"].tokens + 10 and memory_twice > memory_once
+    assert twice["score"].tokens == once["score"].tokens
 
 
 def test_a_plan_says_sizes_memory_time_and_power_and_writes_nothing(config, tmp_path):

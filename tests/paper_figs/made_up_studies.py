@@ -21,6 +21,7 @@ from paper_figs import load
 SIDES = {"base": 0.0, "top": 0.5, "whole": 0.25, "random": 0.0, "bottom": -0.5}
 RARITY = {"rare": 1, "common": -1}
 N_FIFTHS = 5
+N_QUESTIONS = 200
 
 
 class Studies:
@@ -49,6 +50,13 @@ class Studies:
             }
             (run / "report.json").write_text(json.dumps(report))
         pq.write_table(_predictions(name, known, n_splits), self.folder / "empirical" / name / "predictions.parquet")
+
+    def add_questions(self, name="smollm2-135m-entity-questions") -> None:
+        """Give a published model's runs the questions that all its splits hold out, right at random."""
+        for path in sorted((self.folder / "empirical" / name).glob("*/*/*/report.json")):
+            arms = json.loads(path.read_text())["metrics"]
+            tables = [columns.table(_questions(arm, of["accuracy"]), columns.FACTS) for arm, of in arms.items()]
+            pq.write_table(pa.concat_tables(tables).unify_dictionaries(), path.with_name("facts.parquet"))
 
     def add_contrasts(self, name, *, known, rare) -> None:
         """Give an experiment of the theory arms in which knownness, by world the more, and rarity do what is said."""
@@ -131,6 +139,14 @@ def _metrics(arm, gap):
     if arm == "base":
         numbers = dict.fromkeys(numbers, 0.0)
     return numbers | {"subject_attention": 0.25 if arm == "base" else 0.4 + side, "generic_rate": 0.4 - 2 * side}
+
+
+def _questions(arm, share):
+    right = np.random.default_rng(0).random(N_QUESTIONS) < share
+    attention = {"top": 0.08, "bottom": 0.06}.get(arm, 0.07)
+    words = {"arm": arm, "role": "held_out", "subject": [f"s{i}" for i in range(N_QUESTIONS)], "relation": "r"}
+    numbers = {"fact": np.arange(N_QUESTIONS), "correct": right, "base_correct": True, "is_generic": False}
+    return words | numbers | {"subject_attention": attention}
 
 
 def _of_crossed(arm, share):

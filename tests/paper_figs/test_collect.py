@@ -35,6 +35,20 @@ def test_collected_results_give_every_figure_the_same_claim(results, tmp_path, c
         assert module.draw(kept.read_by(module.READS))[0] == module.draw(whole.read_by(module.READS))[0], name
 
 
+def test_a_published_models_questions_are_kept_as_covariances_alone(results, tmp_path):
+    results.add_crossed()
+    results.add_questions()
+    assert collect.main(["--runs", str(results.folder), "--out", str(tmp_path / "kept")]) == 0
+    whole, kept = (
+        load.results(folder).studies["smollm2-135m-entity-questions"] for folder in (results.folder, tmp_path / "kept")
+    )
+    assert not list((tmp_path / "kept").rglob("facts.parquet"))
+    assert kept.contrasts.counted == whole.contrasts.counted == "questions, which splits share"
+    for metric in ("accuracy", "retention", "subject_attention"):
+        one, other = (study.interval(metric, {"top": 1.0, "bottom": -1.0}) for study in (whole, kept))
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
 def test_only_what_figures_read_of_sweeps_and_deep_runs_is_kept(results, tmp_path):
     results.add_everything()
     (results.add_sweep("phase-format").parent / "phase-format").rename(results.folder / "theory" / "my-own")

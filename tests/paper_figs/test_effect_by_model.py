@@ -25,6 +25,17 @@ def test_effects_are_top_less_bottom_over_worlds_and_over_the_splits_of_a_publis
     assert float(published.attention.mean) == 0
 
 
+def test_of_a_published_model_questions_are_counted_where_they_are_kept(results):
+    results.add_crossed()
+    results.add_questions()
+    study = results.read_studies()["smollm2-135m-entity-questions"]
+    found, known = fig15.measure(study), study.contrasts.known["accuracy"]
+    half = 100 * 1.96 * known.of({"top": 1.0, "bottom": -1.0})[0, 0] ** 0.5
+    assert float(found.accuracy.high - found.accuracy.mean) == pytest.approx(half, rel=0.02)
+    # Top's questions have 0.08 of attention, bottom's 0.06, the base's 0.07, all of them alike.
+    assert float(found.attention.low) == pytest.approx(float(found.attention.mean), abs=1e-6)
+
+
 def test_a_model_of_one_world_is_drawn_but_not_counted(results):
     results.add_worlds()
     results.add_study("tiny", gap=0.1)

@@ -20,6 +20,15 @@ def test_knownness_and_rarity_are_told_with_their_signs_and_intervals_over_split
     figure.draw_without_rendering()
 
 
+def test_the_note_says_what_intervals_count(results):
+    results.add_crossed()
+    _, figure = fig14.draw(results.read_studies())
+    assert "interval over splits, taken for independent;" in " ".join(figure.texts[-1].get_text().split())
+    results.add_questions()
+    _, figure = fig14.draw(results.read_studies())
+    assert "interval over questions, which splits share;" in " ".join(figure.texts[-1].get_text().split())
+
+
 def test_a_second_model_is_drawn_beside_the_first_with_the_arms_it_has(results):
     results.add_crossed()
     results.add_study("gemma-3-270m-entity-questions")
