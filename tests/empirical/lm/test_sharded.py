@@ -1,0 +1,167 @@
+"""A model that two processes share out is trained as by one: the same losses, weights, remedies and checkpoints."""
+
+import copy
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from empirical import finetune, measure, processes
+from empirical.finetune import FinetuneConfig, Lora
+from empirical.lm import prompts
+from empirical.lm.model import LanguageModel
+from empirical.lm.remedies import Ranked
+from empirical.lm.train import TrainConfig
+
+# Of a step's five facts one process reads three, each in a pass of its own, and the other two; of the last step's, none.
+TRAIN = TrainConfig(epochs=1, batch_size=5, micro_batch_size=1, checkpoint_every=2, n_records=2, weight_decay=0.1)
+FULL = FinetuneConfig(train=TRAIN)
+LORA = FinetuneConfig(method="lora", lora=Lora(dropout=0.0), train=TRAIN)
+REMEDIES = {"kl_weight": 0.5, "known_weight": 1.0, "update_share": 0.5}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A finetuning."""
+
+    config: FinetuneConfig
+    is_tied: bool = False
+    is_mixed: bool = False
+    rate: float = 1e-2
+
+
+CASES = {
+    "full": Case(FULL),
+    "tied, recomputed": Case(replace(FULL, train=replace(TRAIN, gradient_checkpointing=True)), is_tied=True),
+    "mixed": Case(FULL, is_mixed=True, rate=1e-3),
+    "remedies": Case(replace(FULL, **REMEDIES, early_stopping=True, frozen_layers=1)),
+    "adapter": Case(replace(LORA, **REMEDIES)),
+}
+
+
+@dataclass
+class Tuned:
+    """What came of a finetuning."""
+
+    trace: list[dict[str, Any]]
+    weights: dict[str, torch.Tensor]
+    first: float
+    """The first share of the training that was told of."""
+
+
+def tuned(case: Case, folder: Path, work: Path, *, shard: bool, cut: int | None = None) -> Tuned:
+    """Return what comes of a finetuning, stopped after so many steps if any are given."""
+    network: Any = AutoModelForCausalLM.from_pretrained(folder / ("tied" if case.is_tied else "untied")).eval()
+    examples = pickle.loads((folder / "examples.pickle").read_bytes())
+    shares: list[float] = []
+
+    def told(doing: str, share: float) -> None:
+        shares.append(share)
+        if len(shares) == cut:
+            raise KeyboardInterrupt
+
+    def held(model: Any) -> dict[str, float]:
+        own = [one.to_local() if isinstance(one, DTensor) else one for one in model.parameters()]
+        share = sum(one.numel() for one in own) / sum(one.numel() for one in model.parameters())
+        return measure.eval_subset(model, examples[:7], 2) | {"held": share}
+
+    config = replace(case.config, train=replace(case.config.train, shard=shard))
+    own = examples[:14]
+    ranked = Ranked(examples, own[:3], own[3:9], np.arange(len(examples), 0, -1.0))
+    base = LanguageModel(network, pickle.loads((folder / "words.pickle").read_bytes()), "made", is_mixed=case.is_mixed)
+    options: dict[str, Any] = {"learning_rate": case.rate, "seed": 3, "work": work, "evaluate": held, "ranked": ranked}
+    model, trace = finetune.run(config, base, examples, progress=told, **options)
+    return Tuned(trace, {name: value.clone() for name, value in model.network.state_dict().items()}, shares[0])
+
+
+def session(folder: Path) -> None:
+    """Do, as one of two processes, all that the tests compare; what this process makes goes into a file."""
+    processes.start()
+    made: dict[str, Any] = {}
+    for name, case in CASES.items():
+        made[name] = tuned(case, folder, folder / "pair" / name, shard=True)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(CASES["full"], folder, folder / "begun by two", shard=True, cut=3)
+    made["begun by one"] = tuned(CASES["full"], folder, folder / "begun by one", shard=True)
+    with pytest.raises(finetune.DivergedError, match="diverged"):
+        tuned(replace(CASES["adapter"], rate=1e30), folder, folder / "diverged", shard=True)
+    (folder / f"made_{processes.number()}.pickle").write_bytes(pickle.dumps(made))
+    processes.end()
+
+
+def two_processes(folder: Path) -> None:
+    """Run a session in two processes that share what is imported, as torchrun would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    children = []
+    for rank in range(2):
+        if not (child := os.fork()):
+            os.environ.update(shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            signal.alarm(120)  # processes that wait for each other end, too
+            torch.set_num_threads(1)
+            session(folder)
+            os._exit(0)
+        children.append(child)
+    sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, sizes, words, tiny_world) -> Path:
+    made = tmp_path_factory.mktemp("sharded")
+    for name in ("tied", "untied"):
+        torch.manual_seed(0)
+        LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=name == "tied")).save_pretrained(made / name)
+    examples = prompts.encode(words, [prompts.build(fact) for fact in tiny_world.fact_set().facts[:21]])
+    (made / "examples.pickle").write_bytes(pickle.dumps(examples))
+    (made / "words.pickle").write_bytes(pickle.dumps(words))
+    with pytest.raises(KeyboardInterrupt):
+        tuned(CASES["full"], made, made / "begun by one", shard=False, cut=3)
+    return made
+
+
+@pytest.fixture(scope="module")
+def pair(folder) -> list[dict[str, Tuned]]:
+    """Return what each of two processes made."""
+    code = f"import sys; sys.path[:0] = {[str(Path(__file__).parent), os.getcwd()]!r}; import test_sharded; "
+    code += f"test_sharded.two_processes(test_sharded.Path({str(folder)!r}))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return [pickle.loads((folder / f"made_{rank}.pickle").read_bytes()) for rank in range(2)]
+
+
+def check_same(ours: Tuned, theirs: Tuned, *, tolerance: float = 1e-5, held: float) -> None:
+    assert [point.pop("held") for point in ours.trace] == pytest.approx([held] * len(ours.trace), rel=0.05)
+    for point, expected in zip(ours.trace, theirs.trace, strict=True):
+        assert point == pytest.approx({name: expected[name] for name in point}, rel=tolerance)
+    assert ours.weights.keys() == theirs.weights.keys()
+    for name, value in ours.weights.items():
+        assert type(value) is torch.Tensor
+        torch.testing.assert_close(value, theirs.weights[name], rtol=10 * tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_a_model_that_they_share_out_as_one_trains_it(name, folder, pair, tmp_path):
+    alone = tuned(CASES[name], folder, tmp_path, shard=False)
+    for made in pair:
+        check_same(copy.deepcopy(made[name]), alone, held=0.5, tolerance=2e-2 if name == "mixed" else 1e-5)
+
+
+def test_a_training_goes_on_from_a_checkpoint_whether_or_not_the_model_was_shared_out(folder, pair, tmp_path):
+    alone = tuned(CASES["full"], folder, tmp_path, shard=False)
+    here = tuned(CASES["full"], folder, folder / "begun by two", shard=False)
+    there = pair[0]["begun by one"]
+    assert alone.first == 1 / 5 and here.first == there.first == 3 / 5  # after the checkpoint of step 2
+    check_same(there, alone, held=0.5)
+    check_same(here, alone, held=1.0)
