@@ -54,8 +54,8 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: it takes less memory and a third more time."""
     shard: bool = setting(False, is_later=True)
-    """Share the model out over the processes that torchrun starts: of N each holds 1/N of weights, gradients and moments
-    while it trains, and gathers a layer's weights when it computes with them. The numbers stay as they are."""
+    """Share the model out over the processes that torchrun starts: of N each holds 1/N of weights, gradients and
+    moments while it trains, and gathers a layer's weights when it computes with them. The numbers stay as they are."""
     checkpoint_every: int = 100
     """Number of steps between checkpoints. After two minutes there is one anyway, or as often as that takes a twentieth
     of the time; an interrupted training goes on from the last one."""
