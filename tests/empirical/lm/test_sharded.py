@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from empirical import finetune, measure, processes
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.lm import prompts
+from empirical.lm import cost, prompts, sharded
 from empirical.lm.model import LanguageModel
 from empirical.lm.remedies import Ranked
 from empirical.lm.train import TrainConfig
@@ -58,6 +58,8 @@ class Tuned:
 
     trace: list[dict[str, Any]]
     weights: dict[str, torch.Tensor]
+    norms: list[float]
+    """Of each step's gradient, before it was clipped."""
     first: float
     """The first share of the training that was told of."""
 
@@ -67,6 +69,8 @@ def tuned(case: Case, folder: Path, work: Path, *, shard: bool) -> Tuned:
     network: Any = AutoModelForCausalLM.from_pretrained(folder / ("tied" if case.is_tied else "untied")).eval()
     examples = pickle.loads((folder / "examples.pickle").read_bytes())
     shares: list[float] = []
+    norms: list[float] = []
+    clip = torch.nn.utils.clip_grad_norm_
 
     def held(model: Any) -> dict[str, float]:
         own = [one.to_local() if isinstance(one, DTensor) else one for one in model.parameters()]
@@ -77,13 +81,17 @@ def tuned(case: Case, folder: Path, work: Path, *, shard: bool) -> Tuned:
     ranked = Ranked(examples, examples[:3], examples[3:9], np.arange(len(examples), 0, -1.0))
     base = LanguageModel(network, pickle.loads((folder / "words.pickle").read_bytes()), "made", is_mixed=case.is_mixed)
     options: dict[str, Any] = {"learning_rate": case.rate, "seed": 3, "work": work, "evaluate": held, "ranked": ranked}
-    model, trace = finetune.run(config, base, examples, progress=lambda _, share: shares.append(share), **options)
-    return Tuned(trace, {name: value.clone() for name, value in model.network.state_dict().items()}, shares[0])
+    with pytest.MonkeyPatch.context() as patch:
+        watched = lambda *given: norms.append(float(sharded.whole(clip(*given))))  # noqa: E731
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
+        model, trace = finetune.run(config, base, examples, progress=lambda _, share: shares.append(share), **options)
+    return Tuned(trace, {name: value.clone() for name, value in model.network.state_dict().items()}, norms, shares[0])
 
 
 def session(folder: Path) -> None:
     """Do, as one of two processes, all that the tests compare; what this process makes goes into a file."""
     processes.start()
+    cost.SIDE["cpu"] = 8  # how fast large matrices are multiplied is nobody's question here
     made: dict[str, Any] = {}
     for name, case in CASES.items():
         made[name] = tuned(case, folder, folder / "pair" / name, shard=True)
@@ -147,6 +155,7 @@ def check_same(ours: Tuned, theirs: Tuned, *, tolerance: float = 1e-5, held: flo
         told = {name: value for name, value in point.items() if name != "held"}
         assert told == pytest.approx({name: expected[name] for name in told}, rel=tolerance)
     assert ours.trace[-1]["held"] == pytest.approx(held, rel=0.05)
+    assert ours.norms == pytest.approx(theirs.norms[-len(ours.norms) :], rel=10 * tolerance)
     assert ours.weights.keys() == theirs.weights.keys()
     for name, value in ours.weights.items():
         assert type(value) is torch.Tensor
