@@ -1,5 +1,6 @@
 """A model that two processes share out is trained as by one: the same losses, weights, remedies and checkpoints."""
 
+import copy
 import os
 import pickle
 import signal
@@ -13,12 +14,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
+from core.errors import InputError
 from empirical import finetune, measure, processes
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.lm import cost, prompts, sharded
+from empirical.lm import cost, prompts, sharded, train
 from empirical.lm.model import LanguageModel
 from empirical.lm.remedies import Ranked
 from empirical.lm.train import TrainConfig
@@ -174,3 +185,30 @@ def test_a_training_goes_on_from_a_checkpoint_whether_or_not_the_model_was_share
     assert alone["full"].first == 1 / 3 and here.first == there.first == 1
     check_same(there, alone["full"], held=0.5)
     check_same(here, alone["full"], held=1.0)
+
+
+def test_layers_are_found_whatever_they_are_called(llama, sizes):
+    small = {"n_embd": 32, "n_layer": 3, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=sizes["vocab_size"], **small))
+    neox = GPTNeoXForCausalLM(GPTNeoXConfig(**sizes))
+    adapted: Any = get_peft_model(copy.deepcopy(llama), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert sharded.layers(gpt2) == list(gpt2.transformer.h) and sharded.layers(neox) == list(neox.gpt_neox.layers)
+    assert sharded.layers(llama) == list(llama.model.layers)
+    assert sharded.layers(adapted) == list(adapted.get_base_model().model.layers)
+    size = sum(one.numel() for one in gpt2.transformer.h[0].parameters())
+    assert sharded.n_whole(gpt2) == gpt2.num_parameters() - size
+
+
+def test_what_cannot_be_shared_out_is_refused_before_anything_is_computed(llama, words, monkeypatch):
+    with pytest.raises(InputError, match="this is one.\nStart them with torchrun"):
+        train.check(TrainConfig(shard=True))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    train.check(TrainConfig(shard=True))
+    config = replace(FULL, train=TrainConfig(shard=True))
+    finetune.check_base(config, LanguageModel(llama, words, "made"))
+    llama.model.norm.to(torch.bfloat16)
+    with pytest.raises(InputError, match="made cannot be shared out: its weights are of several types"):
+        finetune.check_base(config, LanguageModel(llama, words, "made"))
+    monkeypatch.setattr(llama, "is_quantized", True, raising=False)
+    with pytest.raises(InputError, match="quantised.\nLeave out --finetune.train.shard"):
+        finetune.check_base(config, LanguageModel(llama, words, "made"))
