@@ -151,6 +151,7 @@ def remedy(config: Config, model: ModelConfig, at_once: Texts = NOTHING) -> str 
     Args:
         at_once: The longest texts, where they are known.
     """
+    changes: dict[str, tuple[str, str, Any]] = {**CHANGES, SHARING: ("train", "shard", True)}
     names = tuple(CHANGES)
     tried = [(names[0],), (names[1],), names[:2], names[1:], names]
     if processes.count() > 1:
@@ -159,7 +160,7 @@ def remedy(config: Config, model: ModelConfig, at_once: Texts = NOTHING) -> str 
         changed, other, flags = config, model, []
         for name in chosen:
             before = changed, other
-            changed, other = _changed(changed, other, *(CHANGES | {SHARING: ("train", "shard", True)})[name])
+            changed, other = _changed(changed, other, *changes[name])
             flags += [name] if before != (changed, other) else []
         if flags and (found := of(changed, other)).least(at_once) <= found.free:
             return " ".join(flags)

@@ -188,7 +188,7 @@ def test_a_training_goes_on_from_a_checkpoint_whether_or_not_the_model_was_share
 
 
 def test_layers_are_found_whatever_they_are_called(llama, sizes):
-    small = {"n_embd": 32, "n_layer": 3, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
+    small: dict[str, Any] = {"n_embd": 32, "n_layer": 3, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=sizes["vocab_size"], **small))
     neox = GPTNeoXForCausalLM(GPTNeoXConfig(**sizes))
     adapted: Any = get_peft_model(copy.deepcopy(llama), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
