@@ -14,7 +14,7 @@ from core import remedies as shared
 from core.config_json import setting
 from core.errors import InputError
 from core.remedies import Remedies
-from empirical.lm import graft, remedies, shape, train
+from empirical.lm import graft, remedies, shape, sharded, train
 from empirical.lm.cost import Meter
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
@@ -120,6 +120,8 @@ def check(config: FinetuneConfig) -> None:
 
 def check_base(config: FinetuneConfig, base: LanguageModel) -> None:
     """Raise InputError for a model that cannot be finetuned by this method, which is left as it is."""
+    if config.train.shard:
+        sharded.check(base.network, base.name)
     if config.method == "full":
         _check_trainable(base)
         return

@@ -15,7 +15,7 @@ from core.columns import Columns
 from core.console import note
 from core.facts.record import Fact
 from core.split import ROLES
-from empirical import attention, choice, evaluate
+from empirical import attention, choice, evaluate, processes
 from empirical.evaluate import EvaluateConfig
 from empirical.lm import batch, capture, completion, memory, scores
 from empirical.lm.model import LanguageModel
@@ -172,7 +172,8 @@ def eval_subset(network: Model, encoded: Sequence[Encoded], pad: int, *, tokens:
     lengths = [len(question.tokens) for question in encoded]
     n_right, subject, n_named = 0, 0.0, 0
     scored = [len(question.completion) for question in encoded]
-    limit = memory.tokens(network, tokens, lengths, scored, rows=len(encoded))
+    # Of a model that is shared out, every process makes the same passes.
+    limit = processes.least(memory.tokens(network, tokens, lengths, scored, rows=len(encoded)))
     for rows in batch.of_like_length(lengths, rows=len(encoded), tokens=limit):
         own = [encoded[row] for row in sorted(rows)]
         questions, named = batch.of_questions(own, pad), sum(question.has_subject for question in own)

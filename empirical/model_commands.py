@@ -278,7 +278,9 @@ class Finetune(OnModel):
                 markup=False,
                 soft_wrap=True,
             )
-        work = self.work(base_model, self.arm, configs.to_json(config), self.seed)
+        # Shared out or not, it is the same training: one goes on from the other's checkpoint.
+        apart = replace(config, finetune=replace(config.finetune, train=replace(config.finetune.train, shard=False)))
+        work = self.work(base_model, self.arm, configs.to_json(apart), self.seed)
         n_rates = len(config.finetune.learning_rates)
         n_trainings = n_rates + 1 if n_rates > 1 else 1
         with progress(f"finetuning on {self.arm}", n_trainings) as advance:

@@ -1,7 +1,8 @@
 """Several processes that do one command's work together, as torchrun starts them: who does what, and who writes.
 
-Each process holds the whole model. Work that is a list (batches of questions, few-shot prompts) is dealt out and
-gathered; a training step's batch is, too, and gradients are summed. The first process alone writes and prints.
+Each process holds the whole model, unless finetuning shares it out (`empirical.lm.sharded`). Work that is a list
+(batches of questions, few-shot prompts) is dealt out and gathered; a training step's batch is, too, and gradients are
+summed. The first process alone writes and prints.
 """
 
 import datetime
@@ -31,8 +32,8 @@ def start() -> None:
     """Meet the other processes, if there are any, each with an accelerator of its own where there are accelerators.
 
     Raises:
-        InputError: there are fewer accelerators than processes, the processes are on several machines, the model would
-            be shared out over them, or their addresses are not set.
+        InputError: there are fewer accelerators than processes, the processes are on several machines, accelerate
+            would share the model out over them, or their addresses are not set.
     """
     if asked_for() == 1 or distributed.is_initialized():
         return
@@ -45,7 +46,10 @@ def start() -> None:
     if os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]) != os.environ["WORLD_SIZE"]:
         raise InputError("the processes are on several machines: they keep what is done in one folder.\nTake one.")
     if "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED")):
-        raise InputError("each process holds the whole model: it is not shared out.\nLeave out FSDP or DeepSpeed.")
+        raise InputError(
+            "accelerate's FSDP and DeepSpeed are not used here.\n"
+            "Leave out FSDP or DeepSpeed: --finetune.train.shard shares a model out over the processes."
+        )
     if torch.accelerator.is_available():
         n_devices, own = torch.accelerator.device_count(), int(os.environ["LOCAL_RANK"])
         if own >= n_devices:
@@ -99,6 +103,11 @@ def agreed(value: T) -> T:
     told = [value]
     distributed.broadcast_object_list(told)
     return told[0]
+
+
+def least(value: int) -> int:
+    """Return the least of all processes' values, in all of them."""
+    return min(gathered({number(): value}))
 
 
 def add(tensors: Iterable[torch.Tensor]) -> None:

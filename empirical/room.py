@@ -9,9 +9,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from core.errors import InputError
-from empirical import finetune
+from empirical import finetune, processes
 from empirical.config import Config
-from empirical.lm import memory
+from empirical.lm import memory, sharded
 from empirical.lm import model as models
 from empirical.lm.model import ModelConfig
 from empirical.lm.prompts import Encoded
@@ -22,6 +22,8 @@ CHANGES = {
     "--model.precision bfloat16": ("model", "precision", "bfloat16"),
 }
 """Settings that take less memory: what a user would try, in this order, and then several of them."""
+SHARING = "--finetune.train.shard"
+"""What comes before them where there are several processes."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Room:
     weights: int
     """Bytes of the weights."""
     training: int
-    """Bytes of what training them keeps beside: gradients and moments, and an adapter's weights."""
+    """Bytes of what training them keeps beside: gradients and moments, and an adapter's weights. Of a model that is
+    shared out: what one process takes more than all of the weights, which it holds before and after."""
     checkpoint: int
     """Bytes of a checkpoint."""
     free: int
@@ -125,8 +128,21 @@ def of(config: Config, model: ModelConfig) -> Room:
     # A gradient and two moments of each trained weight; an adapter is in float32, and comes on top.
     training = 16 * n_trained if is_adapter else 3 * size * n_trained
     checkpoint = 3 * (4 if is_adapter else size) * n_trained
+    if config.finetune.train.shard:
+        training = _shared_out(network, size * n_parameters, training, size)
     free = memory.free(models.device())
     return Room(n_parameters, n_trained, size * n_parameters, training, checkpoint, free, network, config)
+
+
+def _shared_out(network: Any, weights: int, training: int, size: int) -> int:
+    """Return the bytes that a process needs beside all of the weights, where training shares them out.
+
+    In training it has its share, and the weights and gradients of the layers at work; at its end the weights are
+    gathered, while it has its share of them.
+    """
+    n = processes.count()
+    at_work = 2 * size * sharded.n_whole(network)
+    return max((weights + training) // n + at_work, weights + weights // n) - weights
 
 
 def remedy(config: Config, model: ModelConfig, at_once: Texts = NOTHING) -> str | None:
@@ -135,12 +151,16 @@ def remedy(config: Config, model: ModelConfig, at_once: Texts = NOTHING) -> str 
     Args:
         at_once: The longest texts, where they are known.
     """
+    changes: dict[str, tuple[str, str, Any]] = {**CHANGES, SHARING: ("train", "shard", True)}
     names = tuple(CHANGES)
-    for chosen in ((names[0],), (names[1],), names[:2], names[1:], names):
+    tried = [(names[0],), (names[1],), names[:2], names[1:], names]
+    if processes.count() > 1:
+        tried = [(SHARING,), *tried, *((SHARING, *chosen) for chosen in tried)]
+    for chosen in tried:
         changed, other, flags = config, model, []
         for name in chosen:
             before = changed, other
-            changed, other = _changed(changed, other, *CHANGES[name])
+            changed, other = _changed(changed, other, *changes[name])
             flags += [name] if before != (changed, other) else []
         if flags and (found := of(changed, other)).least(at_once) <= found.free:
             return " ".join(flags)

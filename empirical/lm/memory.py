@@ -39,6 +39,7 @@ def tokens(
     rows: int,
     trains: bool = False,
     recomputes: bool = False,
+    n_shares: int = 1,
 ) -> int:
     """Return the most tokens of a batch: those given, else `batch.TOKENS`, or the power of two that memory holds.
 
@@ -50,11 +51,12 @@ def tokens(
         rows: Most rows of a batch.
         trains: Whether gradients are wanted.
         recomputes: Whether activations are computed again in the backward pass.
+        n_shares: Over how many processes gradients and moments are shared out.
     """
     if given is not None:
         return given
     share = max((n / length for n, length in zip(scored, lengths, strict=True)), default=0.0)
-    most = fitting(_free(model, trains), per_token(model, share, trains=trains, recomputes=recomputes))
+    most = fitting(_free(model, trains, n_shares), per_token(model, share, trains=trains, recomputes=recomputes))
     widest = min(rows, len(lengths)) * max(lengths, default=0)
     if most < min(widest, batch.TOKENS):
         note(f"Half of the free memory holds some {most:,} tokens of the model at once: wider batches are cut to that.")
@@ -94,7 +96,7 @@ def free(device: torch.device) -> int:
     return psutil.virtual_memory().available // processes.count()
 
 
-def _free(model: Model, trains: bool) -> int:
+def _free(model: Model, trains: bool, n_shares: int) -> int:
     """Return likewise what is free once gradients and moments are there, of what is trained if anything is."""
     trained = (value for value in model.parameters() if value.requires_grad) if trains else ()
-    return max(0, free(model.device) - sum(3 * value.numel() * value.element_size() for value in trained))
+    return max(0, free(model.device) - sum(3 * value.numel() * value.element_size() for value in trained) // n_shares)

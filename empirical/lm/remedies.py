@@ -15,7 +15,7 @@ from core import config_json
 from core.console import note
 from core.remedies import Remedies, known_weights
 from empirical import processes
-from empirical.lm import batch, graft, train
+from empirical.lm import batch, graft, sharded, train
 from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
 from empirical.lm.train import TrainConfig
@@ -87,7 +87,9 @@ class _Kept(Hook):
 
     def keep(self) -> None:
         """Keep the weights as they are now."""
-        self._weights = {name: value.detach().to("cpu", copy=True) for name, value in self._trained().items()}
+        self._weights = {
+            name: sharded.whole(value.detach()).to("cpu", copy=True) for name, value in self._trained().items()
+        }
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         return {name: value for name, value in self._network.named_parameters() if value.requires_grad}

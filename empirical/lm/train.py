@@ -20,7 +20,7 @@ from transformers import get_scheduler
 from core.config_json import setting
 from core.errors import InputError
 from empirical import processes
-from empirical.lm import batch, checkpoint, hook, logits, memory
+from empirical.lm import batch, checkpoint, hook, logits, memory, sharded
 from empirical.lm.cost import Meter
 from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
@@ -53,6 +53,9 @@ class TrainConfig:
     """Number of batches within which facts are sorted by length, so that there is little padding; 1: not sorted."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: it takes less memory and a third more time."""
+    shard: bool = setting(False, is_later=True)
+    """Share the model out over the processes that torchrun starts: of N each holds 1/N of weights, gradients and
+    moments while it trains, and gathers a layer's weights when it computes with them. The numbers stay as they are."""
     checkpoint_every: int = 100
     """Number of steps between checkpoints. After two minutes there is one anyway, or as often as that takes a twentieth
     of the time; an interrupted training goes on from the last one."""
@@ -78,6 +81,11 @@ def check(config: TrainConfig) -> None:
         raise InputError(f"--finetune.train.warmup is {config.warmup}: it must be at least 0 and below 1.")
     if config.weight_decay < 0 or config.max_gradient_norm <= 0:
         raise InputError("--finetune.train: weight-decay must be at least 0 and max-gradient-norm above 0.")
+    if config.shard and processes.asked_for() == 1:
+        raise InputError(
+            "--finetune.train.shard shares a model out over several processes, and this is one.\n"
+            "Start them with torchrun --nproc_per_node N -m empirical finetune ..., or leave the flag."
+        )
 
 
 def fit(
@@ -113,6 +121,7 @@ def fit(
         model.gradient_checkpointing_enable()
     device = next(model.parameters()).device
     steps = n_steps(config, len(examples))
+    shares = sharded.Sharded(model, is_mixed=is_mixed) if config.shard else None
     config = in_memory(config, model, examples)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     is_fused = device.type in ("cpu", "cuda")  # one pass over weights and moments, where PyTorch has it
@@ -137,6 +146,8 @@ def fit(
         if meter:
             meter.step(model, drawn, time.perf_counter() - started, torch.bfloat16 if is_mixed else model.dtype)
         if not math.isfinite(loss):
+            if shares:
+                shares.gather()
             raise Diverged(f"step {step + 1}")
         schedule.step()
         if board:
@@ -148,6 +159,9 @@ def fit(
         progress(f"loss {loss:.2f}", (step + 1) / steps)
     if board:
         board.close()
+    if shares:
+        optimizer.state.clear()  # room for the whole weights
+        shares.gather()
     for one in hooks:
         one.end()
     model.eval()
@@ -204,12 +218,13 @@ def in_memory(config: TrainConfig, model: Any, examples: Sequence[Encoded]) -> T
     scored = [len(example.completion) for example in examples]
     rows = config.micro_batch_size or config.batch_size
     options: dict[str, Any] = {"trains": True, "recomputes": config.gradient_checkpointing}
+    options["n_shares"] = processes.count() if config.shard else 1
     tokens = memory.tokens(model, config.micro_batch_tokens, lengths, scored, rows=rows, **options)
-    return replace(config, micro_batch_tokens=tokens)
+    return replace(config, micro_batch_tokens=processes.least(tokens))
 
 
 def passes(examples: Sequence[Encoded], config: TrainConfig) -> list[list[Encoded]]:
-    """Return a device's examples by forward pass, in their order."""
+    """Return examples of one device by forward pass, in their order."""
     lengths = [len(example.tokens) for example in examples]
     tokens = batch.TOKENS if config.micro_batch_tokens is None else config.micro_batch_tokens
     batches = batch.in_turn(lengths, rows=config.micro_batch_size or config.batch_size, tokens=tokens)
@@ -256,9 +271,11 @@ def _step(
     device = next(model.parameters()).device
     n_tokens = sum(len(example.completion) for example in examples)
     total = torch.zeros((), device=device)
-    for part in passes([example for _, example in processes.share(examples)], config):
-        padded = batch.of_questions(part, pad)
+    for part in _own_passes(examples, config):
+        padded = batch.of_questions(part or examples[:1], pad)
         tokens, labels = padded.tokens.to(device), padded.labels.to(device)
+        if not part:
+            labels = torch.full_like(labels, batch.IGNORED)
         with _precision(device, is_mixed):
             predicting = answer_logits(model, tokens, labels)
             loss = _answers_loss(predicting, labels) / n_tokens
@@ -267,12 +284,22 @@ def _step(
         objective.backward()
         total += loss.detach()
     processes.add([total])
-    if processes.count() > 1:
+    if processes.count() > 1 and not config.shard:
         processes.add(_gradients(model))
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(total)
+
+
+def _own_passes(examples: Sequence[Encoded], config: TrainConfig) -> list[list[Encoded]]:
+    """Return this process's passes, of a model that is shared out as many as any makes: empty ones score nothing."""
+    own = passes([example for _, example in processes.share(examples)], config)
+    if not config.shard:
+        return own
+    n = processes.count()
+    most = max(len(passes(examples[process::n], config)) for process in range(n))
+    return [*own, *([] for _ in range(most - len(own)))]
 
 
 def _gradients(model: torch.nn.Module) -> Iterator[torch.Tensor]:

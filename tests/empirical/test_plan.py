@@ -15,12 +15,12 @@ from core.seeds import Cell
 from core.split import SplitConfig
 from empirical import __main__ as command
 from empirical import config as configs
-from empirical import facts, plan, room, runner, steps, study
+from empirical import facts, plan, processes, room, runner, steps, study
 from empirical.config import Config
 from empirical.facts import FactsConfig
 from empirical.finetune import FinetuneConfig
 from empirical.knownness import KnownnessConfig
-from empirical.lm import cost, memory, train
+from empirical.lm import cost, memory, sharded, train
 from empirical.lm.model import ModelConfig
 from empirical.lm.train import TrainConfig
 from empirical.steps import Costs, Unit
@@ -250,6 +250,22 @@ def test_too_little_memory_is_refused_before_loading_with_what_would_fit(config,
     assert room.remedy(with_lora(config), base_of(config).model) == "--model.precision bfloat16"
     monkeypatch.setattr(memory, "free", lambda device: full.weights + full.training)
     room.check(config, base_of(config).model)  # it fits just so
+
+
+def test_of_a_model_that_is_shared_out_each_process_needs_its_share(config, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 4)
+    shared = replace(config, finetune=replace(config.finetune, train=TrainConfig(shard=True)))
+    whole, share = (room.of(one, base_of(one).model) for one in (config, shared))
+    n = whole.n_parameters
+    # Weights, gradients and moments in float32; weights and gradients of both layers at work, and of all beside them.
+    assert share.weights == whole.weights and share.weights + share.training == 16 * n // 4 + 8 * n
+    monkeypatch.setattr(sharded, "n_whole", lambda network: 0)  # of many layers two are few
+    share = room.of(shared, base_of(config).model)
+    assert share.weights + share.training == 5 * n  # the whole weights, gathered of the shares
+    monkeypatch.setattr(memory, "free", lambda device: 5 * n)
+    room.check(shared, base_of(config).model)
+    with pytest.raises(InputError, match="It would fit with --finetune.train.shard.$"):
+        room.check(config, base_of(config).model)
 
 
 def test_activations_that_do_not_fit_are_said_with_what_makes_them_fewer(config, uncounted, monkeypatch):

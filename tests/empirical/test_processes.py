@@ -76,7 +76,7 @@ def commands(llama, words, tmp_path):
     ]
     table.write_text("\n".join(["question,answer,subject,relation", *rows]) + "\n", encoding="utf-8")
 
-    def written(out: Path) -> Path:
+    def written(out: Path, last: str = "") -> Path:
         asked = "--knownness.measure logprob --knownness.shots 1 --knownness.n-prompts 2"
         asked += " --evaluate.max-new-tokens 2 --evaluate.batch-size 3 --split.held-out 0.4 --split.dev 0.1"
         tuning = "--finetune.learning-rates 1e-3 1e-2 --finetune.train.batch-size 5 --finetune.train.micro-batch-size 2"
@@ -107,11 +107,12 @@ def commands(llama, words, tmp_path):
             line("finetune --arm bottom", lora),
             line("finetune --arm bottom", lora, to=out / "cut", cut=7),
             line("finetune --arm bottom", lora, to=out / "cut"),
-            line("finetune --arm random", f"{tuning} --finetune.learning-rates 1e-3", to=out / "moved", cut=3),
         ]
+        moved = f"{tuning} --finetune.learning-rates 1e-3"
+        session.append(line("finetune --arm random", f"{moved} {last}", to=out / "moved", cut=3))
         out.mkdir()
         (out / "session.json").write_text(json.dumps(session))
-        (out / "later.json").write_text(json.dumps([session[-1] | {"cut": None}]))
+        (out / "later.json").write_text(json.dumps([line("finetune --arm random", moved, to=out / "moved")]))
         return out / "session.json"
 
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -132,7 +133,7 @@ def test_two_processes_do_what_one_does(commands, tmp_path, monkeypatch):
     script, written = commands
     pair = tmp_path / "pair"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    given = [str(script), str(written(pair)), str(pair / "told.json")]
+    given = [str(script), str(written(pair, "--finetune.train.shard")), str(pair / "told.json")]
     options = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "timeout": 300}
     ended = subprocess.run([*launcher, *given], **options, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
@@ -141,7 +142,7 @@ def test_two_processes_do_what_one_does(commands, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(script), str(written(one)), str(one / "told.json")])
     runpy.run_path(str(script))
     moved = []
-    for out in (pair, one):  # what two began one ends
+    for out in (pair, one):  # what two began, the model shared out, one ends
         monkeypatch.setattr(sys, "argv", [str(script), str(out / "later.json"), str(out / "later_told.json")])
         runpy.run_path(str(script))
         moved.append(json.loads((out / "later_told.json").read_text())["fits"][0])
