@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
+from transformers.pytorch_utils import Conv1D
 
 from core.errors import InputError
 from empirical import finetune
@@ -22,6 +23,8 @@ CHANGES = {
     "--model.precision bfloat16": ("model", "precision", "bfloat16"),
 }
 """Settings that take less memory: what a user would try, in this order, and then several of them."""
+HALF_A_BYTE = 0.5
+"""What a weight of 4 bits takes; its share of the scales, an eighth of a bit, is not counted."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def of(config: Config, model: ModelConfig) -> Room:
         ) from error
     n_parameters = n_trained = network.num_parameters()
     is_adapter, size = config.finetune.method == "lora", models.dtype(model.precision).itemsize
+    weights = size * n_parameters - round((size - HALF_A_BYTE) * _quantised(network)) * (model.quantise is not None)
     if is_adapter:
         with torch.device("meta"):
             network = finetune.with_adapter(config.finetune.lora, network, name)
@@ -126,7 +130,14 @@ def of(config: Config, model: ModelConfig) -> Room:
     training = 16 * n_trained if is_adapter else 3 * size * n_trained
     checkpoint = 3 * (4 if is_adapter else size) * n_trained
     free = memory.free(models.device())
-    return Room(n_parameters, n_trained, size * n_parameters, training, checkpoint, free, network, config)
+    return Room(n_parameters, n_trained, weights, training, checkpoint, free, network, config)
+
+
+def _quantised(network: Any) -> int:
+    """Return how many weights are read in 4 bits where a model is: those of all linear layers but the head."""
+    head = network.get_output_embeddings()
+    layers = (one for one in network.modules() if isinstance(one, torch.nn.Linear | Conv1D) and one is not head)
+    return sum(layer.weight.numel() for layer in layers)
 
 
 def remedy(config: Config, model: ModelConfig, at_once: Texts = NOTHING) -> str | None:
@@ -160,11 +171,15 @@ def _changed(config: Config, model: ModelConfig, part: str, name: str, value: An
 
 
 def check(config: Config, model: ModelConfig, *, trains: bool = True) -> None:
-    """Raise InputError where memory cannot hold a model, or its training, before it is loaded.
+    """Raise InputError where a model cannot be trained as it is read, or memory cannot hold it, before it is loaded.
 
     What batches take is not counted: they are made as small as they must be. Nothing is said of a model whose config
     does not tell: of an adapter on a base, of quantised weights, of one that cannot be had.
     """
+    if trains and model.quantise and config.finetune.method == "full":
+        raise InputError(
+            "--model.quantise: weights of 4 bits are not trained.\nAdd --finetune.method lora, or leave the flag."
+        )
     try:
         room = of(config, model)
     except InputError:
