@@ -79,6 +79,8 @@ def check(config: Config) -> None:
             "--model.chat: the model that a study pretrains has no chat template.\n"
             "Name a chat model with --model.name, or leave the flag."
         )
+    if config.model.quantise and config.mediation.pairs:
+        raise InputError("--model.quantise: weights of 4 bits are not given from arm to arm.\nLeave --mediation.pairs.")
     if not config.split.held_out:
         raise InputError("--split.held-out is 0: that leaves nothing to test.")
     if len(config.finetune.learning_rates) > 1 and not config.split.dev:

@@ -14,7 +14,7 @@ from core import remedies as shared
 from core.config_json import setting
 from core.errors import InputError
 from core.remedies import Remedies
-from empirical.lm import graft, remedies, shape, sharded, train
+from empirical.lm import graft, packed, remedies, shape, sharded, train
 from empirical.lm.cost import Meter
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
@@ -119,9 +119,11 @@ def check(config: FinetuneConfig) -> None:
 
 
 def check_base(config: FinetuneConfig, base: LanguageModel) -> None:
-    """Raise InputError for a model that cannot be finetuned by this method, which is left as it is."""
+    """Raise InputError for a model that cannot be finetuned in this way, which is left as it is."""
     if config.train.shard:
         sharded.check(base.network, base.name)
+    if config.train.packing:
+        packed.check(base.network)
     if config.method == "full":
         _check_trainable(base)
         return
@@ -160,8 +162,10 @@ def run(
 
     Raises:
         DivergedError: the training diverges.
-        InputError: the model does not have what gets an adapter or is frozen.
+        InputError: the model does not have what gets an adapter or is frozen, or cannot read packed rows.
     """
+    if config.train.packing:
+        packed.check(base.network)
     network = _trainable(config, base, seed)
     questions = Ranked(examples, (), (), np.zeros(len(examples))) if ranked is None else ranked
     settings = training(config, n_half)

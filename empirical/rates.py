@@ -139,13 +139,13 @@ class Trial:
             model = self._finetuned(rate, progress)
         except finetune.DivergedError:
             return Tried(np.zeros(len(dev), dtype=bool), np.zeros(len(held_out), dtype=bool), is_diverged=True)
-        measured = models.measured(model)
 
         def right(rows: Int[np.ndarray, " row"]) -> Bool[np.ndarray, " row"]:
             facts, encoded = [questions.facts[row] for row in rows], [questions.encoded[row] for row in rows]
             return evaluate.answer(self.config.evaluate, measured, facts, encoded).exact_match
 
-        return Tried(right(dev), right(held_out) if len(held_out) else np.zeros(0, dtype=bool), is_diverged=False)
+        with models.measuring(model) as measured:
+            return Tried(right(dev), right(held_out) if len(held_out) else np.zeros(0, dtype=bool), is_diverged=False)
 
     def _finetuned(self, rate: float, progress: Progress) -> LanguageModel:
         """Return the model of a rate, and keep its weights, where they are wanted, before measuring changes them."""

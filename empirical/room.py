@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
+from transformers.pytorch_utils import Conv1D
 
 from core.errors import InputError
 from empirical import finetune, processes
@@ -24,6 +25,8 @@ CHANGES = {
 """Settings that take less memory: what a user would try, in this order, and then several of them."""
 SHARING = "--finetune.train.shard"
 """What comes before them where there are several processes."""
+HALF_A_BYTE = 0.5
+"""What a weight of 4 bits takes; its share of the scales, an eighth of a bit, is not counted."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ def of(config: Config, model: ModelConfig) -> Room:
         ) from error
     n_parameters = n_trained = network.num_parameters()
     is_adapter, size = config.finetune.method == "lora", models.dtype(model.precision).itemsize
+    weights = size * n_parameters - round((size - HALF_A_BYTE) * _quantised(network)) * (model.quantise is not None)
     if is_adapter:
         with torch.device("meta"):
             network = finetune.with_adapter(config.finetune.lora, network, name)
@@ -131,7 +135,14 @@ def of(config: Config, model: ModelConfig) -> Room:
     if config.finetune.train.shard:
         training = _shared_out(network, size * n_parameters, training, size)
     free = memory.free(models.device())
-    return Room(n_parameters, n_trained, size * n_parameters, training, checkpoint, free, network, config)
+    return Room(n_parameters, n_trained, weights, training, checkpoint, free, network, config)
+
+
+def _quantised(network: Any) -> int:
+    """Return how many weights are read in 4 bits where a model is: those of all linear layers but the head."""
+    head = network.get_output_embeddings()
+    layers = (one for one in network.modules() if isinstance(one, torch.nn.Linear | Conv1D) and one is not head)
+    return sum(layer.weight.numel() for layer in layers)
 
 
 def _shared_out(network: Any, weights: int, training: int, size: int) -> int:
@@ -180,11 +191,15 @@ def _changed(config: Config, model: ModelConfig, part: str, name: str, value: An
 
 
 def check(config: Config, model: ModelConfig, *, trains: bool = True) -> None:
-    """Raise InputError where memory cannot hold a model, or its training, before it is loaded.
+    """Raise InputError where a model cannot be trained as it is read, or memory cannot hold it, before it is loaded.
 
     What batches take is not counted: they are made as small as they must be. Nothing is said of a model whose config
     does not tell: of an adapter on a base, of quantised weights, of one that cannot be had.
     """
+    if trains and model.quantise and config.finetune.method == "full":
+        raise InputError(
+            "--model.quantise: weights of 4 bits are not trained.\nAdd --finetune.method lora, or leave the flag."
+        )
     try:
         room = of(config, model)
     except InputError:

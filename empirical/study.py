@@ -256,7 +256,8 @@ def measure_arm(
     progress: Progress = silent,
 ) -> Measured:
     """Return the measurements of an arm's finetuned model."""
-    found = measure.arm(arm, models.measured(tuned), questions, own, config.evaluate, pieces=pieces, progress=progress)
+    with models.measuring(tuned) as model:
+        found = measure.arm(arm, model, questions, own, config.evaluate, pieces=pieces, progress=progress)
     if config.finetune.answers != "abstain":
         return found
     return replace(found, metrics=found.metrics | measure.abstention(found.facts, labels.ABSTENTION))

@@ -69,19 +69,21 @@ def of_questions(
     return QuestionBatch(padded.tokens, padded.mask, spans, padded.tail(ends.tolist()), torch.from_numpy(ends) - 1)
 
 
-def in_turn(lengths: Sequence[int], *, rows: int, tokens: int) -> list[range]:
+def in_turn(lengths: Sequence[int], *, rows: int, tokens: int, is_packed: bool = False) -> list[range]:
     """Return the rows in batches, each as long as it may be.
 
     Args:
         rows: Most rows of a batch.
         tokens: Most tokens of a batch, padding included; a row that is longer is a batch of its own.
+        is_packed: Whether there is no padding.
     """
-    batches, first, longest = [], 0, 0
+    batches, first, longest, total = [], 0, 0, 0
     for row, length in enumerate(lengths):
-        longest = max(longest, length)
-        if row > first and (row - first == rows or (row - first + 1) * longest > tokens):
+        longest, total = max(longest, length), total + length
+        width = total if is_packed else (row - first + 1) * longest
+        if row > first and (row - first == rows or width > tokens):
             batches.append(range(first, row))
-            first, longest = row, length
+            first, longest, total = row, length, length
     return [*batches, range(first, len(lengths))] if lengths else []
 
 

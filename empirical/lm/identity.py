@@ -28,7 +28,8 @@ def of(config: ModelConfig) -> dict[str, Any]:
     Raises:
         InputError: a package that was not fetched, or a file that cannot be converted.
     """
-    return {
+    quantised = {"quantise": config.quantise} if config.quantise else {}  # absent, it leaves the keys as they were
+    return quantised | {
         # Of what cannot be told apart by its content the name is all there is; loading it says why.
         "weights": weights(config.name, config.revision) or f"{config.name}@{config.revision}",
         "precision": models.resolved(config.precision, trains_all=False),

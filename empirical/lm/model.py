@@ -1,5 +1,6 @@
 """A causal language model and its tokenizer: from the hub by id and revision, from a folder, or a peft adapter."""
 
+import importlib.util
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ from typing import Any, Literal, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
+from peft.tuners import lora
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import (
@@ -23,6 +25,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -91,6 +94,9 @@ class ModelConfig:
     chat: bool = setting(False, is_later=True)
     """Ask in the chat template of the model's tokenizer, without a system message of ours: the question is the user's
     turn, the answer the assistant's, examples are earlier turns. Give it to every stage alike."""
+    quantise: Literal["nf4"] | None = setting(None, is_later=True)
+    """`nf4`: read the layers' weights in 4 bits (Dettmers et al. 2023, QLoRA; needs the package bitsandbytes), under an
+    adapter, which is trained in float32. They are measured so, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,10 +195,17 @@ def _network(config: ModelConfig, settings: Any) -> Any:
     options = {"revision": config.revision, "dtype": dtype(config.precision)}
     options |= {"config": settings, "output_loading_info": True}
     method = _quantisation(settings)
+    if config.quantise:
+        options["quantization_config"] = _four_bits(config, method)
     with _library(config.name, WHOLE if method is None else _for_quantised(method)):
         network, report = cast(Any, auto_class(settings).from_pretrained(config.name, **options))
         if missing := report["missing_keys"]:  # transformers would go on with random ones
             raise DamagedError(f"{len(missing)} weights are missing, {min(missing)} among them")
+    for layer in network.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            # On some processors bitsandbytes would pack 4-bit weights anew at the first evaluation, rounding their
+            # scales for good: a base would be another one afterwards.
+            layer.support_avx512bf16_for_cpu = False
     return network
 
 
@@ -209,6 +222,23 @@ def _quantisation(settings: Any) -> str | None:
     if found is None:
         return None
     return str(found.get("quant_method") if isinstance(found, dict) else found.quant_method)
+
+
+def _four_bits(config: ModelConfig, method: str | None) -> BitsAndBytesConfig:
+    """Return how weights are read in 4 bits, their scales too in few; InputError where they cannot be."""
+    if method is not None:
+        raise InputError(f"--model.quantise: the weights of {config.name} are quantised ({method}).\nLeave the flag.")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"--model.quantise {config.quantise} needs the package bitsandbytes.\n"
+            "pip install bitsandbytes, or leave the flag."
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=config.quantise,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype(config.precision),
+    )
 
 
 def _for_quantised(method: str) -> str:
@@ -279,10 +309,45 @@ def measured(model: LanguageModel) -> LanguageModel:
     return replace(model, network=cast(Any, model.network).to(torch.bfloat16), is_mixed=False)
 
 
+@contextmanager
+def measuring(model: LanguageModel) -> Iterator[LanguageModel]:
+    """Let a finetuned model be read as it is `measured`, its adapter added to weights in float32; after it they are as
+    they were, bit for bit, for whoever else has the base.
+
+    Added, an adapter costs a pass nothing. In bfloat16 it is left beside the weights: an update of less than half of a
+    weight's last bit would be lost, which is most of them (docs/performance.md).
+    """
+    read = measured(model)
+    layers = [one for one in read.network.modules() if isinstance(one, lora.Linear)]
+    kept = [
+        (layer, dict(layer.get_base_layer().named_parameters(recurse=False)))
+        for layer in layers
+        if not read.is_quantised and layer.get_base_layer().weight.dtype == torch.float32
+    ]
+    try:
+        for layer, weights in kept:
+            for name, weight in weights.items():  # new ones: a head may share the old
+                own = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
+                setattr(layer.get_base_layer(), name, own)
+            layer.merge()
+        yield read
+    finally:
+        for layer, weights in kept:
+            for name, weight in weights.items():
+                setattr(layer.get_base_layer(), name, weight)
+            layer.merged_adapters.clear()
+
+
 def merged(model: LanguageModel) -> LanguageModel:
-    """Return the model with its adapter, if it has one, added to its weights in place."""
+    """Return the model with its adapter, if it has one, added to its weights in place.
+
+    Raises:
+        InputError: the weights are of a few bits, which would lose most of it.
+    """
     if not isinstance(model.network, PeftModel):
         return model
+    if model.is_quantised:
+        raise InputError(f"{model.name}: its weights are quantised, and hold no adapter.\nName one on whole weights.")
     return replace(model, network=cast(Any, model.network).merge_and_unload())
 
 
@@ -316,7 +381,7 @@ def _load_adapter(folder: Path, config: ModelConfig) -> LanguageModel:
     if base.resolve() == folder.resolve():
         raise InputError(f"{settings}: names no base model.\nWrite its folder or hub id as base_model_name_or_path.")
     try:
-        base_model = load(ModelConfig(str(base), revision, config.precision))
+        base_model = load(ModelConfig(str(base), revision, config.precision, quantise=config.quantise))
     except InputError as error:
         raise InputError(
             f"{folder}: the adapter's base cannot be loaded: {str(error).splitlines()[0]}\n"

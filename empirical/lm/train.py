@@ -7,6 +7,7 @@ checkpoints hold weights, optimizer, schedule and random states. Whatever else c
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from transformers import get_scheduler
 from core.config_json import setting
 from core.errors import InputError
 from empirical import processes
-from empirical.lm import batch, checkpoint, hook, logits, memory, sharded
+from empirical.lm import batch, checkpoint, hook, logits, memory, packed, sharded
 from empirical.lm.cost import Meter
 from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
@@ -51,6 +52,9 @@ class TrainConfig:
     """Norm to which gradients are clipped."""
     length_window: int = 4
     """Number of batches within which facts are sorted by length, so that there is little padding; 1: not sorted."""
+    packing: bool = setting(False, is_later=True)
+    """Read the facts of a forward pass in one row without padding, each attending to itself alone: worth it where
+    lengths differ."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: it takes less memory and a third more time."""
     shard: bool = setting(False, is_later=True)
@@ -223,11 +227,12 @@ def in_memory(config: TrainConfig, model: Any, examples: Sequence[Encoded]) -> T
     return replace(config, micro_batch_tokens=processes.least(tokens))
 
 
-def passes(examples: Sequence[Encoded], config: TrainConfig) -> list[list[Encoded]]:
+def passes(examples: Sequence[Encoded], config: TrainConfig, *, is_packed: bool = False) -> list[list[Encoded]]:
     """Return examples of one device by forward pass, in their order."""
     lengths = [len(example.tokens) for example in examples]
     tokens = batch.TOKENS if config.micro_batch_tokens is None else config.micro_batch_tokens
-    batches = batch.in_turn(lengths, rows=config.micro_batch_size or config.batch_size, tokens=tokens)
+    rows = config.micro_batch_size or config.batch_size
+    batches = batch.in_turn(lengths, rows=rows, tokens=tokens, is_packed=is_packed)
     return [[examples[row] for row in own] for own in batches]
 
 
@@ -242,8 +247,11 @@ def answer_logits(
     model: torch.nn.Module, tokens: Int[torch.Tensor, "example token"], labels: Int[torch.Tensor, "example token"]
 ) -> Float[torch.Tensor, "scored output"]:
     """Return the logits that predict the answers' tokens, example by example."""
+    wanted = labels[:, 1:] != batch.IGNORED
+    if packed.is_on(model):
+        return packed.predicting(model, tokens[:, :-1], wanted)
     # No mask is needed: attention is causal, and padding comes last and is not scored.
-    with logits.only(model, labels[:, 1:] != batch.IGNORED):
+    with logits.only(model, wanted):
         return model(input_ids=tokens[:, :-1], use_cache=False).logits[0]
 
 
@@ -271,18 +279,19 @@ def _step(
     device = next(model.parameters()).device
     n_tokens = sum(len(example.completion) for example in examples)
     total = torch.zeros((), device=device)
-    for part in _own_passes(examples, config):
-        padded = batch.of_questions(part or examples[:1], pad)
-        tokens, labels = padded.tokens.to(device), padded.labels.to(device)
-        if not part:
-            labels = torch.full_like(labels, batch.IGNORED)
-        with _precision(device, is_mixed):
-            predicting = answer_logits(model, tokens, labels)
-            loss = _answers_loss(predicting, labels) / n_tokens
-            added = [one.loss(tokens, labels, predicting) / n_tokens for one in hooks]
-        objective: Any = sum(added, start=loss)
-        objective.backward()
-        total += loss.detach()
+    with packed.attention(model) if config.packing else nullcontext():
+        for part in _own_passes(examples, config):
+            padded = batch.of_questions(part or examples[:1], pad)
+            tokens, labels = padded.tokens.to(device), padded.labels.to(device)
+            if not part:
+                labels = torch.full_like(labels, batch.IGNORED)
+            with _precision(device, is_mixed):
+                predicting = answer_logits(model, tokens, labels)
+                loss = _answers_loss(predicting, labels) / n_tokens
+                added = [one.loss(tokens, labels, predicting) / n_tokens for one in hooks]
+            objective: Any = sum(added, start=loss)
+            objective.backward()
+            total += loss.detach()
     processes.add([total])
     if processes.count() > 1 and not config.shard:
         processes.add(_gradients(model))
@@ -294,11 +303,12 @@ def _step(
 
 def _own_passes(examples: Sequence[Encoded], config: TrainConfig) -> list[list[Encoded]]:
     """Return this process's passes, of a model that is shared out as many as any makes: empty ones score nothing."""
-    own = passes([example for _, example in processes.share(examples)], config)
+    own = passes([example for _, example in processes.share(examples)], config, is_packed=config.packing)
     if not config.shard:
         return own
     n = processes.count()
-    most = max(len(passes(examples[process::n], config)) for process in range(n))
+    shares = (examples[process::n] for process in range(n))
+    most = max(len(passes(share, config, is_packed=config.packing)) for share in shares)
     return [*own, *([] for _ in range(most - len(own)))]
 
 

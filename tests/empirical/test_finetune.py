@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, Phi3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+)
 
 from core.config_json import config_hash
 from core.errors import InputError
@@ -13,7 +21,7 @@ from core.facts.record import Fact
 from empirical import finetune
 from empirical.finetune import FinetuneConfig, Lora
 from empirical.lm import batch, prompts, train
-from empirical.lm.model import LanguageModel, ModelConfig, load, save
+from empirical.lm.model import LanguageModel, ModelConfig, load, measuring, save
 from empirical.lm.model import merged as merge
 from empirical.lm.train import TrainConfig
 
@@ -104,6 +112,43 @@ def test_an_adapter_leaves_the_bases_weights_as_they_were(llama, words, tmp_path
     frozen = {name.replace("base_model.model.", "").replace(".base_layer", ""): value for name, value in after.items()}
     assert all(torch.equal(frozen[name], value) for name, value in before.items())
     assert any("lora_B" in name and value.abs().max() > 0 for name, value in after.items())
+
+
+def _logits(net):
+    with torch.no_grad():
+        return net(torch.arange(3, 40)[None], use_cache=False).logits
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.parametrize("modules", [Lora().modules, ("lm_head", "q_proj")])
+def test_an_adapter_is_added_to_single_weights_while_it_is_measured_and_the_base_is_as_it_was(
+    modules, sizes, words, tmp_path
+):
+    torch.manual_seed(0)
+    llama = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True)).eval()
+    before = {name: weight.clone() for name, weight in llama.state_dict().items()}
+    config = replace(QUICK, method="lora", lora=replace(QUICK.lora, modules=modules))
+    tuned, _ = _run(config, llama, words, tmp_path)
+    layer: Any = tuned.network.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+    expected = _logits(tuned.network)
+    with pytest.raises(KeyboardInterrupt), measuring(tuned) as read:
+        found = _logits(read.network)
+        assert layer.merged and not torch.equal(layer.weight, before["model.layers.0.self_attn.q_proj.weight"])
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        raise KeyboardInterrupt
+    assert torch.equal(_logits(tuned.network), expected) and not layer.merged
+    with tuned.network.disable_adapter():
+        base = _logits(tuned.network)
+    assert not torch.allclose(base, expected, atol=1e-3)
+    after = finetune.without_adapter(llama).state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+def test_an_adapter_stays_beside_weights_in_half_precision(llama, words, tmp_path):
+    tuned, _ = _run(replace(QUICK, method="lora"), llama.to(torch.bfloat16), words, tmp_path)
+    expected = _logits(tuned.network)
+    with measuring(tuned) as read:
+        assert torch.equal(_logits(read.network), expected)
 
 
 def test_adapters_of_one_seed_begin_alike_whatever_the_arm(llama, words, tmp_path, monkeypatch):

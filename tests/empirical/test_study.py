@@ -274,10 +274,20 @@ def test_an_adapters_base_is_loaded_once_and_every_arm_begins_from_it(one, asked
     base, load, loads = replace(one, gets_adapter=True), models.load, []
     monkeypatch.setattr(models, "load", lambda given: loads.append(given) or load(given))
     before = {name: weight.clone() for name, weight in base.read().network.state_dict().items()}
+    measured, added = study.measure.arm, []
+
+    def measure(arm, model, *given, **more):
+        added.append(model.network.get_submodule("base_model.model.model.layers.0.mlp.up_proj").merged)
+        return measured(arm, model, *given, **more)
+
+    monkeypatch.setattr(study.measure, "arm", measure)
 
     def tuned(base, arm, work):
         options: dict[str, Any] = {"rate": 1e-2, "seed": 0, "work": tmp_path / work, "progress": quiet}
         model, trace = study.tune(config, base, questions, halves.arms[arm], **options)
+        study.measure_arm(config, arm, model, questions, halves.arms[arm])
+        assert added == [True]
+        added.clear()
         return {name: weight.clone() for name, weight in model.network.state_dict().items()}, trace
 
     tuned(base, "bottom", "bottom")

@@ -59,7 +59,7 @@ CASES = {
     "full": Case(FULL),
     "mixed": Case(FULL, is_mixed=True, rate=1e-3),
     "remedies": Case(replace(FULL, **REMEDIES, early_stopping=True, frozen=("mlp",), train=RECOMPUTED), is_tied=True),
-    "adapter": Case(replace(LORA, **REMEDIES)),
+    "adapter": Case(replace(LORA, **REMEDIES, train=replace(TRAIN, packing=True))),
 }
 
 
