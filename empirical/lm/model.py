@@ -235,7 +235,7 @@ def _four_bits(config: ModelConfig, method: str | None) -> BitsAndBytesConfig:
         )
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type=config.quantise,
+        bnb_4bit_quant_type=str(config.quantise),
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype(config.precision),
     )

@@ -101,9 +101,10 @@ def _attend(
     window = options.get("sliding_window")
     if seen is not None:
         seen[module.layer_idx] = window  # type: ignore[index]
-    apart = (query, key, value) if is_read is None else [_apart(one, is_read) for one in (query, key, value)]
+    if is_read is not None:
+        query, key, value = (_apart(one, is_read) for one in (query, key, value))
     own = {name: options[name] for name in ("dropout", "scaling") if name in options}
-    output, _ = sdpa_attention_forward(module, *apart, _within(window, apart[0]), is_causal=True, **own)
+    output, _ = sdpa_attention_forward(module, query, key, value, _within(window, query), is_causal=True, **own)
     return output if is_read is None else output[is_read][None], None
 
 

@@ -263,7 +263,7 @@ def _answers_loss(
 
 
 def _step(
-    model: torch.nn.Module,
+    model: Any,
     optimizer: Any,
     examples: Sequence[Encoded],
     config: TrainConfig,

@@ -79,7 +79,7 @@ def median_exposure(
     passes = np.flatnonzero((leads[:-1] > 0) & (leads[1:] <= 0))
     if not len(passes):
         return float("nan")
-    return float(np.exp(optimize.brentq(lead, grid[passes[0]], grid[passes[0] + 1])))
+    return float(np.exp(optimize.root_scalar(lead, bracket=tuple(grid[passes[0] : passes[0] + 2])).root))
 
 
 def without_other_answers(

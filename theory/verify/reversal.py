@@ -68,10 +68,10 @@ def boundary(config: Config, simulations: Sequence[Simulation]) -> list[Row]:
         if crossing.any():
             own = f"popularity exponent {exponent}"
             note = f"pretraining steps at which the shares' order reverses, {own}"
-            reported.append(_reported(*reversed_at[crossing].T, note))
+            reported.append(_reported(reversed_at[crossing], note))
             pairs = [_exposures(by_world[world], exponent, reversed_at[world, 1]) for world in np.flatnonzero(crossing)]
             note = f"exposure kτ of the median fact there, and that at which halves pull alike (R8′), {own}"
-            reported.append(_reported(*np.array(pairs).T, note))
+            reported.append(_reported(np.array(pairs), note))
     distance = flow.boundary_distance(*np.concatenate(boundaries).T)
     grid = f"{len(EXPONENTS)} exponents × {len(cells)} worlds, {len(LEVELS)} levels of pretraining"
     note = f"median |Δ log2 steps| between predicted and measured boundary, {grid}"
@@ -151,7 +151,9 @@ def _alone(config: Config, worlds: Sequence[Simulation], with_others: Sequence[f
     ]
 
 
-def _reported(predicted: Float[np.ndarray, " world"], measured: Float[np.ndarray, " world"], note: str) -> Row:
+def _reported(pairs: Float[np.ndarray, "world 2"], note: str) -> Row:
+    """Return the row of what was predicted and what was measured in each world."""
+    predicted, measured = pairs.T
     interval = statistics.mean_interval(measured)
     return {
         "result": "R8",

@@ -34,7 +34,7 @@ from empirical.lm.remedies import Ranked
 from empirical.lm.train import TrainConfig
 
 WINDOW = 6
-SMALL = {"n_embd": 32, "n_layer": 2, "n_head": 4}
+SMALL: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4}
 
 
 @pytest.fixture
