@@ -1,6 +1,5 @@
 """A causal language model and its tokenizer: from the hub by id and revision, from a folder, or a peft adapter."""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -25,7 +24,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -37,7 +35,7 @@ from core.config_json import setting
 from core.console import note
 from core.errors import InputError
 from empirical import packages
-from empirical.lm import formats, gguf, shape
+from empirical.lm import formats, gguf, quantised, shape
 from empirical.lm.cost import Throughput
 from empirical.lm.formats import Format
 
@@ -55,16 +53,6 @@ UNUSABLE = (
 Files that are damaged are found before (`_check_files`): they would raise anything. Nothing of our own stands where
 these are caught (`_library`).
 """
-PACKAGES = {
-    "bitsandbytes": "bitsandbytes",
-    "gptq": "optimum gptqmodel",
-    "awq": "gptqmodel",
-    "compressed-tensors": "compressed-tensors",
-    "hqq": "hqq",
-    "quanto": "optimum-quanto",
-    "torchao": "torchao",
-}
-"""What reads quantised weights, by the method that the config names."""
 WHOLE = (
     "Name a folder that save_pretrained wrote whole, or a hub id that is cached or can be reached; for a model behind "
     "a licence, accept it there and set HF_TOKEN."
@@ -194,18 +182,15 @@ def _network(config: ModelConfig, settings: Any) -> Any:
     # Its attention is PyTorch's fused one, or transformers' own where it has no other (Gemma 2, gpt-oss, BLOOM).
     options = {"revision": config.revision, "dtype": dtype(config.precision)}
     options |= {"config": settings, "output_loading_info": True}
-    method = _quantisation(settings)
+    method = quantised.method(settings)
     if config.quantise:
-        options["quantization_config"] = _four_bits(config, method)
-    with _library(config.name, WHOLE if method is None else _for_quantised(method)):
+        how = quantised.four_bits(config.quantise, config.name, method, computes=dtype(config.precision))
+        options["quantization_config"] = how
+    with _library(config.name, WHOLE if method is None else quantised.remedy(method)):
         network, report = cast(Any, auto_class(settings).from_pretrained(config.name, **options))
         if missing := report["missing_keys"]:  # transformers would go on with random ones
             raise DamagedError(f"{len(missing)} weights are missing, {min(missing)} among them")
-    for layer in network.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            # On some processors bitsandbytes would pack 4-bit weights anew at the first evaluation, rounding their
-            # scales for good: a base would be another one afterwards.
-            layer.support_avx512bf16_for_cpu = False
+    quantised.keep_scales(network)
     return network
 
 
@@ -214,37 +199,6 @@ def auto_class(settings: Any) -> Any:
     kind = type(settings)
     reads_images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
     return AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
-
-
-def _quantisation(settings: Any) -> str | None:
-    """Return the method by which a checkpoint's weights are quantised; None: they are not."""
-    found = getattr(settings, "quantization_config", None)
-    if found is None:
-        return None
-    return str(found.get("quant_method") if isinstance(found, dict) else found.quant_method)
-
-
-def _four_bits(config: ModelConfig, method: str | None) -> BitsAndBytesConfig:
-    """Return how weights are read in 4 bits, their scales too in few; InputError where they cannot be."""
-    if method is not None:
-        raise InputError(f"--model.quantise: the weights of {config.name} are quantised ({method}).\nLeave the flag.")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(
-            f"--model.quantise {config.quantise} needs the package bitsandbytes.\n"
-            "pip install bitsandbytes, or leave the flag."
-        )
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=str(config.quantise),
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype(config.precision),
-    )
-
-
-def _for_quantised(method: str) -> str:
-    package = PACKAGES.get(method)
-    install = "Install the package that reads such weights" if package is None else f"pip install {package}"
-    return f"Its weights are quantised ({method}). {install}, or name the checkpoint from before."
 
 
 def _no_checkpoint(folder: Path) -> InputError:
