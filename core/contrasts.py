@@ -57,11 +57,11 @@ class Contrasts:
 
     def by_unit(self, metric: str, weights: Mapping[str, float]) -> Float[np.ndarray, " unit"]:
         """Return a weighted sum of arms in every base model; of fewer than are counted, in every split."""
-        if questions.n_models(self.runs) > 1 and not self.known:
-            units = [run.report["seeds"]["pretrain"] for run in self.runs]
-        else:
-            splits = questions.by_split(self.runs)
-            units = [next(at for at, own in enumerate(splits) if run in own) for run in self.runs]
+        counts_models = questions.n_models(self.runs) > 1 and not self.known
+        names = ("pretrain",) if counts_models else ("pretrain", "split")
+        seeds = [tuple(run.report["seeds"][name] for name in names) for run in self.runs]
+        number = {unit: at for at, unit in enumerate(dict.fromkeys(seeds))}
+        units = [number[unit] for unit in seeds]
         parts = [
             weight * statistics.by_world(units, [run.report["metrics"][arm].get(metric) for run in self.runs])
             for arm, weight in weights.items()

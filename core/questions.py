@@ -119,7 +119,12 @@ def clusters(
     """Return the name of each question's cluster, and whether these are relations; a fact of no subject is its own."""
     if len(set(relation)) >= MIN_RELATIONS:
         return [name or "" for name in relation], True
-    return [(name or "").casefold() or f"fact {number}" for name, number in zip(subject, fact, strict=True)], False
+    return of_subjects(subject, fact), False
+
+
+def of_subjects(subject: Sequence[str | None], fact: Sequence[int]) -> list[str]:
+    """Return what tells the questions' subjects apart; a fact of no subject is its own."""
+    return [(name or "").casefold() or f"fact {number}" for name, number in zip(subject, fact, strict=True)]
 
 
 def table_of(found: Mapping[tuple[str | None, str], Covariance]) -> pa.Table:

@@ -181,4 +181,4 @@ def _subjects(run: Run) -> list[str]:
     """Return what tells the subjects of a run's held-out questions apart, in their order."""
     rows = run.table("facts", ["arm", "role", "subject", "fact"]).to_pylist()
     asked = [row for row in rows if row["arm"] == "base" and row["role"] == "held_out"]
-    return [(row["subject"] or "").casefold() or f"\n{row['fact']}" for row in asked]
+    return questions.of_subjects([row["subject"] for row in asked], [row["fact"] for row in asked])

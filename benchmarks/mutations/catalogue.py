@@ -90,7 +90,7 @@ LAW = (
     ),
     Mutation(
         "exposure without attention",
-        "theory.law.predict:_exposure",
+        "theory.law.predict:exposure_of",
         "rate * PRETRAINING_ATTENTION * draws",
         "rate * draws",
     ),

@@ -80,7 +80,7 @@ def salience(
         draws: expected number of times each fact was drawn in pretraining.
         config: the resolved config as JSON.
     """
-    exposure = _exposure(draws, config)
+    exposure = exposure_of(draws, config)
     competitors = flow.fit_competitors(exposure, measured, PRETRAINING_ATTENTION)
     return flow.salience_growth(exposure, PRETRAINING_ATTENTION, competitors)
 
@@ -98,7 +98,7 @@ def unfitted_salience(
         relation, answer: ids of all facts of the world; an answer that relations share is counted in each.
         config: the resolved config as JSON.
     """
-    predicted, exposure = np.empty(draws.shape), _exposure(draws, config)
+    predicted, exposure = np.empty(draws.shape), exposure_of(draws, config)
     for each in np.unique(relation):
         rows = relation == each
         _, chosen, n_facts = np.unique(answer[rows], return_inverse=True, return_counts=True)
@@ -134,7 +134,7 @@ def from_exposure(store: FactStore, config: Mapping[str, Any]) -> Weights:
     return Weights(subject, relation, template, np.zeros(len(subject)), np.zeros(len(relation)), np.zeros(()))
 
 
-def _exposure(draws: Float[np.ndarray, "fact ..."], config: Mapping[str, Any]) -> Float[np.ndarray, "fact ..."]:
+def exposure_of(draws: Float[np.ndarray, "fact ..."], config: Mapping[str, Any]) -> Float[np.ndarray, "fact ..."]:
     """Return kτ of R6: rate of a subject's value times attention times expected draws."""
     rate = config["pretrain"]["learning_rate"] * (1 - config["model"]["shared_share"])
     return rate * PRETRAINING_ATTENTION * draws / config["pretrain"]["batch_size"]

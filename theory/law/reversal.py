@@ -60,7 +60,7 @@ def median_exposure(
     less. At the shares where arms rest, .6 to .75, $m$ hardly depends on $e$ or $t$ (`paper`: 3.3 to 3.7).
 
     What it leaves out: the subject's other answers, which hold both halves back (`without_other_answers`) and so decide
-    at which share they rest. It is an argument for `share`, which must be measured, or taken from R5.
+    at which share they rest. The share is therefore an argument, to be measured or taken from R5.
 
     Args:
         exponent: $e$ of popularity, above 0.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from core import statistics
+from core import config_json, signs, statistics
 from core.facts.store import FactStore
 from core.seeds import Cell
 from theory import evaluate, measure, pipeline
@@ -96,8 +96,8 @@ def _found(config: Config, world: Simulation) -> _Found:
     predicted = [float(measure.predicted_path(config, world, arm).share[-1]) for arm in halves]
     measured = [float(world.traces[arm].measured.subject_share[-1]) for arm in halves]
     store = world.store
-    rate = config.pretrain.learning_rate * (1 - config.model.shared_share) * predict.PRETRAINING_ATTENTION
-    exposure = rate * config.pretrain.steps * float(np.median(store.exposure[~store.is_background]))
+    draws = config.pretrain.steps * config.pretrain.batch_size * np.median(store.exposure[~store.is_background])
+    exposure = float(predict.exposure_of(np.array([draws]), config_json.to_json(config))[0])
     lead = predicted[0] - predicted[1], measured[0] - measured[1]
     return _Found(*lead, float(np.mean(measured)), exposure, _frequency(store))
 
@@ -141,11 +141,10 @@ def _alone(config: Config, worlds: Sequence[Simulation], with_others: Sequence[f
             share.append(float(path.share[-1]))
         leads.append(share[0] - share[1])
     interval = statistics.mean_interval(np.array(leads))
-    is_above, is_below = interval.low > 0, interval.high < 0
     where = f"{config.pretrain.steps:,} steps of pretraining"
     return [
         {"result": "R8", "arm": "top − bottom", "measured": interval.mean, "low": interval.low, "high": interval.high}
-        | {"verdict": "holds" if is_above else "fails" if is_below else "undecided", "unit": "worlds"}
+        | {"verdict": signs.verdict(interval), "unit": "worlds"}
         | {"refuted_by": "a reversed order"}
         | {"note": f"share after {where} without the subjects' other answers; with them {np.mean(with_others):+.3f}"}
     ]
