@@ -27,6 +27,8 @@ from empirical.shared import FLOW, Job, Shared
 TABLES = ("facts", "trace", "attention")
 CHOOSING, TUNING = 0.6, 0.85
 """Shares of an arm's time, roughly, by which its learning rate is chosen, and by which it is finetuned."""
+NEVER = (0, 0)
+"""When a run that is not there was written."""
 MEDIATING = 0.7
 """Share of a run's time, roughly, by which all arms are done, where models are then given what others have."""
 
@@ -51,7 +53,7 @@ class Arms:
     """Whether this process wrote it."""
 
     def __post_init__(self) -> None:
-        self._before = self._stamp()
+        self._before = self.written()
 
     def advance(self, progress: Progress) -> bool:
         """Make what nobody else is making of the run; return whether it is written."""
@@ -69,15 +71,15 @@ class Arms:
 
     def is_written(self) -> bool:
         """Return whether the run is there, and not only the one that is to be overwritten."""
-        stamp, job = self._stamp(), self.job
-        if stamp is None or (job.overwrite and stamp == self._before):
+        stamp, job = self.written(), self.job
+        if stamp == NEVER or (job.overwrite and stamp == self._before):
             return False
         return runs.is_done(job.path(self.cell), configs.to_json(job.config), job.facts_hash)
 
-    def _stamp(self) -> tuple[int, int] | None:
-        """Return what tells the run that is there from a later one; None: there is none."""
+    def written(self) -> tuple[int, int]:
+        """Return when the run that is there was written, and what tells it from another of that moment."""
         report = self.job.path(self.cell) / "report.json"
-        return (report.stat().st_mtime_ns, report.stat().st_ino) if report.exists() else None
+        return (report.stat().st_mtime_ns, report.stat().st_ino) if report.exists() else NEVER
 
     @property
     def _work(self) -> Path:

@@ -52,7 +52,7 @@ def run(
         own = shared.setdefault(cell[:2], Shared(job, cell.pretrain, cell.split, []))
         own.seeds.append(cell.seed)
         cells.append(Arms(job, own, cell))
-    left, told, n_written, is_last = list(cells), forwards(progress), 0, False
+    left, told, n_written = list(cells), forwards(progress), 0
     while left:
         n_made = sum(one.n_made for one in shared.values())
         for one in list(left):
@@ -63,11 +63,10 @@ def run(
                     one.shared.questions = None  # they are large
                 told(label, n_done + 1.0)
                 n_written += one.is_ours
-                is_last = is_last or (one.is_ours and all(other.is_written() for other in cells))
         if left and n_made == sum(one.n_made for one in shared.values()):
             told("waiting for another process", 0.0)
             time.sleep(WAIT)
-    return Made(n_written, is_last)
+    return Made(n_written, bool(cells) and max(cells, key=Arms.written).is_ours)
 
 
 class Made(NamedTuple):
@@ -75,4 +74,4 @@ class Made(NamedTuple):
 
     n_written: int
     is_last: bool
-    """Whether all were there when it had written one."""
+    """Whether the last of all was one of them: so of one process alone."""

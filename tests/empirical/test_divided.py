@@ -34,7 +34,7 @@ STAGES = {"measure_base": 1, "tune": 2 * 2 + 2, "measure_arm": 2 * 2}
 
 
 def logged(log: Path, pause: float, flags: list[str]) -> int:
-    """Run the study, write its stages to a file as they begin, and take some time in each finetuning."""
+    """Run the study, write its stages to a file as they begin, and take time in each finetuning and after each run."""
 
     def telling(name: str, stage: Callable) -> Callable:
         def call(*given, **more):
@@ -45,10 +45,18 @@ def logged(log: Path, pause: float, flags: list[str]) -> int:
 
         return call
 
+    def resting(write: Callable) -> Callable:
+        def call(*given, **more):
+            write(*given, **more)
+            time.sleep(pause)
+
+        return call
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "WAIT", 0.05)
         for name in STAGES:
             patch.setattr(study, name, telling(name, getattr(study, name)))
+        patch.setattr(runner.Arms, "_write", resting(runner.Arms._write))
         return command_line.main(["run", "tiny", *FLAGS, *flags])
 
 
