@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import lm_programs, memory, report
-from benchmarks.lm_programs import LARGE, OURS, PARTS, SHAPES, Sizes
+from benchmarks.lm_programs import LARGE, OURS, PARTS, SHAPES, Sizes, questions
+from core.config_json import to_json
 from core.errors import InputError
+from empirical.facts import FactsConfig
 from empirical.lm import cost
 from empirical.lm import model as models
 
@@ -45,13 +47,15 @@ class Settings:
     """Words put before each question: 0 for questions as short as PopQA's, 60 for those of MMLU."""
     repeats: int = 3
     """Passes over the questions; the median counts."""
+    facts: FactsConfig = field(default_factory=FactsConfig)
+    """Where the questions come from; not given: a synthetic world, whose questions are of one length."""
     out: Path | None = None
     """Keep every row in this JSON file as soon as it is made; rows of the same settings are not made again."""
 
     @property
     def sizes(self) -> Sizes:
         """How much is timed."""
-        return Sizes(self.questions, self.steps, self.batch, self.words, self.repeats)
+        return Sizes(self.questions, self.steps, self.batch, self.words, self.repeats, self.facts)
 
 
 def run(settings: Settings) -> None:
@@ -113,7 +117,7 @@ def _tasks(settings: Settings) -> list[tuple[str, str, str]]:
 
 def _wanted(settings: Settings) -> dict[str, Any]:
     """Return what rows depend on."""
-    return asdict(settings.sizes) | {"device": report.describe_machine(models.device().type, 1)["device"]}
+    return to_json(settings.sizes) | {"device": report.describe_machine(models.device().type, 1)["device"]}
 
 
 def _kept(settings: Settings) -> list[dict[str, Any]]:
@@ -143,6 +147,7 @@ def _check(settings: Settings) -> None:
         raise InputError(f"--parts {' '.join(settings.parts)}: name some of {', '.join(PARTS)}.")
     if settings.out and not settings.out.parent.is_dir():
         raise InputError(f"--out {settings.out}: there is no folder {settings.out.parent}.")
+    questions(settings.sizes, settings.sizes.most)
     for name in settings.models or SMALL:
         if name not in SHAPES:
             lm_programs.load(name)

@@ -3,19 +3,22 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks import finetuning
+from core.errors import InputError
 from core.facts.record import Fact
 from empirical import attention, evaluate, finetune, knownness, mediation
+from empirical import facts as sources
 from empirical.evaluate import EvaluateConfig
+from empirical.facts import FactsConfig
 from empirical.finetune import FinetuneConfig
 from empirical.knownness import KnownnessConfig
 from empirical.lm import batch, capture, cost, prefix, shape, tokenizer
@@ -45,6 +48,10 @@ VOCABULARY = 2000
 NEW_TOKENS = 16
 """Tokens of an answer at most."""
 SHOTS = 5
+TUNED_STEPS, TUNED_RATE = 8, 3e-5
+"""Steps of 32 questions, and their rate, after which a published model's answers end."""
+EVALUATION = EvaluateConfig(max_new_tokens=NEW_TOKENS, batch_size=256)
+"""How questions are answered, by either program: `generate` takes as long with 64 at once."""
 
 OURS = {"finetuning": "empirical", "scoring": "empirical", "evaluation": "empirical", "capture": "answers scored alone"}
 """The program of each part that the others are compared with."""
@@ -67,6 +74,13 @@ class Sizes:
     words: int
     """Words put before each question."""
     repeats: int
+    facts: FactsConfig = field(default_factory=FactsConfig)
+    """Where the questions come from."""
+
+    @property
+    def most(self) -> int:
+        """Questions that any part needs."""
+        return max(self.questions + TUNED_STEPS * 32, self.steps * self.batch)
 
 
 @dataclass(frozen=True)
@@ -119,12 +133,22 @@ def load(name: str) -> LanguageModel:
 
 
 def questions(sizes: Sizes, n: int) -> list[Fact]:
-    """Return so many questions of a synthetic world, none asked twice, each after so many words."""
-    facts = world.build(WorldConfig(n_subjects=n), seed=0).fact_set().facts
-    text = " ".join(fact.question for fact in facts).split() * (1 + sizes.words // 100)
+    """Return so many questions drawn from the file or a synthetic world, none twice, each after so many words.
+
+    Those that are asked stand in the file's order, the rest in any.
+
+    Raises:
+        InputError: the file cannot be read, or has fewer.
+    """
+    given = sources.load(sizes.facts) or world.build(WorldConfig(n_subjects=n), seed=0).fact_set()
+    if len(given.facts) < n:
+        raise InputError(f"--facts.path {sizes.facts.path}: it has {len(given.facts)} questions, and {n} are needed.")
+    text = " ".join(fact.question for fact in given.facts[: 10 * n]).split() * (1 + sizes.words // 100)
     rng = np.random.default_rng(0)
+    rows = rng.permutation(len(given.facts))[:n]
+    rows[: sizes.questions].sort()
     asked = []
-    for fact in rng.permutation(np.array(facts, dtype=object))[:n]:
+    for fact in (given.facts[row] for row in rows):
         first = int(rng.integers(max(1, len(text) - sizes.words)))
         before = " ".join(text[first : first + sizes.words])
         asked.append(replace(fact, question=f"{before} {fact.question}".strip()))
@@ -135,9 +159,9 @@ def timed(model: LanguageModel, sizes: Sizes, part: str, program: str) -> Timed:
     """Return what a program took, once warm; it may leave the process as no other program should find it."""
     if part == "finetuning":
         return _finetuning(model, sizes, program)
-    model = models.measured(model)
-    facts = questions(sizes, sizes.questions + 64)
+    facts = questions(sizes, sizes.questions + TUNED_STEPS * 32)
     asked, pool = facts[: sizes.questions], facts[sizes.questions :]
+    model = models.measured(_tuned(model, pool) if part == "evaluation" else model)
     encoded = model.format.ask(asked)
     if program == "without the shared prefix":
         prefix.MIN_LENGTH = 1 << 30
@@ -160,7 +184,7 @@ Work = Callable[[Sequence[Fact], Sequence[Encoded], Sequence[Fact]], object]
 
 def _reading(model: LanguageModel, part: str, program: str) -> Work:
     """Return what reads questions, given examples that may stand before them."""
-    config = EvaluateConfig(max_new_tokens=NEW_TOKENS)
+    config = EVALUATION
     if part == "scoring":
         scoring = KnownnessConfig(measure="logprob", shots=SHOTS, n_prompts=1)
         return lambda asked, _, pool: knownness.score(scoring, model, asked, pool, seed=0)
@@ -180,17 +204,29 @@ def in_file_order(model: LanguageModel, encoded: Sequence[Encoded]) -> list[list
     """Return greedy answers by transformers' `generate`, padding on the left, as the questions come."""
     network: Any = model.network
     found = []
-    size = EvaluateConfig().batch_size
+    size = EVALUATION.batch_size
     for first in range(0, len(encoded), size):
         padded = batch.pad_left([one.prompt for one in encoded[first : first + size]], model.pad)
         inputs = {"input_ids": padded.tokens.to(network.device), "attention_mask": padded.mask.to(network.device)}
         stop = sorted(model.format.stop)
-        made = network.generate(
-            **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=stop, pad_token_id=model.pad
-        )
+        options = {"max_new_tokens": NEW_TOKENS, "eos_token_id": stop, "pad_token_id": model.pad}
+        made = network.generate(**inputs, **options, do_sample=False)
         for row in made[:, padded.tokens.shape[1] :].tolist():
             found.append(row[: next((place for place, token in enumerate(row) if token in stop), len(row))])
     return found
+
+
+def _tuned(model: LanguageModel, facts: Sequence[Fact]) -> LanguageModel:
+    """Return the model once it knows how an answer ends."""
+    encoded = model.format.encode([model.format.build(fact) for fact in facts])
+    config = FinetuneConfig(method=_method(model), train=TrainConfig(epochs=1, n_records=1))
+    with tempfile.TemporaryDirectory() as folder:
+        options: dict[str, Any] = {"seed": 0, "work": Path(folder), "evaluate": lambda network: {}}
+        return finetune.run(config, model, encoded, learning_rate=TUNED_RATE, **options)[0]
+
+
+def _method(model: LanguageModel) -> Literal["full", "lora"]:
+    return "lora" if model.name in LARGE else "full"
 
 
 def _finetuning(model: LanguageModel, sizes: Sizes, program: str) -> Timed:
@@ -198,7 +234,7 @@ def _finetuning(model: LanguageModel, sizes: Sizes, program: str) -> Timed:
     facts = questions(sizes, sizes.steps * sizes.batch)
     asked = [model.format.build(fact) for fact in facts]
     encoded = model.format.encode(asked)
-    method = "lora" if model.name in LARGE else "full"
+    method = _method(model)
     clocks = Clocks()
     with tempfile.TemporaryDirectory() as folder:
         if program == "empirical":

@@ -92,7 +92,7 @@ def _published(model: str, facts: FactsConfig) -> Config:
         knownness=KnownnessConfig(measure="popularity" if facts.source == "popqa" else "logprob"),
         split=SplitConfig(held_out=0.3, dev=0.1, within_relation=True),
         finetune=PUBLISHED,
-        evaluate=EvaluateConfig(batch_size=128),
+        evaluate=EvaluateConfig(batch_size=256),
     )
 
 

@@ -23,8 +23,8 @@ from empirical.lm.prefix import Prefix
 from empirical.lm.shape import Model
 from empirical.progress import Done, uncounted
 
-TURN = 4
-"""Tokens that are generated before rows which have stopped are left out; most answers are shorter."""
+TURN = 2
+"""Tokens that are generated before rows which have stopped are left out; most answers are as short."""
 
 
 class Continuations(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
+from torch.nn import functional
 from transformers import DynamicCache
 
 from empirical import processes
@@ -18,6 +19,10 @@ from empirical.lm.prompts import Encoded
 from empirical.lm.shape import Model
 from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, uncounted
+
+AT_ONCE = 64
+"""Prompts of like length that are read at once, whatever a batch has: many rows are worth it for the answers' few
+tokens, one after another, while prompts of many lengths would be read with much padding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +57,8 @@ def read(model: Model, encoded: Sequence[Encoded], pad: int) -> Reading:
     is_forgotten = window and questions.tokens.shape[1] > window  # a cache forgets what is out of the window
     if not n_read or is_forgotten or shape.keeps_states(model):
         return Reading(encoded, questions, None)
-    cache = DynamicCache(config=model.config)
     tokens, mask = questions.tokens[:, :n_read].to(model.device), questions.mask[:, :n_read].to(model.device)
-    with logits.only(model, torch.zeros_like(mask, dtype=torch.bool)):
-        model(input_ids=tokens, attention_mask=mask, position_ids=_places(mask), past_key_values=cache, use_cache=True)
-    return Reading(encoded, questions, cache)
+    return Reading(encoded, questions, _cache(model, tokens, mask))
 
 
 def each(
@@ -191,6 +193,33 @@ def of_first(
 def n_read(cache: DynamicCache | None) -> int:
     """Return how many places of each row are read already."""
     return 0 if cache is None else cache.get_seq_length()
+
+
+def _cache(model: Model, tokens: Int[torch.Tensor, "row token"], mask: Int[torch.Tensor, "row token"]) -> DynamicCache:
+    """Return the keys and values of rows that all end in their last place."""
+    by_length = mask.sum(1).argsort(stable=True)
+    parts = [_read(model, tokens[rows], mask[rows]) for rows in by_length.split(AT_ONCE)]
+    back = by_length.argsort()
+    cache = DynamicCache(config=model.config)
+    for number, layers in enumerate(zip(*(part.layers for part in parts), strict=True)):
+        keys = _left_padded([layer.keys for layer in layers], tokens.shape[1])
+        values = _left_padded([layer.values for layer in layers], tokens.shape[1])
+        cache.update(keys[back], values[back], number)
+    return cache
+
+
+def _read(model: Model, tokens: Int[torch.Tensor, "row token"], mask: Int[torch.Tensor, "row token"]) -> DynamicCache:
+    """Return the keys and values of rows that all end in their last place, without the padding that all begin with."""
+    first = tokens.shape[1] - max(1, int(mask.sum(1).max()))
+    tokens, mask, cache = tokens[:, first:], mask[:, first:], DynamicCache(config=model.config)
+    with logits.only(model, torch.zeros_like(mask, dtype=torch.bool)):
+        model(input_ids=tokens, attention_mask=mask, position_ids=_places(mask), past_key_values=cache, use_cache=True)
+    return cache
+
+
+def _left_padded(parts: Sequence[Any], n_places: int) -> Float[torch.Tensor, "row head place size"]:
+    """Return the rows of several parts, with zeros before the places that each has."""
+    return torch.cat([functional.pad(part, (0, 0, n_places - part.shape[2], 0)) for part in parts])
 
 
 def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

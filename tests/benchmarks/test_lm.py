@@ -13,6 +13,7 @@ from benchmarks.lm_programs import PARTS, Sizes
 from core.errors import InputError
 from empirical import evaluate
 from empirical.evaluate import EvaluateConfig
+from empirical.facts import FactsConfig
 from empirical.lm import prefix
 
 FEW: dict = {"questions": 3, "steps": 3, "batch": 2, "repeats": 1}
@@ -89,6 +90,18 @@ def test_rows_are_kept_and_not_made_again(model, tmp_path, monkeypatch, capsys):
     assert "The language-model flow on" in printed and "without the shared prefix" in printed and "2.0" in printed
     with pytest.raises(InputError, match="rows of other settings"):
         lm.run(Settings((model,), ("scoring",), out=out))
+
+
+def test_questions_come_from_a_file_in_its_order(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("question,answer,relation\n" + "".join(f"Who is {n}?,A{n},r\n" for n in range(300)))
+    source = FactsConfig(source="table", path=path)
+    drawn = [fact.question for fact in lm_programs.questions(Sizes(20, 2, 2, 0, 1, source), 276)]
+    number = [int(text.split()[2][:-1]) for text in drawn]
+    assert number[:20] == sorted(number[:20]) and number[20:] != sorted(number[20:])
+    assert len(set(drawn)) == 276 and set(number) < set(range(300))
+    with pytest.raises(InputError, match="it has 300 questions, and 301"):
+        lm.run(Settings(("tiny",), questions=45, facts=source))
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,17 @@ def model(request):
     return MODELS[request.param]().eval()
 
 
+@pytest.fixture(autouse=True)
+def _some_at_once(monkeypatch):
+    monkeypatch.setattr(reading, "AT_ONCE", 2)
+
+
 @pytest.fixture
 def encoded(words):
-    """Return questions of several lengths with answers of several lengths."""
+    """Return questions of several lengths, in no order, with answers of several lengths."""
     facts = [
-        Fact(str(i), "Ann" * (1 + i), "city", f"Where is {'Ann' * (1 + i)}?", ("Rome" * (1 + i % 3),)) for i in range(5)
+        Fact(str(i), "Ann" * (1 + i), "city", f"Where is {'Ann' * (1 + i)}?", ("Rome" * (1 + i % 3),))
+        for i in (3, 0, 4, 1, 2)
     ]
     return prompts.encode(words, [prompts.build(fact) for fact in facts])
 
@@ -63,6 +69,16 @@ def test_an_answer_is_as_probable_after_a_reading_as_in_one_pass(model, encoded)
     for _ in range(2):  # the first leaves the reading as it was
         found = reading.logprob(model, given.questions, cache=given.cache)
         np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_prompts_of_one_token_are_read_with_others(model, encoded):
+    short = [prompts.Encoded((5, 9, 8), 1, encoded[0].spans[:, :1], has_subject=False)] * 3
+    given = reading.read(model, [*short, *encoded], PAD)
+    found = reading.logprob(model, given.questions, cache=given.cache)
+    expected = [
+        generate.answer_logprob(model, [one.prompt], [one.completion], pad=PAD)[0] for one in (*short, *encoded)
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_attention_and_knockout_after_a_reading_are_those_of_one_pass(model, encoded):
