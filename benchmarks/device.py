@@ -18,7 +18,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks import theory
-from core import runs
+from core import writing
 from core.console import ERRORS, OUTPUT, progress
 from core.errors import InputError
 from core.seeds import Cell
@@ -108,7 +108,7 @@ def _run(settings: Settings, name: str, command: Sequence[str]) -> None:
         ).returncode
     said = {"command": list(command), "code": code, "seconds": time.monotonic() - began}
     ended = json.dumps(said).encode() + b"\n"
-    runs.replace_file(settings.out / f"{name}.done.json", lambda file: file.write(ended))
+    writing.replace_file(settings.out / f"{name}.done.json", lambda file: file.write(ended))
     if code:
         ERRORS.print(f"{name} ended with exit code {code}: {settings.out / name}.log", style="yellow", markup=False)
 

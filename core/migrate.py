@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core import config_json, former, runs
+from core import config_json, former, runs, writing
 from core.columns import PREDICTIONS
 from core.errors import InputError
 
@@ -61,7 +61,7 @@ def _predictions(path: Path) -> bool:
         return False
     new = former.predictions(old)
     ordered = new.select([name for name in PREDICTIONS.names if name in new.column_names])
-    runs.replace_file(path, lambda file: pq.write_table(ordered, file, compression="zstd"))
+    writing.replace_file(path, lambda file: pq.write_table(ordered, file, compression="zstd"))
     return True
 
 
@@ -96,7 +96,7 @@ def _rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
         places = [new.column_names[old.column_names.index(name)] for name in split]
         rest = [name for name in new.column_names if name not in places]
         options = {"use_byte_stream_split": places, "use_dictionary": rest}
-    runs.replace_file(path, lambda file: pq.write_table(new, file, compression="zstd", **options))
+    writing.replace_file(path, lambda file: pq.write_table(new, file, compression="zstd", **options))
 
 
 def _encodings(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -111,4 +111,4 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     indent = 2 if path.read_text(encoding="utf-8").startswith("{\n") else None
     separators = None if indent else (",", ":")
     text = json.dumps(content, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
-    runs.replace_file(path, lambda file: file.write(text.encode() + b"\n"))
+    writing.replace_file(path, lambda file: file.write(text.encode() + b"\n"))

@@ -4,19 +4,13 @@ A run lives in `<out>/<flow>/<experiment>/pretrain_<p>/split_<q>/seed_<n>/` and 
 a hidden sibling first, which is then renamed.
 """
 
-import errno
-import glob
 import json
-import os
-import platform
 import re
-import shutil
-import tempfile
-import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core import config_json
+from core import config_json, writing
 from core.columns import PREDICTIONS, TABLES, Columns, table
 from core.errors import InputError
 from core.seeds import Cell
@@ -33,10 +27,6 @@ SCHEMA = 2
 """Raised by one whenever a column changes its meaning, so that old and new runs are never mixed."""
 SWEEP_SCHEMA = 2
 """The same of a sweep's units, tables and design; raised when a column of SWEEP, or how it comes about, changes."""
-HOST = re.sub(r"\W", "_", platform.node())
-"""This machine's name, as it stands in the names of files that are being written."""
-OLD = 86_400.0
-"""Seconds after which a half-written file of another machine is taken for a killed process's."""
 
 
 def directory(out: Path, flow: str, experiment: str, cell: Cell) -> Path:
@@ -92,7 +82,7 @@ def unfinished(
         InputError: a directory holds a run of another config or on other facts, under whatever seed (both would be
             averaged), unless it is one to be overwritten; or the folder cannot be written to.
     """
-    check_writable(out)
+    writing.check_writable(out)
     places = {cell: directory(out, flow, experiment, cell) for cell in wanted}
     for run in find_runs(out, flow, experiment):
         if not overwrite or run.path not in places.values():
@@ -132,21 +122,8 @@ def write_run(
     `<name>.npz`. `report` must hold the resolved `config`; schema and config hash are added. A killed run's leftovers
     are removed. Raises InputError when the disk refuses, or when a run stands there and `overwrite` is not set.
     """
-    partial, replaced = _hidden(path, "partial"), _hidden(path, "replaced")
-    with _disk_errors(path):
-        try:
-            partial.mkdir(parents=True)
-            _write_files(partial, report, tables, arrays or {})
-            if overwrite and path.exists():
-                path.rename(replaced)
-            partial.rename(path)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            if replaced.exists() and not path.exists():
-                replaced.rename(path)
-            raise
-        _sync(path.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+    with writing.folder_of(path, overwrite=overwrite) as folder:
+        _write_files(folder, report, tables, arrays or {})
 
 
 def _write_files(
@@ -159,13 +136,13 @@ def _write_files(
     for name, parts in tables.items():
         stacked = [parts] if isinstance(parts, Mapping) else parts
         whole = pa.concat_tables([table(part, TABLES[name]) for part in stacked]).unify_dictionaries()
-        _write(folder / f"{name}.parquet", lambda file, whole=whole: pq.write_table(whole, file, compression="zstd"))
+        writing.write_through(folder / f"{name}.parquet", partial(pq.write_table, whole, compression="zstd"))
     for name, members in arrays.items():
-        _write(folder / f"{name}.npz", lambda file, members=members: np.savez(file, allow_pickle=False, **members))
+        writing.write_through(folder / f"{name}.npz", partial(np.savez, allow_pickle=False, **members))
     full = {"schema": SCHEMA, "config_hash": config_json.config_hash(report["config"])} | config_json.plain(report)
     text = json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False)
-    _write(folder / "report.json", lambda file: file.write(text.encode() + b"\n"))
-    _sync(folder)
+    writing.write_through(folder / "report.json", lambda file: file.write(text.encode() + b"\n"))
+    writing.sync(folder)
 
 
 def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -173,104 +150,7 @@ def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     rows = list(rows)
     columns = {name: [row.get(name) for row in rows] for name in {key for row in rows for key in row}}
     whole = table(columns, PREDICTIONS)
-    replace_file(path, lambda file: pq.write_table(whole, file, compression="zstd"))
-
-
-def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write one file atomically: readers see the old or the new one, whole. Raises InputError when the disk refuses."""
-    partial = _hidden(path, "partial")
-    with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(partial, write)
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        _sync(path.parent)
-
-
-def check_writable(out: Path) -> None:
-    """Create the folder and try a file in it, so that a run is refused before it computes; InputError if it cannot."""
-    with _disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out) as file:
-            file.write(b"a")
-
-
-@contextmanager
-def folder_of(path: Path) -> Iterator[Path]:
-    """Give a folder to fill, which gets this name when the block ends: it is there whole or not at all.
-
-    Raises InputError when the disk refuses, or when something stands there.
-    """
-    partial = _hidden(path, "partial")
-    with _disk_errors(path):
-        try:
-            partial.mkdir(parents=True)
-            yield partial
-            partial.rename(path)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-
-
-def _hidden(path: Path, suffix: str) -> Path:
-    """Return the path's hidden sibling of this process: no two write the same one. What killed ones left is removed."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(?:(?P<host>\w*)-(?P<process>\d+)\.)?{suffix}")
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{suffix}"):
-        if (named := pattern.fullmatch(leftover.name)) and _is_left(leftover, named["host"], named["process"]):
-            shutil.rmtree(leftover, ignore_errors=True)
-            with suppress(OSError):
-                leftover.unlink()
-    return path.with_name(f".{path.name}.{HOST}-{os.getpid()}.{suffix}")
-
-
-def _is_left(path: Path, host: str | None, process: str | None) -> bool:
-    """Return whether nobody writes this file or folder any more: its process has ended, or it is old."""
-    try:
-        if host != HOST or process is None or os.name == "nt":  # there the signal would end the process
-            return time.time() - path.stat().st_mtime > OLD
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # it is another user's, or gone
-        return False
-    return int(process) == os.getpid()
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file through to the disk."""
-    with path.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """See that the folder's entries, renames too, survive a power cut, where the system can."""
-    if os.name == "nt":  # a folder cannot be opened there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a folder some network file systems know no such thing
-            raise
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into an InputError."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error} (nothing was left half-written).\n"
-            "Free space or fix the permissions there, or name another place with --out DIR."
-        ) from error
+    writing.replace_file(path, partial(pq.write_table, whole, compression="zstd"))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from rich.table import Table
 from scipy import stats
 
-from core import arms, config_json, runs, split, statistics
+from core import arms, config_json, split, statistics, writing
 from core.columns import ATTENTION, table
 from core.console import OUTPUT, absolute, progress
 from core.errors import InputError
@@ -79,7 +79,7 @@ class OnModel:
                 "name the model with --model.name (a hub id or a folder) and the questions with --facts.source and "
                 "--facts.path.\nA study of our own small model: python -m empirical run tiny"
             )
-        runs.check_writable(self.out)
+        writing.check_writable(self.out)
         room.check(self.config, self.config.model, trains=False)
         return study.Base(self.config.model, given.facts, given.notes, given.examples)
 
@@ -166,7 +166,7 @@ class Result:
             reached.tell()
             marks[THROUGHPUT] = json.dumps(reached.report())
         marked = table.replace_schema_metadata({**(table.schema.metadata or {}), **marks})
-        runs.replace_file(self.path, lambda file: pq.write_table(marked, file))
+        writing.replace_file(self.path, lambda file: pq.write_table(marked, file))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core import runs
+from core import writing
 from empirical import processes
 
 
@@ -39,7 +39,7 @@ class Pieces:
             found()
         else:
             made = make()
-            runs.replace_file(path, lambda file: np.savez(file, allow_pickle=False, **made))
+            writing.replace_file(path, lambda file: np.savez(file, allow_pickle=False, **made))
         return dict(np.load(path, allow_pickle=False))
 
     def jointly(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -51,7 +51,7 @@ class Pieces:
             return dict(np.load(path, allow_pickle=False))
         made = make()
         if processes.is_first():
-            runs.replace_file(path, lambda file: np.savez(file, allow_pickle=False, **made))
+            writing.replace_file(path, lambda file: np.savez(file, allow_pickle=False, **made))
         return made
 
     def under(self, name: str) -> "Pieces":

@@ -20,7 +20,7 @@ from jaxtyping import Float64, Int
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
-from core import config_json, lock, provenance, runs
+from core import config_json, lock, provenance, writing
 from core.errors import InputError
 from core.facts.record import FactSet
 from empirical import facts
@@ -116,7 +116,7 @@ def run(
     path = folder(config, world_config, given, out, seed=seed)
     if path.exists():
         return path
-    runs.check_writable(path.parent)
+    writing.check_writable(path.parent)
     # Another process may be at the same model: the second waits, and finds it done.
     with lock.held(path.with_name(f".{path.name}.lock"), wait=True):
         if not path.exists():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 
-from core import runs, split
+from core import split, writing
 from core.columns import Columns
 from core.errors import InputError
 from empirical import evaluate, finetune, processes, study
@@ -157,7 +157,7 @@ class Trial:
         if self.keeps and processes.is_first():
             state = {"weights": finetune.trained(model), "trace": trace, "throughput": reached(model)}
             state["seconds"] = time.monotonic() - started
-            runs.replace_file(self._weights(rate), lambda file: torch.save(state, file))
+            writing.replace_file(self._weights(rate), lambda file: torch.save(state, file))
         return model
 
     def _weights(self, rate: float) -> Path:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int
 
-from core import runs
+from core import writing
 from core.errors import InputError
 from core.facts.record import Fact
 from core.split import HELD_OUT, ROLES, TRAIN
@@ -64,7 +64,7 @@ def write(
         "role": [ROLES[TRAIN if taught else code] for code, taught in zip(role, is_own, strict=True)],
         "in_arm": is_own,
     }
-    runs.replace_file(folder / FILE, lambda file: pq.write_table(pa.table(columns), file))
+    writing.replace_file(folder / FILE, lambda file: pq.write_table(pa.table(columns), file))
 
 
 def read(name: str) -> Record | None:

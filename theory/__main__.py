@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from core import cli, former, report_tables, runs
+from core import cli, former, report_tables, runs, writing
 from core.console import ERRORS, OUTPUT, progress
 from core.errors import InputError
 from core.seeds import Seeds
@@ -49,7 +49,7 @@ class Verify:
         rows = None if self.overwrite else verdicts.read(path, self.config, self.seeds)
         done = "found done" if rows else "tested now"
         if not rows:
-            runs.check_writable(self.out)
+            writing.check_writable(self.out)
             with progress("verify", len(checks.CHECKS)) as tell:
                 rows = checks.run(self.config, self.seeds, tell)
             verdicts.write(path, self.config, self.seeds, rows)

@@ -12,7 +12,7 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim.lr_scheduler import LRScheduler
 
-from core import runs
+from core import writing
 from core.errors import InputError
 from empirical import processes
 
@@ -57,7 +57,7 @@ class State:
         random = processes.gathered({processes.number(): _random()})
         state |= {"record": record, "others": random[1:]} | random[0]
         if processes.is_first():
-            runs.replace_file(self.path, lambda file: _write(state, file))
+            writing.replace_file(self.path, lambda file: _write(state, file))
         self._kept_at, self._cost = time.monotonic(), time.monotonic() - started
 
     def resume(self) -> tuple[int, Any] | None:

@@ -30,7 +30,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging
 
-from core import runs
+from core import writing
 from core.config_json import setting
 from core.console import note
 from core.errors import InputError
@@ -311,7 +311,7 @@ def save(model: LanguageModel, path: Path, *, beside: Callable[[Path], object] =
     Args:
         beside: Writes into the folder what else belongs there.
     """
-    with runs.folder_of(path) as partial:
+    with writing.folder_of(path) as partial:
         model.network.save_pretrained(str(partial))
         model.tokenizer.save_pretrained(partial)
         beside(partial)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from core import runs
+from core import runs, writing
 from core.console import OUTPUT, progress
 from core.errors import InputError
 from core.seeds import Cell
@@ -68,7 +68,7 @@ class Screen:
                 toy = ", the toy" if job.with_toy else ""
                 OUTPUT.print(f"{job.variant.name}, base model {job.pretrain}: {len(job.seeds)} finetuning seeds{toy}")
             return 0
-        runs.check_writable(self.out)
+        writing.check_writable(self.out)
         with progress("screen", len(jobs)) as advance:
             for job, job_rows in _done(jobs, self.processes or _processes()):
                 rows = table.merged(rows, job_rows)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from core import config_json, former, statistics
+from core import config_json, former, statistics, writing
 from core import runs as results
 from core.columns import MEASURES, SCREEN
 from core.factors import FACTORS
@@ -54,7 +54,7 @@ def read(out: Path) -> list[Row]:
 def write(out: Path, rows: Sequence[Row]) -> None:
     """Write the table, whole or not at all."""
     table = pa.Table.from_pylist(sorted(rows, key=_order), schema=SCREEN)
-    results.replace_file(path(out), lambda file: pq.write_table(table, file, compression="zstd"))
+    writing.replace_file(path(out), lambda file: pq.write_table(table, file, compression="zstd"))
 
 
 def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core import config_json, runs
+from core import config_json, runs, writing
 from core.errors import InputError
 from core.runs import Run
 from empirical.worlds import world
@@ -39,7 +39,7 @@ def run(config: WorldConfig, label: str, out: Path, *, seed: int) -> Run:
         return finished[0]
     world_told = world.build(config, seed=seed)
     table = folder / "world.parquet"
-    runs.replace_file(table, lambda file: pq.write_table(pa.table(world.to_table(world_told)), file))
+    writing.replace_file(table, lambda file: pq.write_table(pa.table(world.to_table(world_told)), file))
     background = config.background
     flags = {
         "--facts.path": table,

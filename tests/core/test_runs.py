@@ -250,14 +250,6 @@ os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL) if next(calls
     assert listing(path.parent) == ["seed_2"]
 
 
-def test_unwritable_place_is_refused_before_anything_is_computed(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file/runs"):
-        runs.check_writable(tmp_path / "file" / "runs")
-    runs.check_writable(tmp_path / "new" / "runs")
-    assert listing(tmp_path / "new" / "runs") == []
-
-
 @pytest.mark.parametrize("damage", ["", "{", "[]", "{}", "\x00"])
 def test_damaged_report_is_named_with_the_remedy(path, damage):
     write(path)
@@ -333,54 +325,6 @@ def test_folder_with_an_equals_sign_adds_no_column(tmp_path):
     assert runs.read_run(path).table("facts").schema.equals(columns.FACTS)
 
 
-def test_no_two_processes_write_the_same_hidden_file(tmp_path):
-    """Another process writes the file anew while this one is at it: readers see either, whole."""
-    path = tmp_path / "a.parquet"
-    other = (
-        f"import sys; sys.path[:0] = [{str(ROOT)!r}]\nfrom pathlib import Path\nfrom core import runs\n"
-        f"runs.replace_file(Path({str(path)!r}), lambda file: file.write(b'theirs'))"
-    )
-
-    def slowly(file):
-        file.write(b"ou")
-        subprocess.run([sys.executable, "-c", other], check=True)
-        assert path.read_bytes() == b"theirs"
-        file.write(b"rs")
-
-    runs.replace_file(path, slowly)
-    assert path.read_bytes() == b"ours" and listing(tmp_path) == ["a.parquet"]
-
-
-def test_what_dead_processes_left_is_removed_and_what_others_write_is_not(tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    path = tmp_path / "a"
-    left = [f".a.{runs.HOST}-{ended.pid}.partial", ".a.elsewhere-7.partial", ".a.partial"]
-    kept = [f".a.{runs.HOST}-1.partial", ".a.elsewhere-8.partial", f".a.b.{runs.HOST}-{ended.pid}.partial", ".a.c"]
-    for name in [*left, *kept]:
-        (tmp_path / name).write_text("")
-    for name in left[1:]:
-        os.utime(tmp_path / name, (0, 0))
-    runs.replace_file(path, lambda file: file.write(b"x"))
-    assert listing(tmp_path) == sorted([*kept, "a"])
-    assert runs.find_runs(tmp_path) == []
-
-
-def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "model"
-    with pytest.raises(ZeroDivisionError), runs.folder_of(path) as partial:
-        (partial / "half").write_text("")
-        raise ZeroDivisionError
-    assert listing(tmp_path) == []
-    with runs.folder_of(path) as partial:
-        (partial / "whole").write_text("")
-        assert not path.exists()
-    assert listing(path) == ["whole"] and listing(tmp_path) == ["model"]
-    with pytest.raises(InputError, match="cannot write"), runs.folder_of(path):
-        pass
-    assert listing(path) == ["whole"] and listing(tmp_path) == ["model"]
-
-
 def _refuse_folders(monkeypatch, code):
     real = os.fsync
 
@@ -403,10 +347,3 @@ def test_a_folder_whose_sync_fails_is_an_error(path, monkeypatch):
     _refuse_folders(monkeypatch, errno.EIO)
     with pytest.raises(InputError, match="cannot write"):
         write(path)
-
-
-def test_on_windows_no_folder_is_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "open", lambda *given: pytest.fail("a folder was opened"))
-    monkeypatch.setattr(os, "name", "nt")
-    runs._sync(tmp_path)
-    monkeypatch.undo()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core import runs
+from core import writing
 from theory import __main__ as command_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,7 +131,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, tell, monkeypatch, sm
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(runs, "_write", full)
+    monkeypatch.setattr(writing, "write_through", full)
     told = tell("run", "paper", *small_flags, "--out", tmp_path)
     assert told.code == 2
     assert told.error.startswith(

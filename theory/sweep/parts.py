@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
-from core import config_json, lock, runs
+from core import config_json, lock, writing
 from core.columns import SWEEP
 from core.errors import InputError
 from core.runs import SWEEP_SCHEMA
@@ -72,7 +72,7 @@ class Store:
     def replace(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         """Write a file of the folder atomically, while no other process does; InputError when the disk refuses."""
         with self._lock("write", wait=True):
-            runs.replace_file(self.folder / name, write)
+            writing.replace_file(self.folder / name, write)
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from core import config_json, provenance, runs, split
+from core import config_json, provenance, split, writing
 from core.columns import SWEEP, table
 from core.config_json import structure
 from core.errors import InputError
@@ -100,7 +100,7 @@ def run(
     n_units = len(design.configs) * seeds
     check_space(folder, n_units, len(arms) + 1)
     units, names = _units(design, seeds, arms)
-    runs.check_writable(folder)
+    writing.check_writable(folder)
     store = parts.Store(folder, tell)
     store.replace("grid.json", lambda file: file.write(_describe(name, design, seeds, arms)))
     distinct = dict(zip(names, units, strict=True))  # a random design may have a config twice

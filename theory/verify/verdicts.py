@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from core import config_json, provenance, runs
+from core import config_json, provenance, runs, writing
 from theory import config as configs
 from theory.compare import Row
 from theory.config import Config
@@ -33,7 +33,7 @@ def write(path: Path, config: Config, n_seeds: int, rows: list[Row]) -> None:
     stored = _stored(config, n_seeds)
     report = {"schema": runs.SCHEMA, "config": stored, "config_hash": config_json.config_hash(stored)}
     text = json.dumps(report | provenance.environment(), indent=2)
-    runs.replace_file(path / "report.json", lambda file: file.write(text.encode() + b"\n"))
+    writing.replace_file(path / "report.json", lambda file: file.write(text.encode() + b"\n"))
 
 
 def _stored(config: Config, n_seeds: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def clock(monkeypatch):
     def kept(path, write):
         now["seconds"] += now["cost"]
 
-    monkeypatch.setattr(checkpoint.runs, "replace_file", kept)
+    monkeypatch.setattr(checkpoint.writing, "replace_file", kept)
     return now
 
 

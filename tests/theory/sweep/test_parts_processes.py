@@ -130,7 +130,7 @@ def test_a_writer_killed_at_any_moment_leaves_nothing_that_counts_and_nothing_th
     store.write(rows("a"))
     kill = "lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
     patch = {
-        "file.write": f"parts.runs._write = lambda path, write: (path.write_bytes(b'PAR1'), ({kill})())",
+        "file.write": f"parts.writing.write_through = lambda path, write: (path.write_bytes(b'PAR1'), ({kill})())",
         "os.fsync": f"os.fsync = {kill}",
         "Path.replace": f"Path.replace = {kill}",
     }[moment]
