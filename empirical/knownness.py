@@ -4,11 +4,9 @@ The examples before a question come from facts that may be trained on, never fro
 for all facts of a relation that they do not give away.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
@@ -18,10 +16,10 @@ from scipy import stats
 from core.config_json import setting
 from core.errors import InputError
 from core.facts.record import Fact
-from empirical import processes
+from empirical import exemplars, processes
+from empirical.exemplars import Shown
 from empirical.lm import generate, multiple_choice, scores
 from empirical.lm.model import LanguageModel
-from empirical.lm.prompts import Prompt
 from empirical.pieces import UNKEPT, Pieces
 from empirical.progress import Done, Progress, counter, part, silent
 
@@ -116,16 +114,17 @@ def score(
     if config.measure == "popularity":
         return Scores(popularity(facts), None)
     if facts[0].choices:
-        chosen = exemplars(facts, pool, CHOICE_SHOTS, seed=seed)
+        chosen = exemplars.choose(facts, pool, CHOICE_SHOTS, seed=seed)
         options: dict[str, Any] = {"done": counter(progress, len(facts))} | config.at_once
         logprobs = multiple_choice.answer(model, facts, chosen, **options)
         return Scores(multiple_choice.margin(logprobs, facts), None)
     assert seed is not None
     n_texts = len(facts) * config.n_prompts * (1 + config.samples if config.measure == "sampled" else 1)
-    inputs = (config, model, facts, pool, seed, pieces, counter(progress, n_texts))
+    shown = exemplars.prompts(model, facts, pool, shots=config.shots, n=config.n_prompts, seed=seed)
+    inputs = (config, model, facts, shown, pieces, counter(progress, n_texts))
     if config.measure == "logprob":
         return Scores(_logprob(*inputs), None)
-    greedy, sampled = _correctness(*inputs)
+    greedy, sampled = _correctness(*inputs, seed)
     if config.measure == "greedy":
         return Scores(greedy, None)
     return Scores(greedy + sampled / (2 * config.n_prompts), classify(greedy, sampled))
@@ -153,7 +152,7 @@ def answers(
     said, told, done = [""] * len(facts), {}, counter(progress, len(facts))
     settings: dict[str, Any] = {"pad": model.pad, "stop": model.format.stop, "done": done} | config.at_once
     settings["max_new_tokens"] = config.max_new_tokens
-    shown = _few_shot(replace(config, n_prompts=1), model, facts, pool, seed)
+    shown = exemplars.prompts(model, facts, pool, shots=config.shots, n=1, seed=seed)
     for number, (rows, prompts) in processes.share(shown):
         asked = [one.prompt for one in model.format.encode(prompts, new_tokens=config.max_new_tokens)]
 
@@ -228,74 +227,18 @@ def rank_correlation(popularity: Float[np.ndarray, " fact"], value: Float[np.nda
     return float(stats.spearmanr(popularity[known], value[known]).statistic)  # type: ignore
 
 
-def exemplars(
-    facts: Sequence[Fact], pool: Sequence[Fact], n: int, *, seed: int | None, prompt: int = 0
-) -> list[list[Fact]]:
-    """Return n facts of the pool for each fact: of its relation as long as there are any, then of others.
-
-    The pool is in one random order for all; left out are facts of the same question or subject.
-
-    Args:
-        seed: None: the pool's own order.
-        prompt: Which of several draws.
-
-    Raises:
-        InputError: the pool is too small.
-    """
-    shuffled = list(pool)
-    if seed is not None:
-        shuffled = [pool[row] for row in np.random.default_rng([seed, 10, prompt]).permutation(len(pool))]
-    of_relation: dict[str, list[Fact]] = defaultdict(list)
-    for candidate in shuffled:
-        of_relation[candidate.relation].append(candidate)
-    chosen = []
-    for fact in facts:
-        others = (candidate for candidate in shuffled if candidate.relation != fact.relation)
-        candidates = chain(of_relation.get(fact.relation, ()), others)
-        chosen.append(list(islice((c for c in candidates if not _gives_away(c, fact)), n)))
-        if len(chosen[-1]) < n:
-            raise InputError(
-                f"{n} examples are needed before each question, and {fact.question[:60]!r} has {len(chosen[-1])} facts "
-                "beside it.\nLower --knownness.shots, or give more facts."
-            )
-    return chosen
-
-
-def _gives_away(candidate: Fact, fact: Fact) -> bool:
-    return candidate.question == fact.question or (fact.subject != "" and candidate.subject == fact.subject)
-
-
-def _few_shot(
-    config: KnownnessConfig,
-    model: LanguageModel,
-    facts: Sequence[Fact],
-    pool: Sequence[Fact],
-    seed: int | None,
-) -> Iterator[tuple[list[int], list[Prompt]]]:
-    """Yield rows of facts that share their examples, with their prompts; each fact comes `n_prompts` times."""
-    for index in range(config.n_prompts):
-        examples = exemplars(facts, pool, config.shots, seed=seed, prompt=index)
-        asked = [model.format.build(fact, own) for fact, own in zip(facts, examples, strict=True)]
-        groups: dict[str, list[int]] = defaultdict(list)
-        for row, prompt in enumerate(asked):
-            groups[prompt.text[: prompt.question[0]]].append(row)
-        for rows in groups.values():
-            yield rows, [asked[row] for row in rows]
-
-
 def _logprob(
     config: KnownnessConfig,
     model: LanguageModel,
     facts: Sequence[Fact],
-    pool: Sequence[Fact],
-    seed: int,
+    shown: Shown,
     pieces: Pieces,
     done: Done,
 ) -> Float[np.ndarray, " fact"]:
     """Return the log-probability per token of each fact's first answer, in nats, the mean over the prompts."""
     value, found = np.zeros(len(facts)), {}
     settings: dict[str, Any] = {"pad": model.pad, "done": done} | config.at_once
-    for number, (rows, prompts) in processes.share(_few_shot(config, model, facts, pool, seed)):
+    for number, (rows, prompts) in processes.share(shown):
         # Without the end token: after the examples it is a line break that ends an answer.
         encoded = model.format.encode(prompts)
         asked = [e.prompt for e in encoded], [e.completion[:-1] for e in encoded]
@@ -311,17 +254,17 @@ def _correctness(
     config: KnownnessConfig,
     model: LanguageModel,
     facts: Sequence[Fact],
-    pool: Sequence[Fact],
-    seed: int,
+    shown: Shown,
     pieces: Pieces,
     done: Done,
+    seed: int,
 ) -> tuple[Float[np.ndarray, " fact"], Float[np.ndarray, " fact"]]:
     """Return the shares of right answers over the prompts: greedy, and sampled (zero where nothing is sampled)."""
     n_greedy, n_sampled = np.zeros((2, len(facts)))
     settings: dict[str, Any] = {"pad": model.pad, "done": done} | config.at_once
     settings |= {"stop": model.format.stop, "max_new_tokens": config.max_new_tokens}
     draws, found = np.random.default_rng([seed, 11]), {}
-    groups = ((group, int(draws.integers(2**63))) for group in _few_shot(config, model, facts, pool, seed))
+    groups = ((group, int(draws.integers(2**63))) for group in shown)
     for number, ((rows, prompts), drawn_by) in processes.share(groups):
         encoded = model.format.encode(prompts, new_tokens=config.max_new_tokens)
 

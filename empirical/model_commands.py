@@ -21,7 +21,7 @@ from core.console import OUTPUT, absolute, progress
 from core.errors import InputError
 from core.facts.record import Fact
 from core.report_tables import print_notes
-from empirical import attention, evaluate, facts, knownness, processes, room, study, taught
+from empirical import attention, evaluate, exemplars, facts, knownness, processes, room, study, taught
 from empirical import config as configs
 from empirical.arm import facts_of, finetuning
 from empirical.config import Config
@@ -325,7 +325,7 @@ class Evaluate(OnModel):
         evaluate.check_facts(self.config.evaluate, chosen)
         if self.config.evaluate.shots and not base_model.examples:
             raise InputError("--evaluate.shots: the questions come without examples.\nLeave the flag.")
-        shots = knownness.exemplars(chosen, base_model.examples, self.config.evaluate.shots, seed=None)
+        shots = exemplars.choose(chosen, base_model.examples, self.config.evaluate.shots, seed=None)
         model = base_model.read()
         encoded = model.format.ask(chosen, new_tokens=self.config.evaluate.max_new_tokens)
         record = taught.read(base_model.model.name)

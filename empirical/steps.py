@@ -20,7 +20,7 @@ from core.facts.record import Fact
 from core.numbering import numbered
 from core.seeds import Cell
 from empirical import config as configs
-from empirical import evaluate, finetune, knownness, labels, measure, study
+from empirical import evaluate, exemplars, finetune, knownness, labels, measure, study
 from empirical.arm import facts_of, finetuning
 from empirical.config import Config
 from empirical.finetune import FinetuneConfig
@@ -238,7 +238,7 @@ def costs(
     def trace() -> None:
         measure.eval_subset(model.network, encoded, model.pad, tokens=config.evaluate.batch_tokens)
 
-    shots = knownness.exemplars(own, shown, config.evaluate.shots, seed=seed)
+    shots = exemplars.choose(own, shown, config.evaluate.shots, seed=seed)
     tested = replace(_questions(own, encoded), shots=shots)
     meter = Meter(model.network.device)
     meter.watch(model.network, model.pad)

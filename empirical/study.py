@@ -18,7 +18,7 @@ from core.numbering import numbered
 from core.shares import Outcome
 from core.split import Split
 from empirical import arm as of_arm
-from empirical import evaluate, finetune, knownness, labels, measure, mediation, pretrain, taught
+from empirical import evaluate, exemplars, finetune, knownness, labels, measure, mediation, pretrain, taught
 from empirical.asking import Asking
 from empirical.config import Config
 from empirical.lm import identity, scores
@@ -153,7 +153,7 @@ def questions(
         generic=measure.generic_answers(examples),
         seed=seed,
         n_half=len(halves.arms["top"]),
-        shots=knownness.exemplars(tested, asking.examples, config.evaluate.shots, seed=asking.seed),
+        shots=exemplars.choose(tested, asking.examples, config.evaluate.shots, seed=asking.seed),
         notes=(
             *_drawn_by_lot(config, halves, ids, scored.value),
             *evaluate.unreachable(config.evaluate, model, base_model.facts, encoded),

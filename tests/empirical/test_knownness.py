@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from core.arms import CLASSES
 from core.errors import InputError
 from core.facts.record import Fact
-from empirical import knownness
+from empirical import exemplars, knownness
 from empirical.knownness import KnownnessConfig
 from empirical.lm import generate, multiple_choice, prompts, tokenizer
 from empirical.lm.model import LanguageModel
@@ -90,7 +90,7 @@ def test_log_probability_per_token_is_that_of_full_passes_over_the_few_shot_text
     found = knownness.score(config, model, FACTS, FACTS[:12], seed=4)
     expected = np.zeros((2, len(FACTS)))
     for prompt in range(2):
-        chosen = knownness.exemplars(FACTS, FACTS[:12], shots, seed=4, prompt=prompt)
+        chosen = exemplars.choose(FACTS, FACTS[:12], shots, seed=4, prompt=prompt)
         for row, (fact, own) in enumerate(zip(FACTS, chosen, strict=True)):
             before = "".join(f"Question: {f.question}\nAnswer: {f.answers[0]}\n\n" for f in own)
             text = f"{before}Question: {fact.question}\nAnswer:"
@@ -111,7 +111,7 @@ def test_of_a_chat_model_examples_are_earlier_turns(model, words, monkeypatch):
     calls = says(monkeypatch, words, lambda text: seen.append(text) or "city 0")
     found = knownness.score(KnownnessConfig("greedy", shots=2, n_prompts=1), chat, FACTS, FACTS, seed=0)
     assert found.value.tolist() == [float(fact.answers == ("city 0",)) for fact in FACTS]
-    chosen = knownness.exemplars(FACTS, FACTS, 2, seed=0)
+    chosen = exemplars.choose(FACTS, FACTS, 2, seed=0)
     turns = [[f"user:{f.question}</s>assistant:{f.answers[0]}</s>" for f in own] for own in chosen]
     expected = ["".join(own) + f"user:{f.question}</s>assistant:" for own, f in zip(turns, FACTS, strict=True)]
     assert sorted(seen) == sorted(expected) and calls[0]["stop"] == chat.format.stop
@@ -216,47 +216,19 @@ def test_the_classes_are_gekhman_s(greedy, sampled, expected):
     assert found.tolist() == [expected]
 
 
-def test_examples_come_from_the_pool_and_the_relation_and_never_give_the_answer_away():
-    pool = [*FACTS[:6], ask(3, "river"), Fact("twin", "T", "capital", FACTS[0].question, ("city 9",))]
-    chosen = knownness.exemplars(FACTS, pool, 3, seed=0)
-    for fact, own in zip(FACTS, chosen, strict=True):
-        assert len({id(candidate) for candidate in own}) == 3
-        assert all(candidate in pool for candidate in own)
-        assert all(candidate.question != fact.question and candidate.subject != fact.subject for candidate in own)
-        if fact.relation == "capital":
-            assert {candidate.relation for candidate in own} == {"capital"}
-
-
-def test_too_few_of_the_relation_are_made_up_from_others_and_too_few_of_all_are_an_error():
-    facts = [ask(0, "river"), ask(1, "river"), ask(2), ask(3)]
-    chosen = knownness.exemplars(facts[:1], facts, 3, seed=0)
-    assert chosen[0][0] is facts[1]
-    assert {fact.relation for fact in chosen[0][1:]} == {"capital"}
-    with pytest.raises(InputError, match="4 examples are needed .* has 3 facts"):
-        knownness.exemplars(facts[:1], facts, 4, seed=0)
-
-
-def test_examples_are_shared_within_a_relation_and_change_with_seed_and_draw():
-    first = knownness.exemplars(FACTS, FACTS, 2, seed=0)
-    assert len({tuple(fact.id for fact in own) for own in first[:9]}) <= 2 + 2
-    assert first == knownness.exemplars(FACTS, FACTS, 2, seed=0)
-    assert first != knownness.exemplars(FACTS, FACTS, 2, seed=1)
-    assert first != knownness.exemplars(FACTS, FACTS, 2, seed=0, prompt=1)
-
-
 def test_examples_that_a_source_keeps_are_shown_in_its_order(model):
     dev = [replace(fact, id=f"dev/{i}", question=f"Dev {i}?") for i, fact in enumerate(CHOICES[:6])]
     own = [fact for fact in dev if fact.relation == CHOICES[0].relation]
-    assert knownness.exemplars(CHOICES[:1], dev, len(own), seed=None) == [own]
+    assert exemplars.choose(CHOICES[:1], dev, len(own), seed=None) == [own]
     found = knownness.score(KnownnessConfig("logprob"), model, CHOICES, dev, seed=None)
-    shots = knownness.exemplars(CHOICES, dev, 5, seed=None)
+    shots = exemplars.choose(CHOICES, dev, 5, seed=None)
     expected = multiple_choice.margin(multiple_choice.answer(model, CHOICES, shots), CHOICES)
     np.testing.assert_allclose(found.value, expected)
 
 
 def test_multiple_choice_is_known_by_the_margin_of_its_letter_after_five_examples(model):
     found = knownness.score(KnownnessConfig("logprob"), model, CHOICES, CHOICES, seed=2)
-    shots = knownness.exemplars(CHOICES, CHOICES, 5, seed=2)
+    shots = exemplars.choose(CHOICES, CHOICES, 5, seed=2)
     expected = multiple_choice.margin(multiple_choice.answer(model, CHOICES, shots), CHOICES)
     np.testing.assert_allclose(found.value, expected)
     assert len(set(found.value)) == len(CHOICES)
