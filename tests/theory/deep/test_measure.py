@@ -4,38 +4,26 @@ import numpy as np
 import pytest
 
 from core import columns, split, statistics
-from core.facts.store import Background
 from theory import evaluate, facts
 from theory.deep import measure, pipeline
-from theory.deep.config import DeepConfig, sizes, write_prompts
+from theory.deep.config import sizes, write_prompts
 from theory.deep.network import initial, read
 from theory.engine.loop import Trace
-from theory.facts import FactsConfig
-
-TINY = DeepConfig(
-    facts=FactsConfig(n_subjects=60, n_relations=2, n_answers=5, background=Background(size=0.5, share=0.1)),
-    subject_tokens=2,
-    name_parts=12,
-    heads=2,
-    d_model=16,
-    d_ff=32,
-    n_filler=4,
-)
 
 
 @pytest.fixture(scope="module")
-def simulated():
+def simulated(tiny):
     """Return a run of networks that nobody trained: each arm's is a fresh one."""
-    store = facts.build(TINY.facts, seed=3)
+    store = facts.build(tiny.facts, seed=3)
     halves = split.select(
-        store.subject, store.relation, store.popularity, TINY.split, is_background=store.is_background, seed=3
+        store.subject, store.relation, store.popularity, tiny.split, is_background=store.is_background, seed=3
     )
     arms = ["base", *split.ARMS]
-    parameters = {arm: initial(TINY, sizes(TINY, store), seed=at) for at, arm in enumerate(arms)}
+    parameters = {arm: initial(tiny, sizes(tiny, store), seed=at) for at, arm in enumerate(arms)}
     looked = pipeline.Measured(*np.linspace(0, 1, 12).reshape(3, 4))
     traces = {arm: Trace(np.arange(4), np.arange(4.0), looked, np.array(-1)) for arm in arms}
     traces["base"] = traces["base"]._replace(measured=np.linspace(0, 1, 4))
-    return pipeline.DeepRun(TINY, 3, store, halves, write_prompts(TINY, store, seed=3), parameters, traces)
+    return pipeline.DeepRun(tiny, 3, store, halves, write_prompts(tiny, store, seed=3), parameters, traces)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +37,10 @@ def by_arm(parts, schema) -> dict[str, dict[str, np.ndarray]]:
 
 
 @pytest.mark.parametrize("arm", ["base", *split.ARMS])
-def test_the_table_of_facts_says_what_the_network_says(simulated, measured, arm):
+def test_the_table_of_facts_says_what_the_network_says(tiny, simulated, measured, arm):
     found = by_arm(measured[1], columns.FACTS)[arm]
     store = simulated.store
-    output = read(TINY, sizes(TINY, store), simulated.parameters[arm], simulated.prompts[:120])
+    output = read(tiny, sizes(tiny, store), simulated.parameters[arm], simulated.prompts[:120])
     logits = np.asarray(output.logits, float)[:, -1]
     answer = store.answer[:120]
     names = np.array([f"a{i}" for i in range(10)] + [f"filler{i}" for i in range(4)])
@@ -71,9 +59,9 @@ def test_the_table_of_facts_says_what_the_network_says(simulated, measured, arm)
     assert found["salience"].tolist() == [None] * 120
 
 
-def test_base_correct_is_the_bases_answer_in_the_pretraining_format(simulated, measured):
+def test_base_correct_is_the_bases_answer_in_the_pretraining_format(tiny, simulated, measured):
     prompts = simulated.prompts[:120, :-1]
-    output = read(TINY, sizes(TINY, simulated.store), simulated.parameters["base"], prompts)
+    output = read(tiny, sizes(tiny, simulated.store), simulated.parameters["base"], prompts)
     expected = np.asarray(output.logits)[:, -1].argmax(axis=1) == simulated.store.answer[:120]
     for found in by_arm(measured[1], columns.FACTS).values():
         np.testing.assert_array_equal(found["base_correct"], expected)

@@ -10,33 +10,17 @@ import pytest
 import theory
 from core import split
 from core.errors import InputError
-from core.facts.store import Background
 from theory import facts
 from theory.deep import pipeline
-from theory.deep.config import DeepConfig, DeepStage
-from theory.facts import FactsConfig
-
-TINY = DeepConfig(
-    facts=FactsConfig(n_subjects=60, n_relations=2, n_answers=5, background=Background(size=0.5, share=0.1)),
-    subject_tokens=2,
-    name_parts=12,
-    heads=2,
-    d_model=16,
-    d_ff=32,
-    n_filler=4,
-    pretrain=DeepStage(150, batch_size=64, learning_rate=5e-3),
-    finetune=DeepStage(60, batch_size=32, learning_rate=5e-3),
-    n_records=3,
-)
 
 
 @pytest.fixture(scope="module")
-def runs():
-    return pipeline.simulate(TINY, [0, 1, 2])
+def runs(tiny):
+    return pipeline.simulate(tiny, [0, 1, 2])
 
 
-def test_a_seed_is_trained_alike_in_any_company(runs):
-    again = pipeline.simulate(TINY, [2, 9])[0]
+def test_a_seed_is_trained_alike_in_any_company(tiny, runs):
+    again = pipeline.simulate(tiny, [2, 9])[0]
     for arm, parameters in again.parameters.items():
         for one, other in zip(*(jax.tree.leaves(tree) for tree in (parameters, runs[2].parameters[arm])), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=arm)
@@ -82,10 +66,10 @@ def test_all_arms_start_from_the_base_and_part(runs):
         assert all(np.abs(one - other).max() > 1e-3 for one, other in zip(kernels, kernels[1:], strict=False))
 
 
-def test_the_arms_are_the_theorys_own_by_popularity(runs):
-    store = facts.build(TINY.facts, seed=1)
+def test_the_arms_are_the_theorys_own_by_popularity(tiny, runs):
+    store = facts.build(tiny.facts, seed=1)
     columns = store.subject, store.relation, store.popularity
-    expected = split.select(*columns, TINY.split, is_background=store.is_background, seed=1)
+    expected = split.select(*columns, tiny.split, is_background=store.is_background, seed=1)
     assert runs[1].split.arms.keys() == expected.arms.keys()
     for arm, rows in expected.arms.items():
         np.testing.assert_array_equal(runs[1].split.arms[arm], rows)
@@ -105,7 +89,7 @@ def test_a_background_is_pretrained_on_and_never_finetuned(runs):
         ("_finetune", r"finetune diverged at step 0 \(top of s"),
     ],
 )
-def test_a_training_that_diverges_is_named_with_its_stage_seed_and_remedy(runs, monkeypatch, stage, named):
+def test_a_training_that_diverges_is_named_with_its_stage_seed_and_remedy(tiny, runs, monkeypatch, stage, named):
     def spoil(parameters):
         return jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), parameters)
 
@@ -115,12 +99,12 @@ def test_a_training_that_diverges_is_named_with_its_stage_seed_and_remedy(runs, 
     else:
         monkeypatch.setattr(pipeline, "_finetune", lambda config, bases, *rest: stack(config, spoil(bases), *rest))
     with pytest.raises(InputError, match=rf"{named}[^\n]*\nLower --{stage[1:]}.learning-rate"):
-        pipeline.simulate(TINY, [5, 6])
+        pipeline.simulate(tiny, [5, 6])
 
 
-def test_settings_are_checked_before_anything_is_trained():
+def test_settings_are_checked_before_anything_is_trained(tiny):
     with pytest.raises(InputError, match="--layers is 0"):
-        pipeline.simulate(replace(TINY, layers=0), [0])
+        pipeline.simulate(replace(tiny, layers=0), [0])
 
 
 def test_facts_are_drawn_by_the_one_function_that_is_uniform_over_any_number_of_them():

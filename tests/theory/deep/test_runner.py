@@ -7,34 +7,18 @@ import pytest
 
 from core import runs
 from core.errors import InputError
-from core.facts.store import Background
 from core.seeds import Cell, Seeds
 from theory.deep import command, pipeline
 from theory.deep import config as deep_config
 from theory.deep import runner as deep_runner
 from theory.deep.command import Deep
-from theory.deep.config import DeepConfig, DeepStage
-from theory.facts import FactsConfig
-
-TINY = DeepConfig(
-    facts=FactsConfig(n_subjects=60, n_relations=2, n_answers=5, background=Background(size=0.5, share=0.1)),
-    subject_tokens=2,
-    name_parts=12,
-    heads=2,
-    d_model=16,
-    d_ff=32,
-    n_filler=4,
-    pretrain=DeepStage(150, batch_size=64, learning_rate=5e-3),
-    finetune=DeepStage(60, batch_size=32, learning_rate=5e-3),
-    n_records=3,
-)
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(tiny, tmp_path_factory):
     """Return a folder in which two seeds of deep-2 are finished, and what was told on the way."""
     folder = tmp_path_factory.mktemp("runs")
-    deep_runner.run(TINY, "deep-2", Seeds(2).cells(), folder)
+    deep_runner.run(tiny, "deep-2", Seeds(2).cells(), folder)
     return folder
 
 
@@ -44,7 +28,7 @@ def untrained(monkeypatch):
     monkeypatch.setattr(pipeline, "simulate", lambda *given: pytest.fail("trained again"))
 
 
-def test_a_finished_run_has_the_columns_of_every_theory_run(out):
+def test_a_finished_run_has_the_columns_of_every_theory_run(tiny, out):
     found = runs.find_runs(out, "theory", "deep-2")
     assert [run.report["seeds"]["pretrain"] for run in found] == [0, 1]
     for run in found:
@@ -55,7 +39,7 @@ def test_a_finished_run_has_the_columns_of_every_theory_run(out):
             "report.json",
             "trace.parquet",
         ]
-        assert run.report["config"] == deep_config.to_json(TINY)
+        assert run.report["config"] == deep_config.to_json(tiny)
         assert set(run.report["metrics"]) == {"base", "top", "bottom", "whole", "random"}
         assert run.report["seconds"].keys() == {"pretrain", "finetune"}
         assert "flax" in run.report["versions"]
@@ -63,19 +47,19 @@ def test_a_finished_run_has_the_columns_of_every_theory_run(out):
         assert run.table("attention").num_rows == 5 * 2 * 2 * 7
 
 
-def test_finished_seeds_are_found_done_and_others_are_left(out):
+def test_finished_seeds_are_found_done_and_others_are_left(tiny, out):
     wanted = Seeds(3).cells()
-    left = runs.unfinished(out, "theory", "deep-2", wanted, deep_config.to_json(TINY), overwrite=False)
+    left = runs.unfinished(out, "theory", "deep-2", wanted, deep_config.to_json(tiny), overwrite=False)
     assert left == wanted[2:]
-    assert runs.unfinished(out, "theory", "deep-2", wanted, deep_config.to_json(TINY), overwrite=True) == wanted
+    assert runs.unfinished(out, "theory", "deep-2", wanted, deep_config.to_json(tiny), overwrite=True) == wanted
 
 
-def test_nothing_left_trains_nothing(out, untrained):
-    deep_runner.run(TINY, "deep-2", [], out)
+def test_nothing_left_trains_nothing(tiny, out, untrained):
+    deep_runner.run(tiny, "deep-2", [], out)
 
 
-def test_a_run_of_another_config_is_refused(out):
-    changed = replace(TINY, template_share=0.3)
+def test_a_run_of_another_config_is_refused(tiny, out):
+    changed = replace(tiny, template_share=0.3)
     with pytest.raises(InputError, match=r"template_share: 0.2 → 0.3\).\nReplace it with --overwrite"):
         runs.unfinished(out, "theory", "deep-2", Seeds(1).cells(), deep_config.to_json(changed), overwrite=False)
     for overwrite in (False, True):  # under another seed too: both would be averaged
@@ -94,8 +78,8 @@ def test_predictions_are_written_from_finished_runs_alone(out, untrained):
         deep_runner.write_predictions("deep-1", out)
 
 
-def test_the_command_resumes_and_prints_the_networks_side_by_side(out, untrained, capsys):
-    assert Deep("deep-2", TINY, seeds=2, out=out)() == 0
+def test_the_command_resumes_and_prints_the_networks_side_by_side(tiny, out, untrained, capsys):
+    assert Deep("deep-2", tiny, seeds=2, out=out)() == 0
     told = capsys.readouterr().out.replace("│", " ")
     assert "0 runs made, 2 found done" in told
     gap = [run.report["metrics"] for run in runs.find_runs(out, "theory", "deep-2")]
@@ -106,16 +90,16 @@ def test_the_command_resumes_and_prints_the_networks_side_by_side(out, untrained
     assert re.search(r"top +bottom +attention@subject ", told) and "knownness and rarity" not in told
 
 
-def test_the_command_refuses_bad_settings_before_it_touches_the_disk(tmp_path):
+def test_the_command_refuses_bad_settings_before_it_touches_the_disk(tiny, tmp_path):
     with pytest.raises(InputError, match="--layers is 0"):
-        Deep("deep-1", replace(TINY, layers=0), out=tmp_path / "runs")()
+        Deep("deep-1", replace(tiny, layers=0), out=tmp_path / "runs")()
     assert not (tmp_path / "runs").exists()
     with pytest.raises(InputError, match="--seeds is 0"):
-        Deep("deep-1", TINY, seeds=0, out=tmp_path)()
+        Deep("deep-1", tiny, seeds=0, out=tmp_path)()
 
 
-def test_a_dry_run_prints_the_config_alone(untrained, capsys, tmp_path):
-    assert Deep("deep-1", TINY, out=tmp_path, dry_run=True)() == 0
+def test_a_dry_run_prints_the_config_alone(tiny, untrained, capsys, tmp_path):
+    assert Deep("deep-1", tiny, out=tmp_path, dry_run=True)() == 0
     assert '"subject_tokens": 2' in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
