@@ -1,6 +1,7 @@
 """Where the command line prints, how it shows progress, and how it ends."""
 
 import datetime
+import os
 import sys
 import threading
 import time
@@ -108,7 +109,7 @@ def note(line: str) -> None:
 
 
 def exit_code(command: Callable[[], int], *, interrupted: str) -> int:
-    """Return what the command returns; 2 for a mistake in the input, 130 for Ctrl-C, and say either on stderr."""
+    """Return what the command returns; 2 for a mistake in the input, 130 for Ctrl-C, which it says on stderr; 141 for a closed pipe."""
     try:
         return command()
     except InputError as error:
@@ -117,6 +118,9 @@ def exit_code(command: Callable[[], int], *, interrupted: str) -> int:
     except KeyboardInterrupt:
         ERRORS.print(interrupted)
         return 130
+    except BrokenPipeError:  # whoever reads the output has enough of it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is written nowhere at exit
+        return 141
 
 
 def absolute(advance: Advance) -> Advance:

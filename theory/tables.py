@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from core import report_tables
 from core.runs import Run
@@ -46,7 +46,8 @@ def print_selection(experiment: str, runs: Sequence[Run], console: Console) -> N
     worlds = [run.report["seeds"]["pretrain"] for run in runs]
     caption = "predicted: from the base model alone; at most: no arm of as many facts passes it (R9); own: of its facts"
     title = f"{experiment}: which facts to finetune on, held-out facts"
-    printed = Table("facts", *SELECTION.values(), title=title, caption=caption)
+    name = Column("facts", no_wrap=True)  # not cut: it is what a user types
+    printed = Table(name, *SELECTION.values(), title=title, caption=caption, padding=0)
     for arm, rule in rules.items():
         values = report_tables.by_world(runs, worlds, arm, SELECTION)
         popular, best = (selection.name(one, rule.size) for one in ("popular", selection.BEST))

@@ -1,6 +1,8 @@
-"""Progress where there is no terminal, and how it counts."""
+"""Progress where there is no terminal, how it counts, and how a command ends."""
 
 import io
+import subprocess
+import sys
 import time
 
 import pytest
@@ -48,3 +50,12 @@ def test_nothing_to_do_shows_nothing(written):
     with console.progress("paper", 0) as advance:
         advance("training", 1)
     assert written.getvalue() == ""
+
+
+def test_a_closed_pipe_ends_it_without_a_word():
+    command = "lambda: print('x' * 100_000, flush=True) or 0"
+    program = f"import sys; from core.console import exit_code; sys.exit(exit_code({command}, interrupted=''))"
+    started = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert started.stdout and started.stderr
+    started.stdout.close()
+    assert started.stderr.read() == b"" and started.wait() == 141
