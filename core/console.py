@@ -109,7 +109,10 @@ def note(line: str) -> None:
 
 
 def exit_code(command: Callable[[], int], *, interrupted: str) -> int:
-    """Return what the command returns; 2 for a mistake in the input, 130 for Ctrl-C, which it says on stderr; 141 for a closed pipe."""
+    """Return what the command returns; 2 for a mistake in the input, 130 for Ctrl-C, and say either on stderr.
+
+    141 for a closed pipe, as a shell has it.
+    """
     try:
         return command()
     except InputError as error:
