@@ -53,10 +53,10 @@ def test_nothing_to_do_shows_nothing(written):
 
 
 def test_a_closed_pipe_ends_it_without_a_word():
-    command = "lambda: print('x' * 100_000, flush=True) or 0"
-    program = f"import sys; from core.console import exit_code; sys.exit(exit_code({command}, interrupted=''))"
-    both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", program], **both) as started:
+    much = "lambda: print('x' * 100_000, flush=True) or 0"
+    program = f"import sys; from core.console import exit_code; sys.exit(exit_code({much}, interrupted=''))"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
         assert started.stdout and started.stderr
         started.stdout.close()
         assert started.stderr.read() == b"" and started.wait() == 141
