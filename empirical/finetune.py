@@ -14,7 +14,7 @@ from core import remedies as shared
 from core.config_json import setting
 from core.errors import InputError
 from core.remedies import Remedies
-from empirical.lm import graft, order, packed, remedies, shape, sharded, train, train_config
+from empirical.lm import compiled, graft, order, packed, remedies, shape, sharded, train, train_config
 from empirical.lm.cost import Meter
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
@@ -124,6 +124,8 @@ def check_base(config: FinetuneConfig, base: LanguageModel) -> None:
         sharded.check(base.network, base.name)
     if config.train.packing:
         packed.check(base.network)
+    if config.train.compile:
+        compiled.check(base.network)
     if config.method == "full":
         _check_trainable(base)
         return

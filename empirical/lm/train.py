@@ -6,7 +6,7 @@ Checkpoints hold weights, optimizer, schedule and random states. Whatever else c
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from transformers import get_scheduler
 
 from core.errors import InputError
 from empirical import processes
-from empirical.lm import checkpoint, hook, sharded
+from empirical.lm import checkpoint, compiled, hook, sharded
 from empirical.lm.cost import Meter
 from empirical.lm.hook import Hook
 from empirical.lm.order import batch_rows, in_memory, n_steps
@@ -59,6 +59,7 @@ def fit(
 
     Raises:
         Diverged: the loss is not finite.
+        InputError: the layers cannot be compiled, or TensorBoard is not installed, and it is asked for.
     """
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -70,13 +71,15 @@ def fit(
     _seed_dropout(seed)
     measured = partial(_measured, model, evaluate, hooks, is_mixed)
     start, trace = _resume(state, hooks) or (0, [measured(0)])
+    layers = compiled.Layers(model) if config.compile else nullcontext()
     recorded = {round(last * (i + 1) / config.n_records) for i in range(config.n_records)}
     with _board(config, work) as tell:
         for step in range(start, last):
             rows = batch_rows(lengths, config, step, seed=seed)
             drawn = hook.drawn(hooks, step, [examples[row] for row in rows])
             started = time.perf_counter()
-            loss = take_step(model, optimizer, drawn, config, pad, hooks, is_mixed)
+            with layers:
+                loss = take_step(model, optimizer, drawn, config, pad, hooks, is_mixed)
             if meter:
                 meter.step(model, drawn, time.perf_counter() - started, torch.bfloat16 if is_mixed else model.dtype)
             if not math.isfinite(loss):

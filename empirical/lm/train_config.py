@@ -41,6 +41,10 @@ class TrainConfig:
     shard: bool = setting(False, is_later=True)
     """Share the model out over the processes that torchrun starts: of N each holds 1/N of weights, gradients and
     moments while it trains, and gathers a layer's weights when it computes with them. The numbers stay as they are."""
+    compile: bool = setting(False, is_later=True)
+    """Compile the model's layers for the steps (torch.compile): the first steps take minutes, later ones launch fewer
+    kernels, which is for a GPU that waits for them. The numbers stay as they are but for rounding, and dropout draws
+    others. Needs a C++ compiler, on a GPU Triton too; not with packing, shard or a quantised base."""
     checkpoint_every: int = 100
     """Number of steps between checkpoints. After two minutes there is one anyway, or as often as that takes a twentieth
     of the time; an interrupted training goes on from the last one."""
@@ -62,6 +66,11 @@ def check(config: TrainConfig) -> None:
         raise InputError(f"--finetune.train.warmup is {config.warmup}: it must be at least 0 and below 1.")
     if config.weight_decay < 0 or config.max_gradient_norm <= 0:
         raise InputError("--finetune.train: weight-decay must be at least 0 and max-gradient-norm above 0.")
+    for name in ("packing", "shard"):
+        if config.compile and getattr(config, name):
+            raise InputError(
+                f"--finetune.train.compile and --finetune.train.{name} do not go together.\nLeave one of them."
+            )
     if config.shard and processes.asked_for() == 1:
         raise InputError(
             "--finetune.train.shard shares a model out over several processes, and this is one.\n"
