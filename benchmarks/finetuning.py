@@ -27,10 +27,10 @@ from benchmarks import memory, report
 from core.errors import InputError
 from empirical import finetune
 from empirical.finetune import FinetuneConfig
-from empirical.lm import batch, prompts, train
+from empirical.lm import batch, prompts, step
 from empirical.lm import model as models
 from empirical.lm.model import LanguageModel, ModelConfig
-from empirical.lm.train import TrainConfig
+from empirical.lm.train_config import TrainConfig
 from empirical.worlds import world
 from empirical.worlds.world import WorldConfig
 
@@ -129,7 +129,7 @@ def _ours(
     told: Callable[[], None],
 ) -> None:
     if program == "everywhere":  # this process does nothing else
-        train.answer_logits = _everywhere
+        step.answer_logits = _everywhere
     training = TrainConfig(epochs=1, batch_size=settings.batch, n_records=1)
     config = FinetuneConfig(learning_rates=(RATE,), train=training)
     options: dict[str, Any] = {"seed": 0, "work": folder, "evaluate": lambda network: {}}

@@ -26,7 +26,7 @@ from empirical.lm import model as models
 from empirical.lm.cost import Meter
 from empirical.lm.model import LanguageModel, ModelConfig
 from empirical.lm.prompts import Encoded
-from empirical.lm.train import TrainConfig
+from empirical.lm.train_config import TrainConfig
 from empirical.mediation import Asked
 from empirical.worlds import corpus, world
 from empirical.worlds.world import WorldConfig

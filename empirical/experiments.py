@@ -11,7 +11,7 @@ from empirical.facts import FactsConfig
 from empirical.finetune import FinetuneConfig, Lora
 from empirical.knownness import KnownnessConfig
 from empirical.lm.model import ModelConfig
-from empirical.lm.train import TrainConfig
+from empirical.lm.train_config import TrainConfig
 from empirical.mediation import GRAFTS, MediationConfig
 from empirical.pretrain import PretrainConfig
 from empirical.worlds.world import Exposure, WorldConfig

@@ -14,12 +14,12 @@ from core import remedies as shared
 from core.config_json import setting
 from core.errors import InputError
 from core.remedies import Remedies
-from empirical.lm import graft, packed, remedies, shape, sharded, train
+from empirical.lm import compiled, graft, order, packed, remedies, shape, sharded, train, train_config
 from empirical.lm.cost import Meter
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
 from empirical.lm.remedies import Ranked
-from empirical.lm.train import TrainConfig
+from empirical.lm.train_config import TrainConfig
 
 ALL = "all-linear"
 """In place of layers' names: whatever the architecture calls them."""
@@ -114,7 +114,7 @@ def check(config: FinetuneConfig) -> None:
         )
     if ALL in lora.modules and len(lora.modules) > 1:
         raise InputError(f"--finetune.lora.modules: {ALL} stands for all of them.\nName it alone.")
-    train.check(config.train)
+    train_config.check(config.train)
     shared.check(config)
 
 
@@ -124,6 +124,8 @@ def check_base(config: FinetuneConfig, base: LanguageModel) -> None:
         sharded.check(base.network, base.name)
     if config.train.packing:
         packed.check(base.network)
+    if config.train.compile:
+        compiled.check(base.network)
     if config.method == "full":
         _check_trainable(base)
         return
@@ -188,7 +190,7 @@ def training(config: FinetuneConfig, n_half: int | None) -> TrainConfig:
         return config.train
     if n_half is None:
         raise ValueError("how many facts the top half has is needed: steps are as many as it takes")
-    return replace(config.train, steps=train.n_steps(config.train, n_half))
+    return replace(config.train, steps=order.n_steps(config.train, n_half))
 
 
 def _trainable(config: FinetuneConfig, base: LanguageModel, seed: int) -> Any:

@@ -24,7 +24,7 @@ from empirical import evaluate, exemplars, finetune, knownness, labels, measure,
 from empirical.arm import facts_of, finetuning
 from empirical.config import Config
 from empirical.finetune import FinetuneConfig
-from empirical.lm import cost, shape, train
+from empirical.lm import cost, order, shape
 from empirical.lm.cost import Meter, Operations
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
@@ -71,7 +71,7 @@ class Sizes:
     def _n_read(self, config: Config, arm: str, n: int) -> int:
         """Return how many facts a finetuning of an arm of n facts reads in all its steps."""
         settings = finetune.training(finetuning(config.finetune, arm), self.n_training // 2)
-        epochs, rest = divmod(train.n_steps(settings, n), max(1, math.ceil(n / settings.batch_size)))
+        epochs, rest = divmod(order.n_steps(settings, n), max(1, math.ceil(n / settings.batch_size)))
         return epochs * n + min(n, rest * settings.batch_size)
 
     @property
@@ -266,8 +266,8 @@ def costs(
 
 def _sample(base: Base, role: np.ndarray) -> list[Fact]:
     """Return training facts in random order, those of the first few relations in front."""
-    order = np.random.default_rng(0).permutation(len(base.facts))
-    pool = [base.facts[row] for row in order if role[row] == split.TRAIN]
+    rows = np.random.default_rng(0).permutation(len(base.facts))
+    pool = [base.facts[row] for row in rows if role[row] == split.TRAIN]
     first = list(dict.fromkeys(fact.relation for fact in pool))[:N_RELATIONS]
     return sorted(pool, key=lambda fact: fact.relation not in first)
 
@@ -301,4 +301,4 @@ def _finetuning(config: Config, base: Base, encoded: Sequence[Encoded]) -> float
             evaluate=lambda network: {},
             progress=lambda doing, share: ends.append(time.monotonic()),
         )
-    return median(np.diff(ends)) * train.n_steps(quick, len(own)) / len(own)
+    return median(np.diff(ends)) * order.n_steps(quick, len(own)) / len(own)

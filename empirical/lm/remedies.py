@@ -15,10 +15,11 @@ from core import config_json
 from core.console import note
 from core.remedies import Remedies, known_weights
 from empirical import processes
-from empirical.lm import batch, graft, sharded, train
+from empirical.lm import batch, graft, order, sharded
 from empirical.lm.hook import Hook
 from empirical.lm.prompts import Encoded
-from empirical.lm.train import TrainConfig
+from empirical.lm.step import answer_logits, loss_sum
+from empirical.lm.train_config import TrainConfig
 
 N_OWN = 256
 """Facts of an arm's own, at most, on which its loss is measured."""
@@ -54,7 +55,7 @@ class Training:
     @property
     def n_steps(self) -> int:
         """The number of optimizer steps, which no remedy changes."""
-        return train.n_steps(self.config, len(self.questions.own))
+        return order.n_steps(self.config, len(self.questions.own))
 
 
 class Frozen(Hook):
@@ -76,7 +77,7 @@ class _Kept(Hook):
 
     def __init__(self, training: Training, questions: Sequence[Encoded]):
         self._network, self._pad = training.network, training.pad
-        self._passes = train.passes(questions, train.in_memory(training.config, training.network, questions))
+        self._passes = order.passes(questions, order.in_memory(training.config, training.network, questions))
         self._weights: dict[str, torch.Tensor] = {}
 
     def end(self) -> None:
@@ -102,7 +103,7 @@ class _Kept(Hook):
             for own in self._passes:
                 questions = batch.of_questions(own, self._pad)
                 inputs = questions.tokens.to(device), questions.labels.to(device)
-                total += train.loss_sum(self._network, *inputs).item()
+                total += loss_sum(self._network, *inputs).item()
         return total
 
 
@@ -184,7 +185,7 @@ class Kl(Hook):
         was_training = self._base.training
         self._base.to(tokens.device).eval()
         with torch.no_grad(), off:
-            predicting = train.answer_logits(self._base, tokens, labels)
+            predicting = answer_logits(self._base, tokens, labels)
         self._base.train(was_training)
         return predicting
 
@@ -203,7 +204,7 @@ class Curriculum(Hook):
         is_second = step >= self._n_first
         half, since = self._halves[is_second], step - self._n_first * is_second
         lengths = [len(example.tokens) for example in half]
-        rows = train.batch_rows(lengths, self._training.config, since, seed=self._training.seed)
+        rows = order.batch_rows(lengths, self._training.config, since, seed=self._training.seed)
         return [half[row] for row in rows]
 
 
@@ -215,7 +216,7 @@ class OnlyKnown(Hook):
 
     def batch(self, step: int, drawn: list[Encoded]) -> list[Encoded]:
         lengths = [len(example.tokens) for example in self._recalled]
-        rows = train.batch_rows(lengths, self._training.config, step, seed=self._training.seed)
+        rows = order.batch_rows(lengths, self._training.config, step, seed=self._training.seed)
         return [self._recalled[row] for row in rows]
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import finetuning
 from core.errors import InputError
-from empirical.lm import train
+from empirical.lm import step, train
 
 
 def test_a_program_is_measured_step_by_step(model):
@@ -23,7 +23,7 @@ def test_logits_of_every_token_give_the_same_loss(model, monkeypatch):
         return trace
 
     monkeypatch.setattr(train, "fit", kept)
-    monkeypatch.setattr(train, "answer_logits", train.answer_logits)  # put back afterwards
+    monkeypatch.setattr(step, "answer_logits", step.answer_logits)  # put back afterwards
     for program in ("answers", "everywhere"):
         finetuning.measure(finetuning.Settings(model, steps=3, batch=4), program)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -20,10 +20,11 @@ from core.errors import InputError
 from core.facts.record import Fact
 from empirical import finetune
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.lm import batch, prompts, train
+from empirical.lm import batch, prompts
 from empirical.lm.model import LanguageModel, ModelConfig, load, measuring, save
 from empirical.lm.model import merged as merge
-from empirical.lm.train import TrainConfig
+from empirical.lm.step import loss_sum
+from empirical.lm.train_config import TrainConfig
 
 QUICK = FinetuneConfig(train=TrainConfig(epochs=3, batch_size=4, n_records=1), lora=Lora(rank=2, dropout=0.1))
 
@@ -49,7 +50,7 @@ def test_full_finetuning_lowers_the_loss_on_its_examples(llama, words, tmp_path)
 def _loss(net, words):
     questions = batch.of_questions(_examples(words), pad=2)
     with torch.no_grad():
-        return float(train.loss_sum(net, questions.tokens, questions.labels))
+        return float(loss_sum(net, questions.tokens, questions.labels))
 
 
 def _tuned(precision, llama, words, tmp_path):
@@ -329,7 +330,7 @@ def test_the_end_is_learnt_where_it_is_the_padding_too(llama, words):
     assert len({len(one.tokens) for one in examples}) == 2
     assert [int((row == end).sum()) for row in questions.labels] == [1, 1]
     with torch.no_grad():
-        together = float(train.loss_sum(llama, questions.tokens, questions.labels))
+        together = float(loss_sum(llama, questions.tokens, questions.labels))
     assert together == pytest.approx(_loss_of(llama, examples), rel=1e-5)
     spoilt = [replace(one, tokens=(*one.tokens[:-1], 7)) for one in examples]
     assert _loss_of(llama, spoilt) != pytest.approx(together, rel=1e-5)
@@ -341,5 +342,5 @@ def _loss_of(net, examples):
     for one in examples:
         questions = batch.of_questions([one], pad=0)
         with torch.no_grad():
-            total += float(train.loss_sum(net, questions.tokens, questions.labels))
+            total += float(loss_sum(net, questions.tokens, questions.labels))
     return total

@@ -9,10 +9,11 @@ from core.facts.record import Fact
 from empirical import evaluate, finetune
 from empirical.evaluate import EvaluateConfig
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.lm import batch, cost, logits, train
+from empirical.lm import batch, cost, logits
 from empirical.lm.cost import Meter, Work
 from empirical.lm.model import LanguageModel
-from empirical.lm.train import TrainConfig
+from empirical.lm.step import loss_sum
+from empirical.lm.train_config import TrainConfig
 
 FACTS = [Fact(str(i), f"S{i}", "job", f"What is the job of S{i}{', then' * i}?", ("baker",)) for i in range(6)]
 
@@ -27,7 +28,7 @@ def counted(model, encoded, pad, *, backward: bool) -> int:
     with FlopCounterMode(display=False) as counter:
         for example in encoded:  # one at a time: padding costs too
             questions = batch.of_questions([example], pad)
-            loss = train.loss_sum(model, questions.tokens, questions.labels)
+            loss = loss_sum(model, questions.tokens, questions.labels)
             if backward:
                 loss.backward()
     return counter.get_total_flops()

@@ -12,9 +12,9 @@ from core.facts.record import Fact
 from empirical import evaluate, heads, knownness, measure, mediation, processes
 from empirical.evaluate import EvaluateConfig
 from empirical.knownness import KnownnessConfig
-from empirical.lm import batch, logits, memory, train
+from empirical.lm import batch, logits, memory, order
 from empirical.lm.model import LanguageModel
-from empirical.lm.train import TrainConfig
+from empirical.lm.train_config import TrainConfig
 from empirical.pieces import Pieces
 
 FACTS = [Fact(str(i), f"S{i}", "job", f"What is the job of S{i}{', then' * (i % 5)}?", ("baker",)) for i in range(12)]
@@ -166,9 +166,9 @@ def test_what_is_kept_of_an_interrupted_work_does_not_depend_on_free_memory(mode
 
 def test_training_takes_more_passes_where_memory_holds_less(model, scarce):
     encoded = model.format.ask(FACTS)
-    config = train.in_memory(TrainConfig(batch_size=12), model.network.requires_grad_(False), encoded)
+    config = order.in_memory(TrainConfig(batch_size=12), model.network.requires_grad_(False), encoded)
     limit = config.micro_batch_tokens
     assert limit is not None and limit < N_TOKENS
-    found = train.passes(encoded, config)
+    found = order.passes(encoded, config)
     assert [one for own in found for one in own] == list(encoded) and len(found) > 1
     assert all(len(own) == 1 or len(own) * max(len(one.tokens) for one in own) <= limit for own in found)

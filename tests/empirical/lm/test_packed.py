@@ -28,10 +28,11 @@ from core.errors import InputError
 from core.facts.record import Fact
 from empirical import finetune
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.lm import batch, packed, prompts, train
+from empirical.lm import batch, order, packed, prompts
 from empirical.lm.model import LanguageModel
 from empirical.lm.remedies import Ranked
-from empirical.lm.train import TrainConfig
+from empirical.lm.step import loss_sum
+from empirical.lm.train_config import TrainConfig
 
 WINDOW = 6
 SMALL: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4}
@@ -70,7 +71,7 @@ def _made(kind: str, sizes: dict[str, Any]) -> Any:
 
 def _gradients(net: Any, inputs: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
     net.zero_grad()
-    loss = train.loss_sum(net, *inputs)
+    loss = loss_sum(net, *inputs)
     loss.backward()
     return loss.item(), {name: one.grad.clone() for name, one in net.named_parameters() if one.grad is not None}
 
@@ -136,6 +137,6 @@ def test_a_pass_of_packed_rows_has_as_many_tokens_as_it_may_without_padding(exam
     assert batch.in_turn([2, 10, 2, 10, 9], **sizes, is_packed=True) == [range(4), range(4, 5)]
     assert batch.in_turn([2, 10, 2, 10, 9], **sizes) == [range(2), range(2, 4), range(4, 5)]
     config = TrainConfig(batch_size=6, micro_batch_tokens=100)
-    found = train.passes(examples, config, is_packed=True)
+    found = order.passes(examples, config, is_packed=True)
     assert [one for own in found for one in own] == list(examples)
     assert all(sum(len(one.tokens) for one in own) <= 100 for own in found)

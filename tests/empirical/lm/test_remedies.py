@@ -10,11 +10,12 @@ import torch
 from core.remedies import known_weights
 from empirical import finetune
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.lm import batch, prompts, remedies, train
+from empirical.lm import batch, order, prompts, remedies
 from empirical.lm.hook import Hook
 from empirical.lm.model import LanguageModel
 from empirical.lm.remedies import Ranked, Training
-from empirical.lm.train import TrainConfig
+from empirical.lm.step import answer_logits, loss_sum, take_step
+from empirical.lm.train_config import TrainConfig
 
 QUICK = FinetuneConfig(
     lora=Lora(rank=2, dropout=0.3), train=TrainConfig(epochs=3, batch_size=4, checkpoint_every=4, n_records=5)
@@ -39,7 +40,7 @@ def batches(config, ranked, seed=0):
     lengths = [len(example.tokens) for example in ranked.own]
     drawn = []
     for step in range(one.n_steps):
-        rows = train.batch_rows(lengths, config.train, step, seed=seed)
+        rows = order.batch_rows(lengths, config.train, step, seed=seed)
         chosen = [ranked.own[row] for row in rows]
         for hook in hooks:
             chosen = hook.batch(step, chosen)
@@ -146,7 +147,7 @@ def test_kl_to_the_base_is_the_formulas_value_and_its_gradient_moves_the_tuned_m
 def test_kl_is_nothing_while_the_model_is_its_base(llama, ranked):
     (kl,) = remedies.hooks(replace(QUICK, kl_weight=5.0), training(ranked, llama))
     questions = batch.of_questions(ranked.own, pad=2)
-    predicting = train.answer_logits(llama, questions.tokens, questions.labels)
+    predicting = answer_logits(llama, questions.tokens, questions.labels)
     added = torch.as_tensor(kl.loss(questions.tokens, questions.labels, predicting))
     assert added.item() == pytest.approx(0, abs=1e-5)
 
@@ -173,12 +174,12 @@ def test_weighed_by_knownness_a_step_follows_the_gradient_of_the_weighted_losses
     hooks = remedies.hooks(replace(QUICK, known_weight=2.0), training(ranked, network))
     config = replace(QUICK.train, micro_batch_size=rows, max_gradient_norm=1e9)
     moved = torch.optim.SGD(network.parameters(), 0.1)
-    plain = train._step(network, moved, drawn, config, 2, hooks, False)
+    plain = take_step(network, moved, drawn, config, 2, hooks, False)
 
     losses = []
     for one in drawn:
         questions = batch.of_questions([one], pad=2)
-        losses.append(train.loss_sum(expected, questions.tokens, questions.labels))
+        losses.append(loss_sum(expected, questions.tokens, questions.labels))
     n_tokens = sum(len(one.completion) for one in drawn)
     weighed = torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)])
     (weighed.sum() / n_tokens).backward()
@@ -198,7 +199,7 @@ def test_stopping_early_returns_the_record_with_the_least_loss_on_dev_facts(meth
     def look(network):
         network.eval()
         with torch.no_grad():
-            loss = train.loss_sum(network, questions.tokens, questions.labels).item()
+            loss = loss_sum(network, questions.tokens, questions.labels).item()
         kept[loss] = {name: value.clone() for name, value in network.state_dict().items()}
         return {"dev": loss}
 
@@ -227,7 +228,7 @@ def test_until_a_loss_is_reached_returns_the_first_record_that_is_there_and_else
     def look(network):
         network.eval()
         with torch.no_grad():
-            loss = train.loss_sum(network, questions.tokens, questions.labels).item()
+            loss = loss_sum(network, questions.tokens, questions.labels).item()
         weights = {name: value.clone() for name, value in network.state_dict().items()}
         kept.append((loss / int(questions.completion.sum()), weights))
         return {}

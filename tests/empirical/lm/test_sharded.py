@@ -29,10 +29,10 @@ from transformers import (
 from core.errors import InputError
 from empirical import finetune, measure, processes
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.lm import cost, prompts, sharded, train
+from empirical.lm import cost, prompts, sharded, train_config
 from empirical.lm.model import LanguageModel
 from empirical.lm.remedies import Ranked
-from empirical.lm.train import TrainConfig
+from empirical.lm.train_config import TrainConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
 
@@ -201,9 +201,9 @@ def test_layers_are_found_whatever_they_are_called(llama, sizes):
 
 def test_what_cannot_be_shared_out_is_refused_before_anything_is_computed(llama, words, monkeypatch):
     with pytest.raises(InputError, match="this is one.\nStart them with torchrun"):
-        train.check(TrainConfig(shard=True))
+        train_config.check(TrainConfig(shard=True))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    train.check(TrainConfig(shard=True))
+    train_config.check(TrainConfig(shard=True))
     config = replace(FULL, train=TrainConfig(shard=True))
     finetune.check_base(config, LanguageModel(llama, words, "made"))
     llama.model.norm.to(torch.bfloat16)

@@ -7,9 +7,10 @@ import torch
 
 from empirical import finetune
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.lm import batch, prompts, train
+from empirical.lm import batch, order, prompts, step, train
 from empirical.lm.model import LanguageModel
-from empirical.lm.train import TrainConfig
+from empirical.lm.step import loss_sum
+from empirical.lm.train_config import TrainConfig
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def weights(net):
 
 def loss(net, examples):
     questions = batch.of_questions(examples, pad=2)
-    return train.loss_sum(net, questions.tokens, questions.labels).item()
+    return loss_sum(net, questions.tokens, questions.labels).item()
 
 
 def same(one, other):
@@ -69,12 +70,12 @@ def test_padding_changes_no_ones_loss(llama, examples):
 def test_each_epoch_has_every_example_once_in_another_order():
     config = TrainConfig(batch_size=4)
     lengths = list(range(10))
-    epochs = [[train.batch_rows(lengths, config, 3 * e + i, seed=1).tolist() for i in range(3)] for e in range(2)]
+    epochs = [[order.batch_rows(lengths, config, 3 * e + i, seed=1).tolist() for i in range(3)] for e in range(2)]
     for epoch in epochs:
         assert sorted(row for rows in epoch for row in rows) == lengths
     assert epochs[0] != epochs[1]
-    assert train.n_steps(TrainConfig(epochs=2, batch_size=4), 10) == 6
-    assert train.n_steps(TrainConfig(epochs=2, batch_size=4, steps=7), 10) == 7
+    assert order.n_steps(TrainConfig(epochs=2, batch_size=4), 10) == 6
+    assert order.n_steps(TrainConfig(epochs=2, batch_size=4, steps=7), 10) == 7
 
 
 def test_batches_are_of_similar_length():
@@ -83,7 +84,7 @@ def test_batches_are_of_similar_length():
 
     def spread(window):
         config = TrainConfig(batch_size=8, length_window=window)
-        return np.mean([np.ptp(np.array(lengths)[train.batch_rows(lengths, config, i, seed=0)]) for i in range(16)])
+        return np.mean([np.ptp(np.array(lengths)[order.batch_rows(lengths, config, i, seed=0)]) for i in range(16)])
 
     assert spread(8) < spread(1) / 2
 
@@ -124,8 +125,8 @@ def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit(llama, words,
 
 @pytest.mark.parametrize("limit", [{"micro_batch_tokens": 60}, {"micro_batch_size": 3}, {"micro_batch_tokens": 1}])
 def test_a_step_in_several_passes_is_the_step_in_one(llama, examples, tmp_path, monkeypatch, limit):
-    read, made = train.answer_logits, []
-    monkeypatch.setattr(train, "answer_logits", lambda net, *given: made.append(given[0].numel()) or read(net, *given))
+    read, made = step.answer_logits, []
+    monkeypatch.setattr(step, "answer_logits", lambda net, *given: made.append(given[0].numel()) or read(net, *given))
     nets = [copy.deepcopy(llama) for _ in range(2)]
     losses = [
         fit(net, examples, tmp_path / str(i), epochs=2, batch_size=8, **more)[-1]["loss"]
@@ -139,10 +140,10 @@ def test_a_step_in_several_passes_is_the_step_in_one(llama, examples, tmp_path, 
 
 
 def test_passes_hold_each_example_once_in_turn(examples):
-    found = train.passes(examples, TrainConfig(batch_size=64, micro_batch_tokens=60))
+    found = order.passes(examples, TrainConfig(batch_size=64, micro_batch_tokens=60))
     assert [one for own in found for one in own] == list(examples) and len(found) > 1
-    assert train.passes(examples[:3], TrainConfig()) == [list(examples[:3])]
-    assert train.passes([], TrainConfig()) == []
+    assert order.passes(examples[:3], TrainConfig()) == [list(examples[:3])]
+    assert order.passes([], TrainConfig()) == []
 
 
 @pytest.mark.parametrize(("method", "kind"), [("full", torch.float32), ("lora", torch.bfloat16)])
