@@ -58,6 +58,11 @@ class Run:
             raise InputError(f"--pretrain-seeds: {config.model.name} is one model.\nLeave it, or use --split-seeds.")
         if self.workers is not None and (self.engine == "local" or self.workers < 1):
             raise InputError("--workers counts, from 1 on, the workers of --engine ray.")
+        if config.finetune.train.shard:
+            raise InputError(
+                "--finetune.train.shard is of the command finetune: a study's processes hold models of their own.\n"
+                "Leave the flag, for a plan too; several processes on one study and --out divide it."
+            )
         configs.check(config)
         if self.dry_run:
             cells = [cell._asdict() for cell in wanted]
