@@ -22,7 +22,7 @@ from empirical.lm.model import LanguageModel
 from empirical.parts import Part
 from empirical.pieces import Pieces
 from empirical.progress import Progress, part
-from empirical.shared import FLOW, Job, Shared
+from empirical.shared import FLOW, Job, Shared, Stamp
 
 TABLES = ("facts", "trace", "attention")
 CHOOSING, TUNING = 0.6, 0.85
@@ -52,9 +52,6 @@ class Arms:
     is_ours: bool = field(init=False, default=False)
     """Whether this process wrote it."""
 
-    def __post_init__(self) -> None:
-        self._before = self.written()
-
     def advance(self, progress: Progress) -> bool:
         """Make what nobody else is making of the run; return whether it is written."""
         if self.is_written():
@@ -71,15 +68,27 @@ class Arms:
 
     def is_written(self) -> bool:
         """Return whether the run is there, and not only the one that is to be overwritten."""
-        stamp, job = self.written(), self.job
-        if stamp == NEVER or (job.overwrite and stamp == self._before):
+        if self.written() in (NEVER, self.job.replaced.get(self.cell)):
             return False
-        return runs.is_done(job.path(self.cell), configs.to_json(job.config), job.facts_hash)
+        return runs.is_done(self.job.path(self.cell), configs.to_json(self.job.config), self.job.facts_hash)
 
-    def written(self) -> tuple[int, int]:
-        """Return when the run that is there was written, and what tells it from another of that moment."""
-        report = self.job.path(self.cell) / "report.json"
-        return (report.stat().st_mtime_ns, report.stat().st_ino) if report.exists() else NEVER
+    def written(self) -> Stamp:
+        """Return when the run that is there was written."""
+        return written(self.job.path(self.cell))
+
+    def share(self) -> float:
+        """Return which share of the run is there, 0 to 1, by the parts that are kept, whoever made them."""
+        if self.is_written():
+            return 1.0
+        shared, config, ends = self.shared, self.job.config, self.job.ends
+        n_rates = len(config.finetune.learning_rates)
+        begin = CHOOSING * (n_rates > 1)  # of one rate there is nothing to try
+        there = [
+            begin * _is_kept(shared.rates(of_arm.facts_of(arm))) + (1 - begin) * _is_kept(self._work / arm)
+            for arm in config.arms
+        ]
+        end = MEDIATING if config.mediation.pairs else 1.0
+        return ends.measuring * _is_kept(shared.folder / "base") + (end - ends.measuring) * sum(there) / len(there)
 
     @property
     def _work(self) -> Path:
@@ -210,6 +219,16 @@ class Arms:
         if mediated.by_question:
             arrays["mediation_by_question"] = mediated.by_question
         runs.write_run(job.path(self.cell), report, tables, arrays, overwrite=job.overwrite)
+
+
+def written(run: Path) -> Stamp:
+    """Return when the run that is there was written."""
+    report = run / "report.json"
+    return (report.stat().st_mtime_ns, report.stat().st_ino) if report.exists() else NEVER
+
+
+def _is_kept(part: Path) -> bool:
+    return (part / "report.json").exists()
 
 
 def models_of(run: Path) -> Path:

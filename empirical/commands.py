@@ -14,7 +14,7 @@ from core import runs as results
 from core.console import ERRORS, OUTPUT, absolute, progress
 from core.errors import InputError
 from core.seeds import Cell, Seeds
-from empirical import compare, facts, overlap, packages, plan, pretrain, remeasure, runner, tables, toy
+from empirical import cluster, compare, facts, overlap, packages, plan, pretrain, remeasure, runner, tables, toy
 from empirical import config as configs
 from empirical.cell import models_of
 from empirical.config import Config
@@ -39,6 +39,11 @@ class Run:
     keep: Literal["none", "models"] = "none"
     """`models`: keep each arm's finetuned model, of an adapter the adapter alone, in seed_N.models/ARM beside its run:
     `measure` asks it again without training, and every command takes it as --model.name."""
+    engine: Literal["local", "ray"] = "local"
+    """`ray`: the workers of a Ray cluster divide the study (extra `cluster`): that of RAY_ADDRESS, or one on this
+    machine. They need this folder and OUT on a disk that they share."""
+    workers: int | None = None
+    """How many workers; not given: one a GPU of the cluster, or one a machine where there is none."""
     dry_run: bool = False
     """Print the resolved config, what it needs and the runs as JSON, and stop."""
     plan: bool = False
@@ -51,6 +56,13 @@ class Run:
         wanted = self.seeds.cells(pretrains=config.pretrains)
         if not config.pretrains and (self.seeds.pretrain_seeds or 1) > 1:
             raise InputError(f"--pretrain-seeds: {config.model.name} is one model.\nLeave it, or use --split-seeds.")
+        if self.workers is not None and (self.engine == "local" or self.workers < 1):
+            raise InputError("--workers counts, from 1 on, the workers of --engine ray.")
+        if config.finetune.train.shard:
+            raise InputError(
+                "--finetune.train.shard is of the command finetune: a study's processes hold models of their own.\n"
+                "Leave the flag, for a plan too; several processes on one study and --out divide it."
+            )
         configs.check(config)
         if self.dry_run:
             cells = [cell._asdict() for cell in wanted]
@@ -70,9 +82,10 @@ class Run:
         left = results.unfinished(
             self.out, runner.FLOW, self.name, wanted, stored, facts_hash, model, overwrite=self.overwrite
         )
-        with progress(self.name, len(left)) as told:
+        kind = self.engine if left else "local"
+        with cluster.engine(kind, self.workers) as engine, progress(self.name, len(left)) as told:
             options = {"overwrite": self.overwrite, "keeps": self.keep == "models", "progress": absolute(told)}
-            made = runner.run(config, given, self.name, left, self.out, **options)
+            made = runner.run(config, given, self.name, left, self.out, engine=engine, **options)
         if self.keep == "models":
             self._print_kept(wanted)
         place = self.out / runner.FLOW / self.name

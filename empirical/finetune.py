@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from core import remedies as shared
@@ -15,6 +15,7 @@ from core.config_json import setting
 from core.errors import InputError
 from core.remedies import Remedies
 from empirical.lm import compiled, graft, order, packed, remedies, shape, sharded, train, train_config
+from empirical.lm import model as models
 from empirical.lm.cost import Meter
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
@@ -129,6 +130,8 @@ def check_base(config: FinetuneConfig, base: LanguageModel) -> None:
     if config.method == "full":
         _check_trainable(base)
         return
+    if isinstance(base.network, PeftModel):  # it is read: to be finetuned it would have been refused (`room.check`)
+        return
     with torch.random.fork_rng(devices=[base.network.device] if base.network.device.type == "cuda" else []):
         with_adapter(config.lora, base.network, base.name).unload()
 
@@ -195,11 +198,11 @@ def training(config: FinetuneConfig, n_half: int | None) -> TrainConfig:
 
 def _trainable(config: FinetuneConfig, base: LanguageModel, seed: int) -> Any:
     """Return the base's network with what is trained of it, an adapter's weights drawn by this seed."""
-    network: Any = base.network
     if config.method == "lora":
         torch.manual_seed(seed)
         return with_adapter(config.lora, base.network, base.name, base.revision)
     _check_trainable(base)
+    network: Any = models.merged(base).network  # else its adapter alone would be saved
     network.requires_grad_(True)
     for name in shape.not_of_text(network):
         network.get_parameter(name).requires_grad_(False)

@@ -61,7 +61,7 @@ class Heads(OnModel):
         own = [
             fact for fact, is_own in zip(base_model.facts, record.is_trained(base_model.facts), strict=True) if is_own
         ]
-        receiver = models.merged(base_model.read())
+        receiver = models.merged(models.measured(base_model.load()))
         donor, base = (
             models.merged(models.measured(models.load(replace(base_model.model, name=name))))
             for name in (self.donor, self.untuned)

@@ -51,7 +51,7 @@ class Between(OnModel, ABC):
             raise InputError("name the model whose activations or weights are given with --donor.")
         settings = (identity.weights(self.donor), self.settings())
         chosen = self.held_out(base_model, self.donor)
-        receiver = models.merged(base_model.read())
+        receiver = models.merged(models.measured(base_model.load()))
         donor = models.merged(models.measured(models.load(replace(base_model.model, name=self.donor))))
         mediation.check(receiver, donor)
         tried = self.interventions(receiver)

@@ -20,7 +20,7 @@ from core.seeds import Cell
 from empirical import evaluate, facts, finetune, knownness, labels, room, runner, steps, study
 from empirical.arm import finetuning
 from empirical.config import Config
-from empirical.lm import capture, cost, shape, train
+from empirical.lm import capture, cost, order, shape
 from empirical.lm import model as models
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
@@ -131,7 +131,7 @@ def _print_sizes(config: Config, sizes: Sizes, console: Console) -> None:
     table = Table("arm", "facts", "steps", box=None)
     for arm, n in sizes.arms.items():
         how = finetune.training(finetuning(config.finetune, arm), sizes.n_training // 2)
-        table.add_row(arm, f"{n:,}" if n else "?", f"{train.n_steps(how, n):,}" if n else "?")
+        table.add_row(arm, f"{n:,}" if n else "?", f"{order.n_steps(how, n):,}" if n else "?")
     console.print(table)
 
 

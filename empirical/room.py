@@ -17,7 +17,7 @@ from empirical.lm import model as models
 from empirical.lm.model import ModelConfig
 from empirical.lm.prompts import Encoded
 
-CHANGES = {
+CHANGES: dict[str, tuple[str, str, Any]] = {
     "--finetune.train.gradient-checkpointing": ("train", "gradient_checkpointing", True),
     "--finetune.method lora": ("finetune", "method", "lora"),
     "--model.precision bfloat16": ("model", "precision", "bfloat16"),
@@ -25,6 +25,8 @@ CHANGES = {
 """Settings that take less memory: what a user would try, in this order, and then several of them."""
 SHARING = "--finetune.train.shard"
 """What comes before them where there are several processes."""
+QUANTISING = "--model.quantise nf4"
+"""What comes after them on a GPU: the base is another model then."""
 HALF_A_BYTE = 0.5
 """What a weight of 4 bits takes; its share of the scales, an eighth of a bit, is not counted."""
 
@@ -162,11 +164,14 @@ def remedy(config: Config, model: ModelConfig, at_once: Texts = NOTHING) -> str 
     Args:
         at_once: The longest texts, where they are known.
     """
-    changes: dict[str, tuple[str, str, Any]] = {**CHANGES, SHARING: ("train", "shard", True)}
+    changes = {**CHANGES, SHARING: ("train", "shard", True), QUANTISING: ("model", "quantise", "nf4")}
     names = tuple(CHANGES)
     tried = [(names[0],), (names[1],), names[:2], names[1:], names]
     if processes.count() > 1:
         tried = [(SHARING,), *tried, *((SHARING, *chosen) for chosen in tried)]
+    # Neither shared out nor given from arm to arm are weights of 4 bits.
+    if models.device().type == "cuda" and not (config.finetune.train.shard or config.mediation.pairs):
+        tried += [(*chosen, QUANTISING) for chosen in ((names[1],), names[:2], names[1:], names)]
     for chosen in tried:
         changed, other, flags = config, model, []
         for name in chosen:
@@ -194,11 +199,16 @@ def check(config: Config, model: ModelConfig, *, trains: bool = True) -> None:
     """Raise InputError where a model cannot be trained as it is read, or memory cannot hold it, before it is loaded.
 
     What batches take is not counted: they are made as small as they must be. Nothing is said of a model whose config
-    does not tell: of an adapter on a base, of quantised weights, of one that cannot be had.
+    does not tell: of an adapter to be read, of quantised weights, of one that cannot be had.
     """
     if trains and model.quantise and config.finetune.method == "full":
         raise InputError(
             "--model.quantise: weights of 4 bits are not trained.\nAdd --finetune.method lora, or leave the flag."
+        )
+    if trains and config.finetune.method == "lora" and models.is_adapter(model.name):
+        raise InputError(
+            f"{model.name} is an adapter: it is finetuned further with all weights, its own added to them.\n"
+            "Leave --finetune.method lora, or name a folder in which it is added to its base (peft: merge_and_unload)."
         )
     try:
         room = of(config, model)

@@ -5,15 +5,16 @@ one of them, and each comes back for what the others had when it passed.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from core import runs
 from core.facts.record import FactSet
 from core.seeds import Cell
 from empirical import config as configs
 from empirical import facts, room, study
-from empirical.cell import Arms
+from empirical.cell import Arms, written
 from empirical.config import Config
 from empirical.progress import Progress, forwards, part
 from empirical.shared import FLOW as FLOW
@@ -21,6 +22,18 @@ from empirical.shared import Job, Shared
 
 WAIT = 0.5
 """Seconds between looks at what other processes are doing."""
+
+
+class Made(NamedTuple):
+    """What this process did of the runs."""
+
+    n_written: int
+    is_last: bool
+    """Whether the last of all was one of them: so of one process alone."""
+
+
+Engine = Callable[[Job, Sequence[Cell], Progress], Made]
+"""Makes the runs of a study, with whatever other processes are at them."""
 
 
 def run(
@@ -32,9 +45,10 @@ def run(
     *,
     overwrite: bool = False,
     keeps: bool = False,
+    engine: Engine | None = None,
     progress: Progress,
-) -> "Made":
-    """Make the runs, one after another, with whatever other processes are at them.
+) -> Made:
+    """Make the runs, in this process unless another engine is given.
 
     A run that was interrupted goes on after its last arm or checkpoint, whoever made it.
 
@@ -43,18 +57,20 @@ def run(
         progress: Called with what is being done, and how many of the runs are done (with a fraction).
     """
     configs.check(config)
-    if not config.pretrains:
-        room.check(config, study.models_config(config))
-    job = Job(config, given, facts.fingerprint(given), name, out, overwrite, keeps)
-    shared: dict[tuple[int, int], Shared] = {}
-    cells = []
-    for cell in wanted:
-        own = shared.setdefault(cell[:2], Shared(job, cell.pretrain, cell.split, []))
-        own.seeds.append(cell.seed)
-        cells.append(Arms(job, own, cell))
+    replaced = {cell: written(runs.directory(out, FLOW, name, cell)) for cell in wanted} if overwrite else {}
+    job = Job(config, given, facts.fingerprint(given), name, out, overwrite, keeps, replaced)
+    return (engine or local)(job, wanted, progress)
+
+
+def local(job: Job, wanted: Sequence[Cell], progress: Progress) -> Made:
+    """Make the runs, one after another."""
+    if not job.config.pretrains:
+        room.check(job.config, study.models_config(job.config))
+    cells = arms(job, wanted)
+    shared = {one.shared for one in cells}
     left, told, n_written = list(cells), forwards(progress), 0
     while left:
-        n_made = sum(one.n_made for one in shared.values())
+        n_made = sum(one.n_made for one in shared)
         for one in list(left):
             label, n_done = "/".join(map(str, one.cell)), len(cells) - len(left)
             if one.advance(part(told, label, n_done, n_done + 1)):
@@ -63,15 +79,18 @@ def run(
                     one.shared.questions = None  # they are large
                 told(label, n_done + 1.0)
                 n_written += one.is_ours
-        if left and n_made == sum(one.n_made for one in shared.values()):
+        if left and n_made == sum(one.n_made for one in shared):
             told("waiting for another process", 0.0)
             time.sleep(WAIT)
     return Made(n_written, bool(cells) and max(cells, key=Arms.written).is_ours)
 
 
-class Made(NamedTuple):
-    """What this process did of the runs."""
-
-    n_written: int
-    is_last: bool
-    """Whether the last of all was one of them: so of one process alone."""
+def arms(job: Job, wanted: Sequence[Cell]) -> list[Arms]:
+    """Return the runs; those of one base model and split share what is made for it."""
+    shared: dict[tuple[int, int], Shared] = {}
+    made = []
+    for cell in wanted:
+        own = shared.setdefault(cell[:2], Shared(job, cell.pretrain, cell.split, []))
+        own.seeds.append(cell.seed)
+        made.append(Arms(job, own, cell))
+    return made

@@ -1,5 +1,6 @@
 """What all finetuning seeds of one base model and split share: model, knownness, split, base measurements, rates."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from empirical.rates import Trial
 from empirical.study import Base
 
 FLOW = "empirical"
+Stamp = tuple[int, int]
+"""When a run was written, and what tells it from another of that moment."""
 
 
 class Ends(NamedTuple):
@@ -46,6 +49,8 @@ class Job:
     out: Path
     overwrite: bool
     keeps: bool
+    replaced: Mapping[Cell, Stamp] = field(default_factory=dict)
+    """When those runs were written that were there before and are to be overwritten."""
 
     @property
     def ends(self) -> Ends:

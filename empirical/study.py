@@ -65,8 +65,8 @@ class Base:
         return replace(shared, network=finetune.without_adapter(shared.network))
 
     def read(self) -> LanguageModel:
-        """Return the model to measure, in the precision in which finetuned ones are measured."""
-        return models.measured(self.bare())
+        """Return the model to measure, in the precision and the way in which finetuned ones are measured."""
+        return models.read_only(self.bare())
 
 
 @lru_cache(maxsize=1)

@@ -156,7 +156,7 @@ def load(config: ModelConfig) -> LanguageModel:
     if (made := converted(config.name)) is not None:
         return replace(load(replace(config, name=str(made))), name=config.name)
     folder = Path(config.name)
-    if folder.is_dir() and (folder / "adapter_config.json").exists():
+    if is_adapter(config.name):
         return _load_adapter(folder, config)
     if folder.is_dir() and not (folder / "config.json").exists():
         raise _no_checkpoint(folder)
@@ -263,33 +263,40 @@ def measured(model: LanguageModel) -> LanguageModel:
     return replace(model, network=cast(Any, model.network).to(torch.bfloat16), is_mixed=False)
 
 
-@contextmanager
-def measuring(model: LanguageModel) -> Iterator[LanguageModel]:
-    """Let a finetuned model be read as it is `measured`, its adapter added to weights in float32; after it they are as
-    they were, bit for bit, for whoever else has the base.
+def read_only(model: LanguageModel) -> LanguageModel:
+    """Return the model as it is `measured`, in place, its adapter added to weights in float32; to be read only.
 
     Added, an adapter costs a pass nothing. In bfloat16 it is left beside the weights: an update of less than half of a
     weight's last bit would be lost, which is most of them (docs/performance.md).
     """
     read = measured(model)
-    layers = [one for one in read.network.modules() if isinstance(one, lora.Linear)]
-    kept = [
-        (layer, dict(layer.get_base_layer().named_parameters(recurse=False)))
-        for layer in layers
-        if not read.is_quantised and layer.get_base_layer().weight.dtype == torch.float32
-    ]
+    for layer in _beside_single_weights(read):
+        base = layer.get_base_layer()
+        for name, weight in list(base.named_parameters(recurse=False)):  # new ones: a head may share the old
+            setattr(base, name, torch.nn.Parameter(weight.detach().clone(), requires_grad=False))
+        layer.merge()
+    return read
+
+
+@contextmanager
+def measuring(model: LanguageModel) -> Iterator[LanguageModel]:
+    """Let a finetuned model be `read_only`; after it the base's weights are as they were, bit for bit."""
+    read = measured(model)
+    layers = _beside_single_weights(read)
+    kept = [(layer, dict(layer.get_base_layer().named_parameters(recurse=False))) for layer in layers]
     try:
-        for layer, weights in kept:
-            for name, weight in weights.items():  # new ones: a head may share the old
-                own = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
-                setattr(layer.get_base_layer(), name, own)
-            layer.merge()
-        yield read
+        yield read_only(read)
     finally:
         for layer, weights in kept:
             for name, weight in weights.items():
                 setattr(layer.get_base_layer(), name, weight)
             layer.merged_adapters.clear()
+
+
+def _beside_single_weights(model: LanguageModel) -> list[Any]:
+    """Return the layers in which an adapter is beside weights in float32."""
+    layers = (one for one in model.network.modules() if isinstance(one, lora.Linear))
+    return [one for one in layers if not model.is_quantised and one.get_base_layer().weight.dtype == torch.float32]
 
 
 def merged(model: LanguageModel) -> LanguageModel:
@@ -352,6 +359,11 @@ def _load_adapter(folder: Path, config: ModelConfig) -> LanguageModel:
             f"Name the base that it was trained on as base_model_name_or_path in {settings}."
         ) from error
     return replace(base_model, network=network.eval(), name=str(folder), revision=None, is_chat=config.chat)
+
+
+def is_adapter(name: str) -> bool:
+    """Return whether a model's name is that of an adapter's folder."""
+    return (Path(name) / "adapter_config.json").exists()
 
 
 def base_of(folder: Path, name: str | Path) -> Path:

@@ -295,6 +295,9 @@ def test_a_model_finetuned_twice_remembers_both_and_questions_of_neither_are_ref
     flags = [*_on(folder, table, tmp_path), *ASKED, *QUICK, "--finetune.method", "full", "--split-seed", "1"]
     assert command.main(["finetune", *flags, "--arm", "random"]) == 0
     assert "held out now: they will not be asked" in " ".join(capsys.readouterr().out.split())
+    # All weights are saved, the adapter's among them.
+    assert (tmp_path / "random/config.json").exists() and not (tmp_path / "random/adapter_config.json").exists()
+    assert command.main(["score", *_on(folder, table, tmp_path), *ASKED, "--finetune.method", "lora"]) == 0
     first, second = (pq.read_table(at / "questions.parquet").to_pylist() for at in (folder, tmp_path / "random"))
     taught = {row["question"] for row in first if row["in_arm"]}
     assert taught < {row["question"] for row in second if row["in_arm"]}

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from core import runs, statistics
@@ -20,9 +21,10 @@ from empirical.config import Config
 from empirical.facts import FactsConfig
 from empirical.finetune import FinetuneConfig
 from empirical.knownness import KnownnessConfig
-from empirical.lm import cost, memory, sharded, train
+from empirical.lm import cost, memory, order, sharded
 from empirical.lm.model import ModelConfig
 from empirical.lm.train import TrainConfig
+from empirical.mediation import MediationConfig
 from empirical.steps import Costs, Unit
 from empirical.study import Base
 
@@ -117,7 +119,7 @@ def test_a_step_is_timed_on_few_steps_however_many_are_given(config, monkeypatch
     seen = []
 
     def trained(given, base, own, **rest):
-        seen.append(train.n_steps(given.train, len(own)))
+        seen.append(order.n_steps(given.train, len(own)))
         for _ in range(seen[-1]):
             rest["progress"]("loss", 0.0)
 
@@ -268,6 +270,26 @@ def test_of_a_model_that_is_shared_out_each_process_needs_its_share(config, monk
         room.check(config, base_of(config).model)
 
 
+def test_weights_of_four_bits_are_named_on_a_gpu_where_nothing_else_fits(config, monkeypatch):
+    single, adapter = base_of(config).model, with_lora(config)
+    model = replace(single, precision="bfloat16")
+    four = replace(model, quantise="nf4")
+    half, least = (found.weights + found.training for found in (room.of(adapter, one) for one in (model, four)))
+    assert least < half
+    monkeypatch.setattr(memory, "free", lambda device: least)
+    assert room.remedy(adapter, model) is room.remedy(config, model) is None  # of a processor
+    monkeypatch.setattr(room.models, "device", lambda: torch.device("cuda"))
+    assert room.remedy(adapter, model) == "--model.quantise nf4"
+    with pytest.raises(InputError, match="It would fit with --finetune.method lora --model.quantise nf4.$"):
+        room.check(config, model)
+    given = replace(adapter, mediation=MediationConfig(pairs=("bottom:top",)))
+    shared = replace(adapter, finetune=replace(adapter.finetune, train=TrainConfig(shard=True)))
+    for other in (given, shared):
+        assert room.remedy(other, model) is None
+    monkeypatch.setattr(memory, "free", lambda device: half)
+    assert room.remedy(adapter, single) == "--model.precision bfloat16"  # the same base comes first
+
+
 def test_activations_that_do_not_fit_are_said_with_what_makes_them_fewer(config, uncounted, monkeypatch):
     needed = room.of(config, base_of(config).model)
     longest = room.Texts(8, 4000, 3)
@@ -292,3 +314,15 @@ def test_the_command_plans_published_models_alone(config, tmp_path, capsys):
     assert "held out" in capsys.readouterr().out and not (tmp_path / "out").exists()
     assert command.main(["run", "tiny", "--plan"]) == 2
     assert "--model.name" in capsys.readouterr().err
+    assert command.main(["run", "tiny", *named, "--plan", "--finetune.train.shard"]) == 2
+    told = capsys.readouterr()
+    assert "is of the command finetune" in told.err and not told.out
+
+
+def test_a_plan_of_several_processes_is_refused_before_anything_is_said(config, monkeypatch, capsys):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for flags in ([], ["--finetune.train.shard"]):
+        assert command.main(["run", "tiny", "--model.name", config.model.name, "--plan", *flags]) == 2
+        told = capsys.readouterr()
+        assert "WORLD_SIZE is 2" in told.err and "as one process" in " ".join(told.err.split()) and not told.out

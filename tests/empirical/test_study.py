@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft.tuners import lora
 
 from core import split
 from core.errors import InputError
 from core.facts.record import Fact, FactSet
 from core.split import ARMS, DEV, HELD_OUT, TRAIN, SplitConfig
 from empirical import arm as of_arm
-from empirical import finetune, knownness, study
+from empirical import finetune, knownness, room, study
 from empirical.config import Config
 from empirical.evaluate import EvaluateConfig
 from empirical.finetune import FinetuneConfig
@@ -299,6 +300,28 @@ def test_an_adapters_base_is_loaded_once_and_every_arm_begins_from_it(one, asked
     after = base.read().network
     assert after.state_dict().keys() == before.keys() and not after.training
     assert all(torch.equal(weight, before[name]) for name, weight in after.state_dict().items())
+
+
+@pytest.mark.parametrize(("precision", "is_added"), [("float32", True), ("bfloat16", False)])
+def test_an_adapter_that_is_only_read_is_added_to_single_weights(precision, is_added, one, asked, tmp_path):
+    questions, halves = asked
+    config = replace(CONFIG, finetune=replace(CONFIG.finetune, method="lora"))
+    options: dict[str, Any] = {"rate": 1e-2, "seed": 0, "work": tmp_path / "work", "progress": quiet}
+    models.save(study.tune(config, one, questions, halves.arms["top"], **options)[0], tmp_path / "top")
+    base = replace(one, model=ModelConfig(str(tmp_path / "top"), precision=precision))
+    logits = []
+    for network, is_read in ((base.read().network, True), (base.load().network, False)):
+        layers = [layer for layer in network.modules() if isinstance(layer, lora.Linear)]
+        assert layers and {layer.merged for layer in layers} == {is_added and is_read}
+        with torch.no_grad():
+            logits.append(network(torch.arange(3, 40)[None]).logits)
+    assert torch.equal(*logits) != is_added
+    torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-6)
+    finetune.check_base(config.finetune, base.read())  # as for scoring
+    with pytest.raises(InputError, match="top is an adapter: .*\nLeave --finetune.method lora"):
+        room.check(config, base.model)
+    room.check(CONFIG, base.model)
+    room.check(config, base.model, trains=False)
 
 
 def test_remedies_read_the_arm_by_knownness_the_best_known_training_facts_and_the_dev_facts(asked):
