@@ -36,10 +36,11 @@ def test_without_ray_its_extra_is_named(flow, monkeypatch):
 @pytest.mark.parametrize("cause", [InputError("no such file.\nName another."), ValueError("a bug")])
 def test_a_workers_mistake_in_the_input_is_raised_as_it_was_there_and_a_bug_is_left_as_one(cause, monkeypatch):
     import ray
+    from ray.exceptions import RayTaskError
 
-    failed = ray.exceptions.RayTaskError("work", "its traceback", cause).as_instanceof_cause()
+    failed = RayTaskError("work", "its traceback", cause).as_instanceof_cause()
     with monkeypatch.context() as patch, pytest.raises(type(cause)) as raised:
         patch.setattr(ray, "get", lambda reference: (_ for _ in ()).throw(failed))
         cluster.result(ray, None)
     is_input = isinstance(cause, InputError)
-    assert (raised.value is cause) == is_input and isinstance(raised.value, ray.exceptions.RayTaskError) != is_input
+    assert (raised.value is cause) == is_input and isinstance(raised.value, RayTaskError) != is_input
