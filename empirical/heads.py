@@ -23,7 +23,7 @@ from empirical.lm import model as models
 from empirical.lm.batch import QuestionBatch
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
-from empirical.model_commands import OnModel
+from empirical.on_model import OnModel
 from empirical.progress import Done
 
 N_DRAWS, N_SHOWN = 1000, 10

@@ -22,7 +22,7 @@ from empirical.lm import model as models
 from empirical.lm.model import LanguageModel
 from empirical.lm.patch import numbers_of
 from empirical.mediation import Asked, Intervention
-from empirical.model_commands import OnModel
+from empirical.on_model import OnModel
 from empirical.pieces import Pieces
 
 What = Annotated[tuple[str, ...], tyro.conf.arg(metavar="WHAT [WHAT ...]")]

@@ -20,7 +20,7 @@ from core.seeds import Cell
 from empirical import evaluate, facts, finetune, knownness, labels, room, runner, steps, study
 from empirical.arm import finetuning
 from empirical.config import Config
-from empirical.lm import capture, cost, order, shape
+from empirical.lm import capture, cost, files, order, shape
 from empirical.lm import model as models
 from empirical.lm.model import LanguageModel
 from empirical.lm.prompts import Encoded
@@ -60,7 +60,7 @@ def show(config: Config, given: FactSet, name: str, wanted: Sequence[Cell], out:
     try:
         needed = room.of(config, base.model)
         _print_weights(config, base, needed, console)
-        reader = steps.stand_in(base, needed.network, models.read_tokenizer(base.model))
+        reader = steps.stand_in(base, needed.network, files.read_tokenizer(base.model.name, base.model.revision))
         encoded = reader.format.ask(base.facts, new_tokens=config.evaluate.max_new_tokens)
         taken = _bytes(config, sizes, needed, encoded)
         _print_batches(config, base, needed, encoded, console)

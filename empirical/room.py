@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from core.errors import InputError
 from empirical import finetune, processes
 from empirical.config import Config
-from empirical.lm import memory, sharded
+from empirical.lm import files, memory, sharded
 from empirical.lm import model as models
 from empirical.lm.model import ModelConfig
 from empirical.lm.prompts import Encoded
@@ -116,7 +116,7 @@ def of(config: Config, model: ModelConfig) -> Room:
     """
     name = model.name
     try:
-        settings = AutoConfig.from_pretrained(models.converted(name) or name, revision=model.revision)
+        settings = AutoConfig.from_pretrained(files.converted(name) or name, revision=model.revision)
         with torch.device("meta"):
             network: Any = models.auto_class(settings).from_config(settings, dtype=models.dtype(model.precision))
     except (OSError, ValueError, StrictDataclassError) as error:
@@ -205,7 +205,7 @@ def check(config: Config, model: ModelConfig, *, trains: bool = True) -> None:
         raise InputError(
             "--model.quantise: weights of 4 bits are not trained.\nAdd --finetune.method lora, or leave the flag."
         )
-    if trains and config.finetune.method == "lora" and models.is_adapter(model.name):
+    if trains and config.finetune.method == "lora" and files.is_adapter(model.name):
         raise InputError(
             f"{model.name} is an adapter: it is finetuned further with all weights, its own added to them.\n"
             "Leave --finetune.method lora, or name a folder in which it is added to its base (peft: merge_and_unload)."

@@ -9,8 +9,9 @@ from typing import Any
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from core import config_json
+from empirical.lm import files
 from empirical.lm import model as models
-from empirical.lm.model import TOKENIZER_FILES, ModelConfig
+from empirical.lm.model import ModelConfig
 
 SCHEMA = 1
 """Raised by one whenever what is kept of a model (scores, parts of a run, tables) changes its meaning."""
@@ -46,12 +47,12 @@ def weights(name: str, revision: str | None = None, *, is_local: bool = False) -
     Args:
         is_local: Nothing is asked of the hub, nor converted.
     """
-    if (converted := None if is_local else models.converted(name)) is not None:
+    if (converted := None if is_local else files.converted(name)) is not None:
         name = str(converted)
     folder = Path(name)
     if not folder.is_dir():
         return _commit(name, revision, is_local=is_local)
-    stamps = models.stamp(name, (*WEIGHTS, *RECORDS, *TOKENIZER_FILES))
+    stamps = files.stamp(name, (*WEIGHTS, *RECORDS, *files.TOKENIZER_FILES))
     hashes = {one[0]: _digest(folder / one[0], *one[1:]) for one in stamps if one[0] not in TOLD}
     return config_json.config_hash([hashes, _base(folder)])
 
@@ -60,7 +61,7 @@ def _base(folder: Path) -> str | None:
     """Return the same of the base that a folder's adapter names; None of a model that is no adapter."""
     try:
         stored = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = models.base_of(folder, stored["base_model_name_or_path"])
+        base = files.base_of(folder, stored["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged, which loading it says
         return None
     return None if base.resolve() == folder.resolve() else weights(str(base), stored.get("revision"))

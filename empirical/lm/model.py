@@ -2,28 +2,23 @@
 
 import json
 import os
-import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from peft.tuners import lora
-from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -34,36 +29,14 @@ from core import writing
 from core.config_json import setting
 from core.console import note
 from core.errors import InputError
-from empirical import packages
-from empirical.lm import formats, gguf, quantised, shape
+from empirical.lm import files, formats, quantised, shape
 from empirical.lm.cost import Throughput
 from empirical.lm.formats import Format
 
-
-class DamagedError(Exception):
-    """A file of a checkpoint does not hold what it should."""
-
-
-UNUSABLE = (
-    *(OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError),
-    *(pickle.UnpicklingError, EOFError, DamagedError),
-)
-"""What libraries raise for a model that is not there, of another kind, or of other shapes than its config says.
-
-Files that are damaged are found before (`_check_files`): they would raise anything. Nothing of our own stands where
-these are caught (`_library`).
-"""
-WHOLE = (
-    "Name a folder that save_pretrained wrote whole, or a hub id that is cached or can be reached; for a model behind "
-    "a licence, accept it there and set HF_TOKEN."
-)
-"""What to do where a model cannot be loaded."""
 BEGINNINGS = ("<s>", "<bos>", "<|begin_of_text|>", "<|begin▁of▁sentence|>")
 """Tokens that stand for nothing but the beginning of a text."""
 WITH_BEGINNING = ("llama", "mistral", "mixtral", "ministral", "gemma", "gemma2", "gemma3", "gemma3_text", "llama4")
 """Types of models that are trained on texts that begin with such a token, where their tokenizer has one."""
-TOKENIZER_FILES = (".json", ".jinja", ".model", ".txt")
-"""How the names of a tokenizer's files end: tokenizer.json, vocab.json and merges.txt, tokenizer.model, templates."""
 Precision = Literal["auto", "float32", "mixed", "bfloat16"]
 
 
@@ -153,20 +126,20 @@ def load(config: ModelConfig) -> LanguageModel:
         InputError: no such model, a folder that is no checkpoint, an adapter of another base, a slow tokenizer, a GGUF
             file that cannot be converted, a package that was not fetched, a chat template that will not do.
     """
-    if (made := converted(config.name)) is not None:
+    if (made := files.converted(config.name)) is not None:
         return replace(load(replace(config, name=str(made))), name=config.name)
     folder = Path(config.name)
-    if is_adapter(config.name):
+    if files.is_adapter(config.name):
         return _load_adapter(folder, config)
     if folder.is_dir() and not (folder / "config.json").exists():
-        raise _no_checkpoint(folder)
+        raise files.no_checkpoint(folder)
     if not folder.exists() and (folder.is_absolute() or config.name.startswith(".") or config.name.count("/") > 1):
         raise InputError(f"{folder}: no such folder.\nName a checkpoint folder, or a hub id such as owner/name.")
-    with _library(config.name):
+    with files.library(config.name):
         if folder.is_dir():
-            _check_files(folder)
+            files.check(folder)
         settings = AutoConfig.from_pretrained(config.name, revision=config.revision)
-    tokenizer = read_tokenizer(config)
+    tokenizer = files.read_tokenizer(config.name, config.revision)
     formats.of(tokenizer, is_chat=config.chat)  # refused before the weights are read
     if told := _missing_beginning(config, settings, tokenizer):
         note(told)
@@ -186,10 +159,10 @@ def _network(config: ModelConfig, settings: Any) -> Any:
     if config.quantise:
         how = quantised.four_bits(config.quantise, config.name, method, computes=dtype(config.precision))
         options["quantization_config"] = how
-    with _library(config.name, WHOLE if method is None else quantised.remedy(method)):
+    with files.library(config.name, files.WHOLE if method is None else quantised.remedy(method)):
         network, report = cast(Any, auto_class(settings).from_pretrained(config.name, **options))
         if missing := report["missing_keys"]:  # transformers would go on with random ones
-            raise DamagedError(f"{len(missing)} weights are missing, {min(missing)} among them")
+            raise files.DamagedError(f"{len(missing)} weights are missing, {min(missing)} among them")
     quantised.keep_scales(network)
     return network
 
@@ -199,32 +172,6 @@ def auto_class(settings: Any) -> Any:
     kind = type(settings)
     reads_images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
     return AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
-
-
-def _no_checkpoint(folder: Path) -> InputError:
-    """Return what to say of a folder that is none, which may hold a file that can be read."""
-    if files := sorted(folder.glob("*.gguf")):
-        return InputError(
-            f"{folder}: no checkpoint, but a GGUF file ({', '.join(file.name for file in files)}).\n"
-            f"Name the file itself: {files[0]}"
-        )
-    return InputError(
-        f"{folder}: no checkpoint (it has neither config.json nor adapter_config.json).\n"
-        "Name a folder that save_pretrained wrote, or a hub id."
-    )
-
-
-@contextmanager
-def _library(name: str, remedy: str = WHOLE) -> Iterator[None]:
-    """Turn what a library raises for a model that it cannot load into an InputError; a call each, nothing of ours."""
-    try:
-        yield
-    except torch.OutOfMemoryError:  # the model is as it should be
-        raise
-    except UNUSABLE as error:
-        raise InputError(
-            f"{name}: cannot be loaded as a causal language model ({_reason(error)}).\n{remedy}"
-        ) from error
 
 
 def _missing_beginning(config: ModelConfig, settings: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -243,17 +190,6 @@ def _missing_beginning(config: ModelConfig, settings: Any, tokenizer: PreTrained
         f"{config.name}: its tokenizer does not begin a text with {begin}, as the model's training did: it will know "
         "less than it could. Take tokenizer.json and tokenizer_config.json from the model's makers."
     )
-
-
-def converted(name: str) -> Path | None:
-    """Return the checkpoint folder made of a package or a GGUF file, now if it is not there; None of any other name.
-
-    Raises:
-        InputError: a package that was not fetched, or a file that cannot be converted.
-    """
-    if name.startswith(packages.PREFIX):
-        return packages.folder(name.removeprefix(packages.PREFIX))
-    return gguf.convert(Path(name)) if name.endswith(".gguf") else None
 
 
 def measured(model: LanguageModel) -> LanguageModel:
@@ -324,19 +260,12 @@ def save(model: LanguageModel, path: Path, *, beside: Callable[[Path], object] =
         beside(partial)
 
 
-def with_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Return the tokenizer with a padding token, the end token where it has none of its own (masked, so never read)."""
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
 def _load_adapter(folder: Path, config: ModelConfig) -> LanguageModel:
     """Return the base that the adapter names, with the adapter on it."""
     settings = folder / "adapter_config.json"
     try:
         stored = json.loads(settings.read_text(encoding="utf-8"))
-        base, revision = base_of(folder, stored["base_model_name_or_path"] or folder), stored.get("revision")
+        base, revision = files.base_of(folder, stored["base_model_name_or_path"] or folder), stored.get("revision")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{settings}: names no base model; it is damaged.") from error
     if base.resolve() == folder.resolve():
@@ -349,76 +278,13 @@ def _load_adapter(folder: Path, config: ModelConfig) -> LanguageModel:
             f"Put it back, or write where it is as base_model_name_or_path in {settings}."
         ) from error
     try:
-        _check_files(folder)
+        files.check(folder)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")  # else it would be left untrained
             network = PeftModel.from_pretrained(base_model.network, str(folder))
-    except (*UNUSABLE, UserWarning) as error:
+    except (*files.UNUSABLE, UserWarning) as error:
         raise InputError(
-            f"{folder}: the adapter does not fit its base {base} ({_reason(error)}).\n"
+            f"{folder}: the adapter does not fit its base {base} ({files.reason(error)}).\n"
             f"Name the base that it was trained on as base_model_name_or_path in {settings}."
         ) from error
     return replace(base_model, network=network.eval(), name=str(folder), revision=None, is_chat=config.chat)
-
-
-def is_adapter(name: str) -> bool:
-    """Return whether a model's name is that of an adapter's folder."""
-    return (Path(name) / "adapter_config.json").exists()
-
-
-def base_of(folder: Path, name: str | Path) -> Path:
-    """Return where an adapter's base is: a relative path is from the adapter, from beside it, or as if typed here."""
-    beside = (start / name for start in (folder, folder.parent))
-    return next((path for path in beside if path.suffix == ".gguf" or (path / "config.json").exists()), Path(name))
-
-
-def read_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """Return the model's tokenizer, its weights not being needed; InputError where it cannot be read."""
-    name = str(converted(config.name) or config.name)
-    with _library(name):
-        return _tokenizer(name, config.revision, stamp(name, TOKENIZER_FILES))
-
-
-@lru_cache(maxsize=4)
-def _tokenizer(name: str, revision: str | None, files: tuple[tuple[str, int, int], ...]) -> PreTrainedTokenizerBase:
-    """Return the tokenizer, kept for the next load: one of 262,000 tokens takes seconds, and a study loads many times.
-
-    Args:
-        files: Tells the files of a folder from those that were there before.
-    """
-    if files:
-        _check_tokenizer(Path(name) / "tokenizer.json")
-    return with_pad(AutoTokenizer.from_pretrained(name, revision=revision))
-
-
-def stamp(name: str, endings: tuple[str, ...] | None = None) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and time of a folder's files, or of those that end so; nothing of a hub id."""
-    folder = Path(name)
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    chosen = [file for file in files if endings is None or file.suffix in endings]
-    return tuple((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in chosen)
-
-
-def _check_tokenizer(path: Path) -> None:
-    """Raise DamagedError if the file is damaged."""
-    if path.exists():
-        try:
-            Tokenizer.from_file(str(path))
-        except Exception as error:  # the tokenizers library raises nothing more specific
-            raise DamagedError(f"tokenizer.json is damaged: {_reason(error)}") from error
-
-
-def _check_files(folder: Path) -> None:
-    """Raise one of UNUSABLE if a file of the checkpoint, its tokenizer apart, cannot be read."""
-    for name in ("config.json", "adapter_config.json", "tokenizer_config.json", "generation_config.json"):
-        path = folder / name
-        if path.exists() and not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
-            raise DamagedError(f"{name} is not a JSON object")
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt"):
-            pass
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of what went wrong."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -166,7 +166,10 @@ def cluster_environment(tmp_path):
     return kept | {"HOME": str(tmp_path / "home"), "LOGS": str(tmp_path), "PYTHONPATH": path}
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed (extra cluster)")
+needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed (extra cluster)")
+
+
+@needs_ray
 @pytest.mark.slow
 def test_workers_on_ray_divide_a_study_and_one_that_is_killed_begins_again(cluster_environment, alone, tmp_path):
     flags = [*FLAGS, "--out", str(tmp_path / "out"), "--engine", "ray", "--workers", "2"]
@@ -179,3 +182,16 @@ def test_workers_on_ray_divide_a_study_and_one_that_is_killed_begins_again(clust
     assert Counter(_log(tmp_path / "log")) == Counter(STAGES) + Counter(["tune"])
     assert _found(tmp_path / "out") == alone
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_mistake_that_a_worker_finds_ends_the_command_with_its_message(cluster_environment, tmp_path):
+    flags = [*FLAGS, "--finetune.learning-rates", "1e30", "1e31", "--out", str(tmp_path / "out"), "--engine", "ray"]
+    command = [sys.executable, "-m", "empirical", "run", "tiny", *flags]
+    options = {"cwd": ROOT, "env": cluster_environment, "timeout": 300}
+    ended = subprocess.run(command, **options, capture_output=True, text=True)
+    assert ended.returncode == 2 and ended.stderr.strip().endswith(
+        "error: finetuning diverged at every rate: 1e+30, 1e+31.\nLower --finetune.learning-rates."
+    )
+    assert "Traceback" not in ended.stderr and list((tmp_path / "out").rglob("base/report.json"))  # which is kept

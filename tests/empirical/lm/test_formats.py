@@ -14,7 +14,7 @@ from core.facts.record import Fact
 from empirical import evaluate, finetune
 from empirical.evaluate import EvaluateConfig
 from empirical.finetune import FinetuneConfig, Lora
-from empirical.lm import formats, generate, model, multiple_choice, prompts
+from empirical.lm import files, formats, generate, model, multiple_choice, prompts
 from empirical.lm.formats import Format
 from empirical.lm.model import LanguageModel, ModelConfig
 from empirical.lm.train import TrainConfig
@@ -54,7 +54,7 @@ def with_template(words, template, added=()):
     words = copy.deepcopy(words)
     words.add_tokens(list(added), special_tokens=True)
     words.chat_template = template
-    return model.with_pad(words)
+    return files.with_pad(words)
 
 
 def turns(*texts):
@@ -267,7 +267,7 @@ def test_plain_text_is_what_it_was(byte_level, net):
 
 def test_a_model_is_loaded_as_a_chat_model_if_asked_and_so_is_an_adapter_on_it(net, words, tmp_path):
     base, adapter = tmp_path / "base", tmp_path / "adapter"
-    model.save(LanguageModel(net, model.with_pad(words), "made"), base)
+    model.save(LanguageModel(net, files.with_pad(words), "made"), base)
     plain, chat = (model.load(ModelConfig(str(base), chat=chat)) for chat in (False, True))
     assert type(plain.format) is Format and not plain.is_chat and chat.is_chat
     assert chat.format.build(FACT) == formats.chat(words).build(FACT)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from core import console
 from core.errors import InputError
@@ -198,21 +198,6 @@ def test_without_a_network_a_hub_id_is_an_error_of_the_input_at_once(monkeypatch
             model.load(ModelConfig(name))
 
 
-def test_a_tokenizer_without_padding_pads_with_its_end(words):
-    words.pad_token = None
-    try:
-        assert model.with_pad(words).pad_token == words.eos_token
-    finally:
-        words.pad_token = "<pad>"
-
-
-def test_a_tokenizer_is_read_once_for_many_loads(folder, monkeypatch):
-    first = model.load(ModelConfig(str(folder)))
-    monkeypatch.setattr(model.AutoTokenizer, "from_pretrained", lambda *given, **more: pytest.fail("read again"))
-    again = model.load(ModelConfig(str(folder)))
-    assert again.tokenizer is first.tokenizer and again.network is not first.network
-
-
 def test_a_tokenizer_that_changed_since_is_read_anew(folder, words):
     assert model.load(ModelConfig(str(folder))).tokenizer.eos_token == words.eos_token
     settings = folder / "tokenizer_config.json"
@@ -332,7 +317,7 @@ def test_a_tokenizer_that_leaves_out_the_beginning_is_told_once(folder, words, c
 )
 def test_a_beginning_is_missed_only_where_the_model_had_one(says, kind, is_told, folder, words):
     _without_beginning(folder, words, **says)
-    tokenizer = model.AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     settings = AutoConfig.for_model(kind, bos_token_id=0)
     assert (model._missing_beginning(ModelConfig(str(folder)), settings, tokenizer) is not None) == is_told
 
