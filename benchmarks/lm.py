@@ -157,7 +157,7 @@ def _check(settings: Settings) -> None:
 def _show(machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     console = report.console()
     where = machine["processor"] if machine["device"] == "cpu" else machine["device"]
-    columns = ("facts/s", "tokens/s", "of matmul", "peak, GB", "first step, s", "times slower", "by processor")
+    columns = ("facts/s", "tokens/s", "of matmul", "peak, GB", "first, s", "times slower", "by processor")
     shown = report.table(f"The language-model flow on {where}", "program", *columns)
     first: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
@@ -186,4 +186,5 @@ def _show(machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
 _NOTE = """\
 Tokens are those of questions and answers without padding, operations the model's own: what is computed again or for \
 padding counts as nothing. Of matmul: the share of the rate at which this device multiplies large matrices in the same \
-precision. By processor: times the processor seconds, which other work beside lengthens less."""
+precision. First: until the first step is done, layers compiled. By processor: times the processor seconds, which \
+other work beside lengthens less."""
