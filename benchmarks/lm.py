@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import lm_programs, memory, report
-from benchmarks.lm_programs import LARGE, OURS, PARTS, SHAPES, Sizes, questions
+from benchmarks.lm_programs import COMPILED, LARGE, OURS, PARTS, SHAPES, Sizes, questions
 from core.config_json import to_json
 from core.errors import InputError
 from empirical.facts import FactsConfig
@@ -45,6 +45,8 @@ class Settings:
     """Questions a finetuning step."""
     words: int = 0
     """Words put before each question: 0 for questions as short as PopQA's, 60 for those of MMLU."""
+    compiled: bool = torch.cuda.is_available()
+    """Time finetuning with compiled layers too, as on a GPU anyway: on a processor the first step takes minutes."""
     repeats: int = 3
     """Passes over the questions; the median counts."""
     facts: FactsConfig = field(default_factory=FactsConfig)
@@ -97,6 +99,8 @@ def measure(settings: Settings, name: str, part: str, program: str) -> dict[str,
         found = lm_programs.timed(model, settings.sizes, part, program)
     except torch.OutOfMemoryError:
         return {"model": name, "part": part, "program": program, "failed": "out of memory"}
+    except InputError as error:  # as of layers that cannot be compiled here
+        return {"model": name, "part": part, "program": program, "failed": str(error).splitlines()[0]}
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory.peak()
     rate = cost.matmul_rate(models.device(), kind)
     return {
@@ -111,8 +115,10 @@ def _tasks(settings: Settings) -> list[tuple[str, str, str]]:
     """Return the rows wanted: model, part, program."""
     names = settings.models or (SMALL + (LARGE if torch.cuda.is_available() else ()))
     has_trl = importlib.util.find_spec("trl") is not None
-    programs = [(part, program) for part in settings.parts for program in PARTS[part]]
-    return [(name, *one) for name in names for one in programs if has_trl or not one[1].startswith("TRL")]
+    absent = {program for program in PARTS["finetuning"] if program.startswith("TRL") and not has_trl}
+    absent |= set() if settings.compiled else {COMPILED}
+    programs = [(part, one) for part in settings.parts for one in PARTS[part] if one not in absent]
+    return [(name, *one) for name in names for one in programs]
 
 
 def _wanted(settings: Settings) -> dict[str, Any]:
@@ -156,7 +162,7 @@ def _check(settings: Settings) -> None:
 def _show(machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     console = report.console()
     where = machine["processor"] if machine["device"] == "cpu" else machine["device"]
-    columns = ("facts/s", "tokens/s", "of matmul", "peak, GB", "times slower", "by processor")
+    columns = ("facts/s", "tokens/s", "of matmul", "peak, GB", "first, s", "times slower", "by processor")
     shown = report.table(f"The language-model flow on {where}", "program", *columns)
     first: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
@@ -174,7 +180,8 @@ def _show(machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         )
         speed = row["n_facts"] / row["seconds"]
         cells = f"{speed:,.1f}", f"{row['n_tokens'] / row['seconds']:,.0f}", f"{row['utilisation']:.0%}"
-        shown.add_row(row["program"], *cells, f"{row['peak_bytes'] / 1e9:.2f}", *slower)
+        began = "" if row.get("first_seconds") is None else f"{row['first_seconds']:.1f}"
+        shown.add_row(row["program"], *cells, f"{row['peak_bytes'] / 1e9:.2f}", began, *slower)
     console.print(shown, _NOTE)
     if not any(row["program"].startswith("TRL") for row in rows):
         console.print("TRL is not installed: pip install trl")
@@ -184,4 +191,5 @@ def _show(machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
 _NOTE = """\
 Tokens are those of questions and answers without padding, operations the model's own: what is computed again or for \
 padding counts as nothing. Of matmul: the share of the rate at which this device multiplies large matrices in the same \
-precision. By processor: times the processor seconds, which other work beside lengthens less."""
+precision. First: until the first step is done, layers compiled. By processor: times the processor seconds, which \
+other work beside lengthens less."""

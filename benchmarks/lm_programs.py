@@ -53,10 +53,12 @@ TUNED_STEPS, TUNED_RATE = 8, 3e-5
 EVALUATION = EvaluateConfig(max_new_tokens=NEW_TOKENS, batch_size=256)
 """How questions are answered, by either program: `generate` takes as long with 64 at once."""
 
+COMPILED = "empirical, compiled"
+"""Finetuning with `--finetune.train.compile`."""
 OURS = {"finetuning": "empirical", "scoring": "empirical", "evaluation": "empirical", "capture": "answers scored alone"}
 """The program of each part that the others are compared with."""
 PARTS: dict[str, tuple[str, ...]] = {
-    "finetuning": ("empirical", "TRL, as it comes", "TRL, packed"),
+    "finetuning": ("empirical", COMPILED, "TRL, as it comes", "TRL, packed"),
     "scoring": ("empirical", "without the shared prefix"),
     "evaluation": ("empirical", "generate, file order"),
     "capture": ("answers scored alone", "attention captured", "knockout"),
@@ -94,6 +96,8 @@ class Timed:
     seconds: float
     processor_seconds: float
     """Of this process's threads together: what other work beside it does not lengthen."""
+    first_seconds: float | None = None
+    """Of finetuning: until its first step is done, an adapter made and layers compiled."""
 
 
 class Clocks:
@@ -237,8 +241,9 @@ def _finetuning(model: LanguageModel, sizes: Sizes, program: str) -> Timed:
     method = _method(model)
     clocks = Clocks()
     with tempfile.TemporaryDirectory() as folder:
-        if program == "empirical":
-            config = FinetuneConfig(method=method, train=TrainConfig(epochs=1, batch_size=sizes.batch, n_records=1))
+        if program in ("empirical", COMPILED):
+            train = TrainConfig(epochs=1, batch_size=sizes.batch, n_records=1, compile=program == COMPILED)
+            config = FinetuneConfig(method=method, train=train)
             options: dict[str, Any] = {"seed": 0, "work": Path(folder), "evaluate": lambda network: {}}
             options["progress"] = clocks.tell
             model = finetune.run(config, model, encoded, learning_rate=finetuning.RATE, **options)[0]
@@ -248,9 +253,10 @@ def _finetuning(model: LanguageModel, sizes: Sizes, program: str) -> Timed:
             kind = "trl-packed" if program == "TRL, packed" else "trl"
             precision = "mixed" if model.is_mixed or model.network.dtype == torch.bfloat16 else "float32"
             finetuning.by_trl(sizes.batch, precision, kind, model, asked, Path(folder), clocks.tell)
+    first = clocks.times[1][0] - clocks.times[0][0]
     del clocks.times[0]  # with the first step, loading ends
     n_steps = len(clocks.times)
     wall, processor = (n_steps * seconds for seconds in clocks.median())
     work = cost.of_training(encoded)
     flops = cost.operations(model.network).training(work)
-    return Timed(len(encoded), work.n_tokens, flops, wall, processor)
+    return Timed(len(encoded), work.n_tokens, flops, wall, processor, first)

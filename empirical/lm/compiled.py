@@ -19,6 +19,8 @@ from empirical.lm.shape import Model
 BACKEND = "inductor"
 """What compiles, in its default mode: PyTorch's CUDA graphs lose gradients that are accumulated over passes, and are
 recorded anew for each shape of a batch."""
+OPTIONS = {"inductor": {"fallback_random": True}}
+"""Of a backend. Dropout is drawn as ever: what PyTorch 2.13 compiles of it on CUDA gives neighbours the same mask."""
 LIMIT = 64
 """How often the layers are compiled in a process, for what passes may differ in: one row or several, an adapter, a
 mask, frozen weights. Two to four are the rule."""
@@ -40,6 +42,7 @@ class Layers:
 
     def __init__(self, model: Any, *, backend: str = "") -> None:
         how: dict[str, Any] = {"backend": backend or BACKEND, "recompile_limit": LIMIT}
+        how["options"] = OPTIONS.get(how["backend"])
         how |= {"dynamic": True, "fullgraph": True}  # an error where part of a layer would run as ever
         self._model = model
         self._calls = [(layer, torch.compile(layer._call_impl, **how)) for layer in sharded.layers(model)]

@@ -43,8 +43,8 @@ class TrainConfig:
     moments while it trains, and gathers a layer's weights when it computes with them. The numbers stay as they are."""
     compile: bool = setting(False, is_later=True)
     """Compile the model's layers for the steps (torch.compile): the first steps take minutes, later ones launch fewer
-    kernels, which is for a GPU that waits for them. The numbers stay as they are but for rounding, and dropout draws
-    others. Needs a C++ compiler, on a GPU Triton too; not with packing, shard or a quantised base."""
+    kernels, which is for a GPU that waits for them. The numbers stay as they are but for rounding. Needs a C++
+    compiler, on a GPU Triton too; not with packing, gradient-checkpointing, shard or a quantised base."""
     checkpoint_every: int = 100
     """Number of steps between checkpoints. After two minutes there is one anyway, or as often as that takes a twentieth
     of the time; an interrupted training goes on from the last one."""
@@ -66,13 +66,24 @@ def check(config: TrainConfig) -> None:
         raise InputError(f"--finetune.train.warmup is {config.warmup}: it must be at least 0 and below 1.")
     if config.weight_decay < 0 or config.max_gradient_norm <= 0:
         raise InputError("--finetune.train: weight-decay must be at least 0 and max-gradient-norm above 0.")
-    for name in ("packing", "shard"):
-        if config.compile and getattr(config, name):
-            raise InputError(
-                f"--finetune.train.compile and --finetune.train.{name} do not go together.\nLeave one of them."
-            )
+    if config.compile:
+        _check_compiled(config)
     if config.shard and processes.asked_for() == 1:
         raise InputError(
             "--finetune.train.shard shares a model out over several processes, and this is one.\n"
             "Start them with torchrun --nproc_per_node N -m empirical finetune ..., or leave the flag."
         )
+
+
+def _check_compiled(config: TrainConfig) -> None:
+    reasons = {
+        "packing": "how many tokens a row takes apart is known only when it is read",
+        "gradient_checkpointing": "PyTorch may take what it kept of a model with another rate of dropout",
+        "shard": "that was not tested",
+    }
+    for name, reason in reasons.items():
+        if getattr(config, name):
+            raise InputError(
+                f"--finetune.train.compile does not go with --finetune.train.{name.replace('_', '-')}: {reason}.\n"
+                "Leave one of them."
+            )

@@ -1,6 +1,7 @@
 """The benchmark of the language-model flow on a small model: every part is timed, and rows are kept."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,12 +10,12 @@ pytest.importorskip("transformers")
 
 from benchmarks import lm, lm_programs
 from benchmarks.lm import Settings
-from benchmarks.lm_programs import PARTS, Sizes
+from benchmarks.lm_programs import COMPILED, PARTS, Sizes
 from core.errors import InputError
 from empirical import evaluate
 from empirical.evaluate import EvaluateConfig
 from empirical.facts import FactsConfig
-from empirical.lm import prefix
+from empirical.lm import compiled, prefix
 
 FEW: dict = {"questions": 3, "steps": 3, "batch": 2, "repeats": 1}
 
@@ -23,12 +24,24 @@ FEW: dict = {"questions": 3, "steps": 3, "batch": 2, "repeats": 1}
     ("part", "program"),
     [(part, program) for part, programs in PARTS.items() for program in programs if not program.startswith("TRL")],
 )
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_every_part_is_timed_and_counted(model, part, program, monkeypatch):
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     monkeypatch.setattr(prefix, "MIN_LENGTH", prefix.MIN_LENGTH)  # put back afterwards
     row = lm.measure(Settings((model,), **FEW), model, part, program)
     assert row["n_facts"] == (6 if part == "finetuning" else 3) and row["seconds"] > 0
     assert row["n_tokens"] > 5 * row["n_facts"] and row["flops"] > 0 and row["utilisation"] > 0
     assert row["peak_bytes"] > 1e7 and row["dtype"] == "float32"
+    assert (row["first_seconds"] or 0) > 0 if part == "finetuning" else row["first_seconds"] is None
+
+
+def test_layers_are_compiled_where_that_is_asked_for_and_a_failure_is_a_row(model, monkeypatch):
+    settings = Settings((model,), ("finetuning",), compiled=False, **FEW)
+    programs = [[task[2] for task in lm._tasks(replace(settings, compiled=one))] for one in (False, True)]
+    assert COMPILED not in programs[0] and programs[1][:2] == ["empirical", COMPILED]
+    monkeypatch.setattr(compiled, "LIMIT", 0)
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+    assert "cannot be compiled" in lm.measure(settings, model, "finetuning", COMPILED)["failed"]
 
 
 def test_the_shared_prefix_is_read_once_and_without_it_with_each_question(model, monkeypatch):
