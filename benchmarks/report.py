@@ -83,7 +83,7 @@ def show(sizes: list[Size], machine: dict[str, Any], memory: dict[str, Any] | No
 def console() -> Console:
     """Return where tables are printed: a terminal, or a file in which no terminal's width limits them."""
     terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=100)
+    return terminal if terminal.is_terminal else Console(width=120)
 
 
 def show_load(out: Console, machine: dict[str, Any]) -> None:
